@@ -1,0 +1,57 @@
+"""Constrained unlearning for Hugging Face causal language models: the public names, imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .config import FinetuneConfig, UnlearnConfig
+    from .data.example import Example
+    from .errors import AmnesticError, InputError, RunError
+    from .methods.flattening import PDU
+    from .progress import Progress
+    from .run import finetune, unlearn
+
+    __version__: str
+
+__all__ = [
+    "PDU",
+    "AmnesticError",
+    "Example",
+    "FinetuneConfig",
+    "InputError",
+    "Progress",
+    "RunError",
+    "UnlearnConfig",
+    "__version__",
+    "finetune",
+    "unlearn",
+]
+
+_MODULES = {
+    "PDU": "methods.flattening",
+    "AmnesticError": "errors",
+    "Example": "data.example",
+    "FinetuneConfig": "config",
+    "InputError": "errors",
+    "Progress": "progress",
+    "RunError": "errors",
+    "UnlearnConfig": "config",
+    "finetune": "run",
+    "unlearn": "run",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the public name `name` (PEP 562), so that ``import amnestic`` loads neither torch nor transformers."""
+    if name == "__version__":
+        value = import_module("importlib.metadata").version("amnestic")
+    elif name in _MODULES:
+        value = getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    else:
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,258 @@
+"""The command line: arguments to a configuration to one call, and its outcome to output and exit status.
+
+Nothing heavy is imported before a command runs, so that ``--help`` answers at once.
+"""
+
+import inspect
+import json
+import os
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from importlib import import_module
+from operator import getitem
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
+from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
+
+from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, options, override, read_yaml
+from .errors import AmnesticError
+from .progress import Progress
+
+INFEASIBLE = 3
+WRONG_INPUT = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+REGISTRIES = {
+    "methods": ("amnestic.methods.base", "METHODS"),
+    "metrics": ("amnestic.evaluation.metric", "METRICS"),
+    "benchmarks": ("amnestic.benchmarks.base", "BENCHMARKS"),
+}
+
+UNLEARN_EXAMPLES = """Examples:
+  amnestic unlearn --model path/or/id --forget forget.jsonl \\
+    --retain retain.jsonl --output_dir run
+  amnestic unlearn --config run/config.yaml --keep 0.99 --output_dir run-2"""
+FINETUNE_EXAMPLES = """Examples:
+  amnestic finetune --model path/or/id --data all.jsonl \\
+    --exclude forget.jsonl --output_dir retrained
+  amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
+DEMO_EXAMPLES = """Examples:
+  amnestic demo
+  amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
+LIST_EXAMPLES = """Examples:
+  amnestic list methods
+  amnestic list metrics --json"""
+ENV_EXAMPLES = """Examples:
+  amnestic env
+  amnestic env --json > environment.json"""
+
+NAMES = DefaultFormatter(
+    column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
+)
+GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
+Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
+Runner = Callable[[Any, Progress], Mapping[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments` (default: those of the process) and return its exit status.
+
+    0: done, and the bound held; 3: done, and it did not; 2: wrong input; 1: a failure; 130: interrupted.
+    """
+    try:
+        return application()(arguments) or 0
+    except UnusedCliTokensError as error:
+        return _failed(f"unexpected argument '{(error.unused_tokens or [''])[0]}'.", WRONG_INPUT)
+    except CycloptsError as error:
+        return _failed(str(error), WRONG_INPUT)
+    except AmnesticError as error:
+        return _failed(str(error), error.exit_status)
+    except KeyboardInterrupt:
+        return _failed("interrupted.", INTERRUPTED)
+    except Exception as error:
+        hint = "run again with AMNESTIC_DEBUG=1 for the traceback"
+        return _failed(f"{type(error).__name__}: {error} ({hint})", FAILURE)
+
+
+def _failed(text: str, exit_status: int) -> int:
+    if _debugging():
+        traceback.print_exc()
+    print("error:", " ".join(text.split()), file=sys.stderr)
+    return exit_status
+
+
+def _debugging() -> bool:
+    return os.environ.get("AMNESTIC_DEBUG", "") not in ("", "0")
+
+
+def application() -> App:
+    """Return the commands and their options."""
+    app = App(
+        name="amnestic",
+        help="Constrained unlearning for Hugging Face causal language models.",
+        version=lambda: str(import_module("amnestic").__version__),
+        default_parameter=Parameter(name_transform=str, negative_bool="no_"),
+        help_format="plaintext",
+        result_action="return_value",
+        print_error=False,
+        exit_on_error=False,
+        suppress_keyboard_interrupt=False,
+    )
+    for config_class, name, runner, epilogue in (
+        (UnlearnConfig, "unlearn", _unlearn, UNLEARN_EXAMPLES),
+        (FinetuneConfig, "finetune", _finetune, FINETUNE_EXAMPLES),
+        (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
+    ):
+        app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
+    app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
+    app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
+    return app
+
+
+def _unlearn(config: UnlearnConfig, progress: Progress) -> Mapping[str, Any]:
+    """Make a model forget one set of texts, and hold what it must keep inside a bound."""
+    from .run import run_unlearn
+
+    return run_unlearn(config, progress).results
+
+
+def _finetune(config: FinetuneConfig, progress: Progress) -> Mapping[str, Any]:
+    """Train a target model, or one that never sees the rows to be forgotten."""
+    from .run import run_finetune
+
+    return run_finetune(config, progress).results
+
+
+def _demo(config: DemoConfig, progress: Progress) -> Mapping[str, Any]:
+    """Train, unlearn and compare small models of invented people: a few minutes, no download."""
+    from .demo import demo
+
+    results: Mapping[str, Any] = demo(config, progress)
+    return results
+
+
+def _configured(config_class: Any, runner: Runner) -> Callable[..., int]:
+    """Return a command that takes the options of `config_class` as flags and hands them to `runner`.
+
+    Its signature has one keyword for each option, but it is called with those alone that were given.
+    """
+
+    def command(config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+        mapping = override(read_yaml(config) if config else {}, given)
+        return _run(runner, from_mapping(config_class, mapping, config or ""), json, quiet)
+
+    groups = {
+        title: Group.create_ordered(title, help_formatter=NAMES)
+        for title in dict.fromkeys(o.group for o in options(config_class))
+    }
+    keywords = [*_general_keywords(), *(_keyword(option, groups[option.group]) for option in options(config_class))]
+    command.__doc__ = runner.__doc__
+    command.__annotations__ = {keyword.name: keyword.annotation for keyword in keywords}
+    vars(command)["__signature__"] = inspect.Signature(keywords)
+    return command
+
+
+def _general_keywords() -> list[inspect.Parameter]:
+    config = Parameter(help="YAML file of options, named as the flags; flags override it.", group=GENERAL)
+    quiet = Parameter(help="Write the verdict and nothing else.", negative=(), group=GENERAL)
+    annotations = {"config": Annotated[str | None, config], "json": Json, "quiet": Annotated[bool, quiet]}
+    return [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in annotations.items()
+    ]
+
+
+def _keyword(option: Option, group: Group) -> inspect.Parameter:
+    shown = _shown(option.default)
+    parameter = Parameter(
+        group=group,
+        help=option.help + (" [required]" if option.required else ""),
+        show_default=shown if shown and not option.required else False,
+        converter=_exact_number if option.annotation in (int, float, int | None, float | None) else None,
+    )
+    annotation = getitem(Annotated, (option.annotation, parameter))
+    # the default is never used: Cyclopts hands on what was given and no more
+    return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _shown(default: Any) -> str:
+    """Return a default as the help shows it; nothing where the option's description says what happens without it."""
+    if default is None or default == {}:
+        return ""
+    if isinstance(default, bool):
+        return str(default).lower()
+    return json.dumps(default) if isinstance(default, str) and default.split() != [default] else str(default)
+
+
+def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | None:
+    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one."""
+    text = tokens[0].value
+    if text.lower() in ("none", "null") and annotation not in (int, float):
+        return None
+    kind, expected = (int, "a whole number") if annotation in (int, int | None) else (float, "a number")
+    try:
+        return kind(text)
+    except ValueError:
+        raise ValueError(f"'{text}' found, {expected} expected.") from None
+
+
+def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_results, watching
+
+    with _undisturbed(), watching(open_console(sys.stderr), quiet) as progress:
+        results = runner(config, progress)
+    if as_json:
+        _print_json(results)
+    else:
+        output_dir = config.output_dir if isinstance(config, DemoConfig) else config.run.output_dir
+        show_results(open_console(sys.stdout), results, output_dir, quiet)
+    return INFEASIBLE if results["status"] == "infeasible" else 0
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Keep libraries off stdout, and silence their progress bars, logs and warnings."""
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        if not _debugging():
+            # datasets reads this when it is imported, which most runs never do
+            os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+            logging: Any = import_module("transformers.utils.logging")
+            logging.disable_progress_bar()
+            logging.set_verbosity_error()
+            warnings.simplefilter("ignore")
+        yield
+
+
+def show_environment(*, json: Json = False) -> None:
+    """Show versions and hardware, for a bug report."""
+    from .console import environment_facts
+    from .reports.environment import environment
+
+    facts = environment()
+    _show(facts if json else environment_facts(facts), json)
+
+
+def show_registry(kind: Literal["methods", "metrics", "benchmarks"], *, json: Json = False) -> None:
+    """Show the methods, metrics or benchmarks that the other commands know by name."""
+    module, name = REGISTRIES[kind]
+    registry = getattr(import_module(module), name)
+    _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
+
+
+def _show(facts: Mapping[str, Any], as_json: bool) -> None:
+    from .console import open_console, pairs
+
+    if as_json:
+        _print_json(facts)
+    else:
+        open_console(sys.stdout).print(pairs(facts))
+
+
+def _print_json(content: Mapping[str, Any]) -> None:
+    # what JSON does not know are numpy's numbers
+    print(json.dumps(content, indent=2, default=lambda number: number.tolist()))

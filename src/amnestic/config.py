@@ -1,0 +1,273 @@
+"""The configuration of each command: dataclasses of options, as a flat mapping, as YAML and as command-line flags.
+
+A key of the YAML file is the name of the flag. Defaults and descriptions stand in the dataclasses and nowhere else.
+"""
+
+import ast
+import functools
+import inspect
+import itertools
+import math
+import os
+import textwrap
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from .config_file import read_yaml, yaml_text
+from .constraints.options import BoundOptions, MultiplierOptions
+from .data.options import FinetuneData, UnlearnData
+from .errors import InputError, nearest
+from .evaluation.options import EvaluationOptions, UnlearnEvaluation
+from .methods.options import MethodOptions
+from .model.options import FinetuneModel, ModelOptions
+from .reports.files import write_text
+from .training.options import FinetuneTraining, UnlearnTraining
+
+__all__ = [
+    "RIVALS",
+    "DemoConfig",
+    "FinetuneConfig",
+    "Option",
+    "RunOptions",
+    "UnlearnConfig",
+    "from_mapping",
+    "options",
+    "override",
+    "read_yaml",
+    "to_mapping",
+    "write_yaml",
+]
+
+C = TypeVar("C")
+
+RIVALS = (("keep", "alpha", "bound"), ("num_train_epochs", "max_steps"), ("warmup_epochs", "warmup_steps"))
+"""Options of which one replaces the others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Where a run goes."""
+
+    output_dir: str
+    """The run folder."""
+    overwrite: bool = False
+    """Replace an earlier run in it."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if not self.output_dir:
+            raise InputError("--output_dir is empty; expected the path of a folder.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnConfig:
+    """Everything that decides a run of ``amnestic unlearn``."""
+
+    run: RunOptions
+    model: ModelOptions
+    data: UnlearnData
+    method: MethodOptions = field(default_factory=MethodOptions)
+    bound: BoundOptions = field(default_factory=BoundOptions)
+    multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
+    training: UnlearnTraining = field(default_factory=UnlearnTraining)
+    evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Everything that decides a run of ``amnestic finetune``."""
+
+    run: RunOptions
+    model: FinetuneModel
+    data: FinetuneData
+    training: FinetuneTraining = field(default_factory=FinetuneTraining)
+    evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoConfig(RunOptions):
+    """Everything that decides a run of ``amnestic demo``."""
+
+    output_dir: str = "amnestic-demo"
+    """Folder of the demonstration: data, models and report."""
+    seed: int = 0
+    """Seed of the invented people, of the models and of the data order."""
+    keep: float = 0.98
+    """Share of the probability per answer token to keep on the retain split, between 0 and 1."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        super().__post_init__()
+        if not 0 < self.keep < 1:
+            raise InputError(f"--keep is {self.keep}; expected a share between 0 and 1, such as 0.98.")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; expected a number of at least 0.")
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option, as the command line and the YAML file know it."""
+
+    name: str
+    annotation: Any
+    default: Any
+    """MISSING where a value is required."""
+    group: str
+    owner: Any
+    """The dataclass that holds it."""
+
+    @property
+    def required(self) -> bool:
+        """Return whether a configuration without it is an error."""
+        return self.default is MISSING
+
+    @property
+    def help(self) -> str:
+        """Return the docstring below the field."""
+        return _field_docstrings(self.owner).get(self.name, "")
+
+
+def options(config_class: Any) -> tuple[Option, ...]:
+    """Return the options of a configuration, in the order of its groups and their fields, required ones first."""
+    found: list[Option] = []
+    for member, annotation in _fields(config_class):
+        if is_dataclass(annotation):
+            title = "Retention bound" if annotation is BoundOptions else member.name.capitalize()
+            group = [_option(leaf, kind, title, annotation) for leaf, kind in _fields(annotation)]
+            found += sorted(group, key=lambda option: not option.required)
+        else:
+            found.append(_option(member, annotation, "Run", config_class))
+    return tuple(found)
+
+
+def _fields(cls: Any) -> list[tuple[Field[Any], Any]]:
+    hints = typing.get_type_hints(cls)
+    return [(member, hints[member.name]) for member in fields(cls)]
+
+
+def _option(member: Field[Any], annotation: Any, group: str, owner: Any) -> Option:
+    default = member.default if member.default_factory is MISSING else member.default_factory()
+    return Option(member.name, annotation, default, group, owner)
+
+
+@functools.cache
+def _field_docstrings(cls: Any) -> dict[str, str]:
+    """Return field name -> the string literal below the field, its own or inherited."""
+    found = {}
+    for base in reversed(cls.__mro__[:-1]):
+        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        for statement, following in itertools.pairwise(typing.cast(ast.ClassDef, definition).body):
+            match statement, following:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    found[name] = inspect.cleandoc(text)
+    return found
+
+
+def to_mapping(config: Any) -> dict[str, Any]:
+    """Return the options of `config` by name, flat."""
+    flat: dict[str, Any] = {}
+    for member in fields(config):
+        value = getattr(config, member.name)
+        flat |= to_mapping(value) if is_dataclass(value) else {member.name: value}
+    return flat
+
+
+def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str = "") -> C:
+    """Return the configuration that a flat `mapping` describes; `source` names it in messages.
+
+    Raises InputError for an unknown key, a value of the wrong type or a missing option.
+    """
+    known = {option.name: option for option in options(config_class)}
+    place = f" in {source}" if source else ""
+    for key in mapping:
+        if key not in known:
+            raise InputError(f"unknown key '{key}'{place}{nearest(str(key), list(known)) or '.'}")
+    missing = [name for name, option in known.items() if option.required and name not in mapping]
+    if missing:
+        flags = ", ".join(f"--{name}" for name in missing)
+        raise InputError(f"missing {flags}; expected on the command line or, without the dashes, in the --config file.")
+    values = {key: _checked(known[key], value, place) for key, value in mapping.items()}
+    return typing.cast(C, _build(config_class, values))
+
+
+def _build(cls: Any, values: Mapping[str, Any]) -> Any:
+    members = {}
+    for member, annotation in _fields(cls):
+        if is_dataclass(annotation):
+            members[member.name] = _build(annotation, values)
+        elif member.name in values:
+            members[member.name] = values[member.name]
+    return cls(**members)
+
+
+def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the options in `given` in place of its own.
+
+    An option that is not None also removes its rivals (`RIVALS`) from `base`; mappings are merged key by key.
+    """
+    chosen = {key for key, value in given.items() if value is not None}
+    replaced = {rival for rivals in RIVALS if chosen & set(rivals) for rival in rivals}
+    merged = {key: value for key, value in base.items() if key not in replaced}
+    for key, value in given.items():
+        both_map = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = {**merged[key], **value} if both_map else value
+    return merged
+
+
+def _checked(option: Option, value: Any, place: str) -> Any:
+    try:
+        return _converted(value, option.annotation)
+    except TypeError as error:
+        shown = textwrap.shorten(repr(value), 60)
+        raise InputError(f"{option.name}{place} is {shown}; expected {error}.") from None
+
+
+def _converted(value: Any, annotation: Any) -> Any:
+    """Return `value` as the annotated type, or raise TypeError with what was expected."""
+    kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
+    if kind in (types.UnionType, typing.Union):
+        return None if value is None else _converted(value, arguments[0])
+    if kind is dict and isinstance(value, Mapping):
+        return {_converted(key, str): _written(item) for key, item in value.items()}
+    if kind is Literal and value in arguments:
+        return value
+    if kind is str and isinstance(value, str | os.PathLike):
+        return os.fspath(value)
+    if kind is bool and isinstance(value, bool):
+        return value
+    if kind is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    if kind is float and isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise TypeError(_EXPECTED.get(kind) or "one of " + ", ".join(arguments))
+
+
+def _written(value: Any) -> str:
+    """Return the text of a value in a mapping, with numbers, true and false as YAML writes them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, Real) else str(_converted(value, str))
+
+
+_EXPECTED = {
+    str: "text (in quotes, where it looks like a number)",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    dict: "a mapping of names to values",
+}
+
+
+def write_yaml(config: Any, path: str | Path) -> None:
+    """Write `config` so that ``--config`` with this file repeats it; raises RunError where the file system refuses."""
+    mapping = to_mapping(config)
+    parts = []
+    for title, group in itertools.groupby(options(type(config)), key=lambda option: option.group):
+        content = {option.name: mapping[option.name] for option in group}
+        parts.append(f"# {title}\n{yaml_text(content)}")
+    write_text(path, "\n".join(parts))

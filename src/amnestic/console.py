@@ -1,0 +1,272 @@
+"""What the command line draws: progress on stderr and results on stdout, live on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich import progress as bars
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from .progress import Progress
+from .reports.display import duration, size, visible
+from .reports.results import comparison
+
+PREVIEW = 800
+"""Most characters that are shown of a stretch of scored, or of unscored, tokens."""
+
+LIBRARIES = ("transformers", "tokenizers", "safetensors", "datasets", "huggingface-hub", "accelerate", "bitsandbytes")
+"""Packages that a bug report names, besides torch."""
+
+
+def open_console(file: TextIO) -> Console:
+    """Return a console that takes text as it stands, and leaves lines whole where `file` is no terminal."""
+    width = None if file.isatty() else 200
+    return Console(file=file, width=width, soft_wrap=width is not None, markup=False, emoji=False, highlight=False)
+
+
+@contextmanager
+def watching(console: Console, quiet: bool) -> Iterator[Progress]:
+    """Yield what shows a run on `console`, and leave the display in order however the run ends."""
+    if quiet:
+        yield Progress()
+        return
+    live = console.is_terminal and not console.is_dumb_terminal
+    progress = LiveProgress(console) if live else LineProgress(console)
+    try:
+        yield progress
+    finally:
+        progress.close()
+
+
+class ConsoleProgress(Progress):
+    """What both kinds of display write the same way."""
+
+    def __init__(self, console: Console) -> None:
+        """Write to `console`."""
+        self.console = console
+
+    def note(self, text: str) -> None:
+        """Write a sentence for the user."""
+        self.console.print(f"note: {visible(text)}")
+
+    def preview(self, tokens: list[tuple[str, bool]]) -> None:
+        """Write one rendered example with its scored tokens marked."""
+        marked = self.console.is_terminal
+        self.console.print(f"First example, scored tokens {'underlined' if marked else 'in [[ ]]'}:")
+        text = Text()
+        for is_scored, run in groupby(tokens, key=lambda token: token[1]):
+            stretch = _readable("".join(token for token, _ in run))
+            shown = stretch if marked or not is_scored else f"[[{stretch}]]"
+            text.append(shown, style="bold underline" if is_scored else "")
+        self.console.print(text, end="\n\n")
+
+    def plan(self, facts: Mapping[str, Any]) -> None:
+        """Write the numbers of the run."""
+        self.console.print(pairs(facts))
+        self.console.print()
+
+    def candidate(self, record: Mapping[str, Any]) -> None:
+        """Write a line about a measured candidate."""
+        limit = record.get("upper_limit")
+        retain = f"retain loss {record['reached']:.4g}" + (f" (at most {limit:.4g})" if limit is not None else "")
+        verdict = Text("bound held", style="green") if record["holds"] else Text("bound not held", style="red")
+        losses = f"forget loss {record['forget_loss']:.4g}, {retain}: "
+        self.console.print(Text(f"epoch {record['epoch']:.4g}, step {record['step']}: {losses}").append_text(verdict))
+
+    def close(self) -> None:
+        """Leave the display without saying that the stage was completed."""
+
+
+class LineProgress(ConsoleProgress):
+    """Lines at the start and the end of a stage, and at about every tenth of it."""
+
+    SHORTEST = 1.0
+    """Seconds between two lines of a stage: short stages take two lines, not twelve."""
+
+    def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
+        """Write to `console`; `clock` returns seconds."""
+        super().__init__(console)
+        self._clock = clock
+        self._title = ""
+
+    def start(self, title: str, total: int) -> None:
+        """Write that a stage begins."""
+        self.stop()
+        self._title, self._total, self._done, self._status = title, total, 0, Text()
+        self._begin = self._last = self._clock()
+        self.console.print(f"{title} ...")
+
+    def advance(self, units: int = 1) -> None:
+        """Write a line when another tenth is done."""
+        tenth = 10 * self._done // max(self._total, 1)
+        self._done += units
+        is_due = 10 * self._done // max(self._total, 1) > tenth and self._clock() - self._last >= self.SHORTEST
+        if is_due and self._done < self._total:
+            self._line()
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Keep the record for the next line."""
+        self._status = status(record)
+
+    def stop(self) -> None:
+        """Write that the stage is over, and how long it took."""
+        if self._title:
+            self._line()
+        self._title = ""
+
+    def close(self) -> None:
+        """Forget the stage."""
+        self._title = ""
+
+    def _line(self) -> None:
+        self._last = self._clock()
+        values = f": {self._status.plain}" if self._status else ""
+        self.console.print(
+            f"{self._title}, {self._done} of {self._total}, {duration(self._last - self._begin)}{values}"
+        )
+
+
+class LiveProgress(ConsoleProgress):
+    """A bar with the time left, and a line with the latest losses below it."""
+
+    def __init__(self, console: Console) -> None:
+        """Draw on `console`, a terminal."""
+        super().__init__(console)
+        self._bar: _Bar | None = None
+        self._title = ""
+        self._begin = 0.0
+
+    def start(self, title: str, total: int) -> None:
+        """Draw a new bar."""
+        self.stop()
+        self._title, self._begin = title, time.monotonic()
+        self._bar = _Bar(self.console)
+        self._bar.add_task(title, total=total)
+        self._bar.start()
+
+    def advance(self, units: int = 1) -> None:
+        """Move the bar."""
+        if self._bar:
+            self._bar.advance(self._bar.task_ids[0], units)
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Draw the values of a step."""
+        if self._bar:
+            self._bar.status = status(record)
+
+    def stop(self) -> None:
+        """Replace the bar by a line that stays."""
+        if self._bar:
+            values = self._bar.status
+            self.close()
+            seconds = duration(time.monotonic() - self._begin)
+            self.console.print(Text(f"{self._title}, {seconds}" + (": " if values else "")).append_text(values))
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar:
+            self._bar.stop()
+        self._bar = None
+
+
+class _Bar(bars.Progress):
+    """One bar, with a line below."""
+
+    def __init__(self, console: Console) -> None:
+        self.status = Text()
+        super().__init__(
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(),
+            bars.MofNCompleteColumn(),
+            bars.TimeRemainingColumn(),
+            bars.TextColumn("left"),
+            console=console,
+            transient=True,
+        )
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        if self.status:
+            yield self.status
+
+
+def status(record: Mapping[str, Any]) -> Text:
+    """Return the values of a step on one line; the retain loss is red where it is above its bound."""
+    text = Text(f"epoch {record['epoch']:.2f}")
+    for key, label in (("loss", "loss"), ("forget_loss", "forget loss")):
+        if record.get(key) is not None:
+            text.append(f", {label} {record[key]:.4g}")
+    retain, bound = record.get("retain_loss"), record.get("bound")
+    if retain is not None:
+        exceeds = bound is not None and retain > bound
+        text.append(", retain loss ").append(f"{retain:.4g}", style="red" if exceeds else "")
+        text.append(f" (bound {bound:.4g})" if bound is not None else "")
+    if record.get("multiplier") is not None:
+        text.append(f", multiplier {record['multiplier']:.4g}")
+    return text
+
+
+def pairs(facts: Mapping[str, Any]) -> Table:
+    """Return a table of labels and values."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for label, value in facts.items():
+        table.add_row(str(label), visible(_written(value)))
+    return table
+
+
+def environment_facts(environment: Mapping[str, Any]) -> dict[str, str]:
+    """Return the part of `environment` that a bug report needs, in words."""
+    processor, torch = environment["processor"], environment["torch"]
+    facts = {name: environment[name] or "not installed" for name in ("amnestic", "python", "system")}
+    facts["processor"] = f"{processor['model']}, {processor['usable_cores']} of {processor['cores']} cores"
+    facts["instructions"] = " ".join(processor["flags"]) or "unknown"
+    facts["memory"] = size(environment["memory_bytes"]) if environment["memory_bytes"] else "unknown"
+    facts["accelerators"] = ", ".join(device["name"] for device in environment["accelerators"]) or "none"
+    build = f"cuda {torch['cuda']}" if torch["cuda"] else f"rocm {torch['hip']}" if torch["hip"] else "cpu"
+    facts["torch"] = f"{torch['version']} ({build}, {torch['threads']} threads)"
+    return facts | {name: environment["packages"].get(name, "not installed") for name in LIBRARIES}
+
+
+def show_results(console: Console, results: Mapping[str, Any], output_dir: str, quiet: bool) -> None:
+    """Write the verdict, then, unless `quiet`, the measured values and where the files are."""
+    style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
+    console.print(Text(results["verdict"], style=style))
+    if quiet:
+        return
+    if results.get("metrics"):
+        console.print()
+        console.print(_metrics(results))
+    files = {name: Path(output_dir, path) for name, path in (("model", "model"), ("report", "report.html"))}
+    console.print()
+    console.print(pairs({name: path for name, path in files.items() if path.exists()}))
+
+
+def _metrics(results: Mapping[str, Any]) -> Table:
+    rows = comparison(results)
+    columns = [name for name in ("before", "retrained", "after") if any(getattr(row, name) is not None for row in rows)]
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(row.key, *(_written(getattr(row, name)) for name in columns))
+    return table
+
+
+def _written(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _readable(text: str) -> str:
+    """Return `text` with its line breaks, other unsafe characters as escapes, and its middle left out if it is long."""
+    if len(text) > PREVIEW:
+        text = f"{text[: PREVIEW // 2]} [...] {text[-PREVIEW // 2 :]}"
+    return "\n".join(visible(line) for line in text.split("\n"))

@@ -1,0 +1,67 @@
+"""The Lagrange multiplier: how hard the retention pulls, and how it learns that.
+
+Algorithm 1 of Constrained Entropic Unlearning (2025, arXiv:2506.05314), dual step: lambda <- max(0, lambda + rate (L - bound)),
+after a warm start with lambda fixed.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """A weight that does not move."""
+
+    weight: float = 1.0
+
+    def start(self, bound: float, steps_per_epoch: int, device: torch.device | str = "cpu") -> "Multiplier":
+        """Return the multiplier of a run; `bound` has no influence on it."""
+        return Multiplier(torch.tensor(self.weight, device=device), bound, 0.0, 0, 1)
+
+
+@dataclass(frozen=True)
+class Bounded:
+    """A multiplier that holds the retain loss at its bound."""
+
+    rate: float = 1.0
+    """Step size of the dual ascent, per nat of violation."""
+    initial: float = 1.0
+    warmup_epochs: float = 0.0
+    """Epochs for which the multiplier stays at `initial`."""
+    update: Literal["step", "epoch"] = "step"
+
+    def start(self, bound: float, steps_per_epoch: int, device: torch.device | str = "cpu") -> "Multiplier":
+        """Return the multiplier of a run with `bound` nats a token and so many optimiser steps an epoch."""
+        period = steps_per_epoch if self.update == "epoch" else 1
+        warmup_steps = round(self.warmup_epochs * steps_per_epoch)
+        return Multiplier(torch.tensor(self.initial, device=device), bound, self.rate, warmup_steps, period)
+
+
+@dataclass
+class Multiplier:
+    """The state of one multiplier; it moves once an optimiser step, or once an epoch from the mean of its steps."""
+
+    value: Tensor
+    """() on the device of the losses."""
+    bound: float
+    rate: float
+    warmup_steps: int
+    period: int
+    """Optimiser steps between two updates."""
+    steps: int = 0
+    pending: Tensor | float = 0.0
+    """Sum of the losses since the last update."""
+
+    def update(self, loss: Tensor) -> None:
+        """Take the dual step for the retain loss () of one optimiser step; nothing is read back to the host."""
+        self.steps += 1
+        self.pending = self.pending + loss.detach()
+        if self.steps % self.period:
+            return
+        if self.steps > self.warmup_steps:
+            residual = self.pending / self.period - self.bound
+            self.value = (self.value + self.rate * residual).clamp(min=0)
+        self.pending = 0.0

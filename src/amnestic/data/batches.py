@@ -1,0 +1,130 @@
+"""Which rows make up a step, and how a step is cut into padded batches.
+
+The rows depend on seed, step number and global batch alone; length only decides the cut. ``B`` rows, ``T`` positions,
+``N`` scored positions.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from .encode import Encoded, lengths
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one split, padded on the right to the longest."""
+
+    split: str
+    input_ids: torch.Tensor
+    """(B, T) int64. Padding stands after the last token, so causal attention needs no mask."""
+    predicting: torch.Tensor
+    """(B, T) bool: the position predicts a scored token."""
+    targets: torch.Tensor
+    """(N,) int64: the scored tokens, in the order of `predicting`."""
+    row: torch.Tensor
+    """(N,) int64: the row of the batch that each scored token belongs to."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """Return the batch on `device`."""
+        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "predicting")}
+        return Batch(self.split, **move, targets=self.targets.to(device), row=self.row.to(device))
+
+
+def pad(split: str, rows: Sequence[Encoded]) -> Batch:
+    """Return `rows` as one padded batch."""
+    longest = max(len(row.input_ids) for row in rows)
+    input_ids = np.zeros((len(rows), longest), dtype=np.int64)
+    is_scored = np.zeros((len(rows), longest), dtype=bool)
+    for i, row in enumerate(rows):
+        input_ids[i, : len(row.input_ids)] = row.input_ids
+        is_scored[i, : len(row.input_ids)] = row.is_scored
+    row_of, position = np.nonzero(is_scored)
+    predicting = np.zeros_like(is_scored)
+    predicting[row_of, position - 1] = True
+    as_tensor = torch.from_numpy
+    targets = input_ids[row_of, position]
+    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of))
+
+
+def cut(examples: Sequence[Encoded], most_rows: int, pass_cost: int = 128) -> list[list[int]]:
+    """Return a partition of the indices of `examples` into batches of like lengths.
+
+    It minimizes the number of positions, padding included, plus `pass_cost` positions for each batch, over all
+    partitions of the rows sorted by length into batches of at most `most_rows` (exactly, by dynamic programming).
+    """
+    order = np.argsort(-lengths(examples), kind="stable")
+    size = lengths(examples)[order].astype(np.float64)
+    best = np.zeros(len(order) + 1)
+    begin = np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        starts = np.arange(max(0, end - most_rows), end)
+        costs = best[starts] + size[starts] * (end - starts) + pass_cost
+        choice = int(np.argmin(costs))
+        best[end], begin[end] = costs[choice], starts[choice]
+    batches: list[list[int]] = []
+    end = len(order)
+    while end:
+        batches.append(order[begin[end] : end].tolist())
+        end = int(begin[end])
+    return batches[::-1]
+
+
+def like_lengths(examples: Sequence[Encoded], most_rows: int) -> Iterator[list[int]]:
+    """Yield the indices of any number of examples in batches of like lengths, the longest first."""
+    order = np.argsort(-lengths(examples), kind="stable").tolist()
+    for first in range(0, len(order), 32 * most_rows):
+        window = order[first : first + 32 * most_rows]
+        for batch in cut([examples[i] for i in window], most_rows):
+            yield [window[i] for i in batch]
+
+
+@lru_cache(maxsize=8)
+def permutation(size: int, seed: int, stream: int, epoch: int) -> np.ndarray:
+    """Return the order of `size` rows in one pass; the same everywhere for the same four numbers."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(size)
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """The rows of each optimiser step: a pass over the first split, each of its rows paired with rows of the second."""
+
+    sizes: dict[str, int]
+    """Rows of each split; the first is the one that an epoch passes over."""
+    batch_size: int
+    """Rows of the first split in a step, over all processes."""
+    seed: int
+    partners: int = 1
+    """Rows of every other split for each row of the first."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Return the number of steps in a pass; the last one may be short."""
+        return -(-next(iter(self.sizes.values())) // self.batch_size)
+
+    def rows(self, step: int) -> dict[str, np.ndarray]:
+        """Return the row numbers of each split in `step`, counted from 0.
+
+        The other splits are drawn without replacement until all their rows were drawn, then again in another order.
+        """
+        epoch, k = divmod(step, self.steps_per_epoch)
+        (first, size), *others = self.sizes.items()
+        start = k * self.batch_size
+        chosen = {first: permutation(size, self.seed, 0, epoch)[start : start + self.batch_size]}
+        draws = np.arange(len(chosen[first]) * self.partners) + (epoch * size + start) * self.partners
+        for stream, (name, size) in enumerate(others, start=1):
+            chosen[name] = np.array([permutation(size, self.seed, stream, d // size)[d % size] for d in draws.tolist()])
+        return chosen
+
+
+def micro_batches(
+    splits: dict[str, Sequence[Encoded]], rows: dict[str, np.ndarray], most_rows: int, pass_cost: int
+) -> Iterator[Batch]:
+    """Yield the rows of one step, split by split, as padded batches of at most `most_rows` rows."""
+    for name, numbers in rows.items():
+        examples = [splits[name][i] for i in numbers.tolist()]
+        for batch in cut(examples, most_rows, pass_cost):
+            yield pad(name, [examples[i] for i in batch])

@@ -1,0 +1,35 @@
+"""The example: what a row of data means, before any tokenizer has seen it."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+Messages = tuple[dict[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row: a prompt and the answer that is scored.
+
+    `prompt` is one of: a question for the template (`kind` "question"), text used as it stands ("prompt"), chat messages
+    before the answer ("messages"), or the empty string ("text": the whole answer is a corpus text, later cut into chunks).
+    """
+
+    id: str
+    """``split:row``, rows counted from 0 in the order of the source."""
+    kind: str
+    prompt: str | Messages
+    answer: str
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of prompt and answer: equal for equal content, whatever the file or the row number."""
+        content = json.dumps([self.kind, self.prompt, self.answer], ensure_ascii=True)
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    @property
+    def prompt_text(self) -> str:
+        """Return the prompt as one readable string, for reports."""
+        if isinstance(self.prompt, str):
+            return self.prompt
+        return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)

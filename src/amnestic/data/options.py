@@ -1,0 +1,66 @@
+"""Options of reading and encoding data; nothing heavy is imported here."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How rows become tokens."""
+
+    question_column: str | None = None
+    """Column of the question, rendered with the template [default: question]."""
+    answer_column: str | None = None
+    """Column of the answer to the question [default: answer]."""
+    prompt_column: str | None = None
+    """Column of a prompt that is used as it stands [default: prompt]."""
+    completion_column: str | None = None
+    """Column of what follows the prompt, as it stands [default: completion]."""
+    messages_column: str | None = None
+    """Column of a list of chat messages; the last assistant turn is scored [default: messages]."""
+    text_column: str | None = None
+    """Column of plain text, cut into chunks of --max_length [default: text]."""
+    max_length: int = 2048
+    """Longest example, in tokens; the model's own limit counts where it is lower."""
+    too_long: Literal["cut", "drop", "error"] = "cut"
+    """What happens to an answer beyond --max_length; the rows are counted and reported in any case."""
+    chat_template: str = "auto"
+    """auto: the tokenizer's where it has one; none: the question template; or the path of a Jinja file."""
+    template_args: dict[str, str] = field(default_factory=dict)
+    """Arguments of the chat template, such as --template_args.date_string '10 Apr 2025' [default: none]."""
+    system_prompt: str | None = None
+    """System message in front of each question, for chat templates [default: none]."""
+    question_template: str = "Question: {question}\nAnswer:"
+    """Rendering of a question for models without a chat template."""
+    answer_template: str = " {answer}"
+    """Rendering of its answer."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if self.max_length < 2:
+            raise InputError(f"--max_length is {self.max_length}; expected at least 2 tokens.")
+        for name, placeholder in (("question_template", "{question}"), ("answer_template", "{answer}")):
+            if placeholder not in getattr(self, name):
+                raise InputError(f"--{name} is {getattr(self, name)!r}; expected the placeholder {placeholder} in it.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnData(DataOptions):
+    """What to forget and what to keep."""
+
+    forget: str
+    """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]."""
+    retain: str
+    """What to keep, in the same forms."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneData(DataOptions):
+    """What to learn."""
+
+    data: str
+    """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]."""
+    exclude: str | None = None
+    """Rows to leave out of --data, in the same forms: a model that never sees them is the retrained model [default: none]."""

@@ -1,0 +1,27 @@
+"""What can go wrong, told apart by what a caller should do about it."""
+
+
+class AmnesticError(Exception):
+    """Base of every error that amnestic raises on purpose; its text is one clear sentence."""
+
+    exit_status = 1
+
+
+class InputError(AmnesticError):
+    """Wrong input, found before the first optimiser step; nothing was left behind (exit status 2)."""
+
+    exit_status = 2
+
+
+class RunError(AmnesticError):
+    """A run that started could not end as it should (exit status 1)."""
+
+    exit_status = 1
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """Return ``; did you mean 'x'?`` for the known word closest to `word`, or an empty string."""
+    import difflib
+
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,0 +1,99 @@
+"""What a metric can read: each need is one sweep over one split, whoever reads it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from ..data.batches import like_lengths, pad
+from ..data.encode import Encoded
+from ..model.generate import generate
+from ..model.load import Loaded
+from ..model.signals import Needs, read
+from .metric import Generations, Likelihoods
+from .options import EvaluationOptions
+
+EVERY_TOKEN = Needs(head=frozenset({"token_logp", "is_argmax", "margin", "entropy"}))
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model, and the splits that it is measured on."""
+
+    loaded: Loaded
+    splits: Mapping[str, Sequence[Encoded]]
+    options: EvaluationOptions
+    advance: Advance = lambda rows: None
+    """Is told how many rows of a sweep are done."""
+
+
+class Need(Protocol):
+    """A sweep; two equal needs are one."""
+
+    @property
+    def split(self) -> str:
+        """Return the name of the split that is swept."""
+        ...
+
+    def measure(self, subject: Subject) -> Any:
+        """Run the sweep and return its table."""
+        ...
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Teacher-forced values of the answers of a split."""
+
+    split: str
+
+    def measure(self, subject: Subject) -> Likelihoods:
+        """Return the values of all scored tokens, from one forward pass over each example."""
+        examples = subject.splits[self.split]
+        values = sweep(subject, examples, EVERY_TOKEN)
+        return Likelihoods(
+            logp=values["token_logp"],
+            is_argmax=values["is_argmax"] > 0.5,
+            margin=values["margin"],
+            entropy=values["entropy"],
+            counts=np.array([example.scored for example in examples]),
+            closes=np.array([example.closes for example in examples]),
+        )
+
+
+@dataclass(frozen=True)
+class Generation:
+    """Greedy answers to the prompts of a split."""
+
+    split: str
+
+    def measure(self, subject: Subject) -> Generations:
+        """Return the generated and the true answers."""
+        examples, options = subject.splits[self.split], subject.options
+        texts = generate(
+            subject.loaded.model,
+            subject.loaded.tokenizer,
+            examples,
+            options.max_new_tokens,
+            options.per_device_eval_batch_size,
+            subject.advance,
+        )
+        return Generations(texts, [example.answer for example in examples])
+
+
+def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
+    """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) float64."""
+    found: dict[str, list[np.ndarray]] = {name: [np.empty(0)] * len(examples) for name in needs.head}
+    for chosen in like_lengths(examples, subject.options.per_device_eval_batch_size):
+        batch = pad("", [examples[i] for i in chosen]).to(subject.loaded.model.device)
+        with torch.inference_mode():
+            signals = read(subject.loaded.model, batch, needs, subject.loaded.vocabulary)
+        ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
+        for name, values in signals.values.items():
+            for i, part in zip(chosen, np.split(values.double().cpu().numpy(), ends), strict=True):
+                found[name][i] = part
+        subject.advance(len(chosen))
+    return {name: np.concatenate(parts) for name, parts in found.items()}
+

@@ -1,0 +1,86 @@
+"""One forward pass: only scored positions reach the vocabulary projection, and only declared signals are computed.
+
+``B`` rows, ``T`` positions, ``N`` scored positions, ``V`` vocabulary, ``D`` width.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.batches import Batch
+from .head import HEAD_SIGNALS
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which signals of a forward pass somebody reads."""
+
+    head: frozenset[str] = frozenset()
+    """Names of head signals, each (N,): token_logp, margin, is_argmax, entropy."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError for a signal that does not exist."""
+        if unknown := set(self.head) - set(HEAD_SIGNALS):
+            raise ValueError(f"unknown head signals {sorted(unknown)}; known: {sorted(HEAD_SIGNALS)}")
+
+    def __or__(self, other: "Needs") -> "Needs":
+        """Return what serves both readers."""
+        return Needs(head=self.head | other.head)
+
+
+class Signals:
+    """The declared signals of one pass, as attributes, each (N,); reading any other is an error."""
+
+    def __init__(self, values: dict[str, Tensor], row: Tensor, answers: int) -> None:
+        """`row` (N,) is the answer that each scored token belongs to, of `answers` in the batch."""
+        self.values = values
+        self.row = row
+        self.answers = answers
+
+    def __getattr__(self, name: str) -> Tensor:
+        """Return the signal `name`; raise AttributeError where the reader did not declare it."""
+        values = self.__dict__.get("values", {})
+        if name in values:
+            return values[name]  # type: ignore[no-any-return]
+        raise AttributeError(f"signal '{name}' was not declared; declared: {', '.join(sorted(values)) or 'none'}")
+
+    def only(self, needs: Needs) -> "Signals":
+        """Return the part of these signals that `needs` declares."""
+        return Signals({name: self.values[name] for name in needs.head}, self.row, self.answers)
+
+
+def read(model: Any, batch: Batch, needs: Needs, vocabulary: int) -> Signals:
+    """Return the signals that `needs` declares, from one forward pass of `model` over `batch`.
+
+    `vocabulary` is the number of vocabulary rows that the tokenizer knows; padding rows beyond are left out of `margin`.
+    """
+    logits = scored_logits(model, batch)
+    values = {name: HEAD_SIGNALS[name](logits, batch.targets, vocabulary) for name in sorted(needs.head)}
+    return Signals(values, batch.row, len(batch.input_ids))
+
+
+def scored_logits(model: Any, batch: Batch) -> Tensor:
+    """Return the logits of the positions that predict scored tokens, (N, V)."""
+    with _only_rows(model, batch.predicting):
+        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+    if logits.shape[:2] == batch.input_ids.shape:  # never true of selected rows: the last position predicts nothing
+        return logits[batch.predicting]  # the head was not called as a module
+    return logits[0]
+
+
+@contextmanager
+def _only_rows(model: Any, predicting: Tensor) -> Iterator[None]:
+    """Let the head see the hidden rows of `predicting` alone: (B, T, D) becomes (1, N, D) on the way in."""
+
+    def select(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (arguments[0][predicting].unsqueeze(0), *arguments[1:])
+
+    hook = model.get_output_embeddings().register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()

@@ -1,0 +1,35 @@
+"""What a long operation tells whoever watches it; the default says nothing.
+
+Only the command line prints; everything else reports to a `Progress`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Progress:
+    """A silent observer; subclass it to show a run."""
+
+    def note(self, text: str) -> None:
+        """Receive one sentence that the user should read."""
+
+    def preview(self, tokens: list[tuple[str, bool]]) -> None:
+        """Receive one rendered example: its tokens as text, and whether each is scored."""
+
+    def plan(self, facts: Mapping[str, Any]) -> None:
+        """Receive the numbers of examples, scored tokens and steps before training starts."""
+
+    def start(self, title: str, total: int) -> None:
+        """Begin a stage of `total` units; it replaces the stage before."""
+
+    def advance(self, units: int = 1) -> None:
+        """Report `units` more of the current stage as done."""
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Receive the record of an optimiser step: ``step``, ``epoch``, ``forget_loss``, ``retain_loss``, ..."""
+
+    def candidate(self, record: Mapping[str, Any]) -> None:
+        """Receive the record of a measured candidate."""
+
+    def stop(self) -> None:
+        """End the current stage."""

@@ -1,0 +1,111 @@
+"""How numbers, and texts that nobody has checked, appear on a page."""
+
+import sys
+import unicodedata
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any, NamedTuple
+
+NOTHING = "–"
+_KEPT_INVISIBLES = "\u200c\u200d"  # joiners: ordinary spelling in Persian, Hindi and emoji
+_MINUS = "\u2212"
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def measured(value: float | None) -> str:
+    """Return a measured value with four significant digits: 0.9941, 612.3, 1.084 × 10⁻⁷."""
+    if value is None:
+        return NOTHING
+    if value == 0 or isinstance(value, int):
+        return f"{value:,}".replace("-", _MINUS) if value else "0"
+    if 1e-4 <= abs(value) < 1e4:
+        return f"{value:#.4g}".rstrip(".").replace("-", _MINUS)
+    return _scientific(value) if abs(value) < 1e-4 or abs(value) >= 1e7 else f"{value:,.0f}".replace("-", _MINUS)
+
+
+def _scientific(value: float) -> str:
+    digits, _, exponent = f"{value:.3e}".partition("e")
+    return f"{digits} × 10{superscript(int(exponent))}".replace("-", _MINUS)
+
+
+def superscript(exponent: int) -> str:
+    """Return an exponent in raised digits: ⁻⁷."""
+    return str(exponent).translate(_SUPERSCRIPTS)
+
+
+def setting(value: Any) -> str:
+    """Return a setting as somebody would type it: 0.0003, 1e-05, yes."""
+    if value is None or value == "":
+        return NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def percent(share: float) -> str:
+    """Return a share as a percentage with as many decimals as it needs, at most two: 98 %, 99.57 %."""
+    return f"{100 * share:.2f}".rstrip("0").rstrip(".") + "\u00a0%"
+
+
+def duration(seconds: float) -> str:
+    """Return seconds in the largest two units that say something: 9.2 s, 1 min 32 s, 2 h 5 min."""
+    if seconds < 0.1:
+        return f"{1000 * seconds:.3g}\u00a0ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}\u00a0min {rest}\u00a0s"
+    return f"{minutes // 60}\u00a0h {minutes % 60}\u00a0min"
+
+
+def size(count: int) -> str:
+    """Return bytes in binary units: 1.24 GiB."""
+    value, unit = float(count), "B"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if value < 1024 or unit == "TiB":
+            break
+        value /= 1024
+    return f"{value:.3g}\u00a0{unit}"
+
+
+class Piece(NamedTuple):
+    """A stretch of a text as it is shown; `kind` is "text", "escape", "break" (a line break) or "cut"."""
+
+    kind: str
+    text: str
+
+
+def pieces(text: str, limit: int = sys.maxsize) -> Iterator[Piece]:
+    """Yield `text` with every character that cannot be seen, or that moves others, as a visible escape.
+
+    A run of one such character is shown once, with its length. What exceeds `limit` characters is cut, with a mark.
+    """
+    for unsafe, run in groupby(text[:limit], key=lambda character: character if _is_unsafe(character) else ""):
+        characters = "".join(run)
+        if not unsafe:
+            yield Piece("text", characters)
+            continue
+        count = f"×{len(characters)}" if len(characters) > 1 else ""
+        yield Piece("break" if unsafe == "\n" else "escape", _escape(unsafe) + count)
+    if len(text) > limit:
+        yield Piece("cut", f"… {len(text) - limit:,} more characters")
+
+
+def visible(value: Any) -> Any:
+    """Return a text with its unsafe characters as escapes; anything else, marked-up text included, as it is."""
+    return "".join(piece.text for piece in pieces(value)) if type(value) is str else value
+
+
+def _escape(character: str) -> str:
+    if character == "\n":
+        return "↵"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _is_unsafe(character: str) -> bool:
+    """Return whether the character is a control, a line separator, unassigned, private, or an invisible format mark."""
+    category = unicodedata.category(character)
+    if category == "Cf":
+        return character not in _KEPT_INVISIBLES and not unicodedata.name(character, "").startswith("ARABIC")
+    return category in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}

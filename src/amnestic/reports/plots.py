@@ -1,0 +1,108 @@
+"""The plots of a run: what each of them shows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .display import measured
+from .panel import BOUND, DASHED, FORGET, INK, PAGE, RETAIN, SHADE, Plot, Series, panel
+
+Records = Sequence[Mapping[str, Any]]
+
+
+class Course(NamedTuple):
+    """What the plots over optimiser steps show beside their lines."""
+
+    candidates: Records = ()
+    kept_step: int | None = None
+    warmup_epochs: float = 0.0
+
+
+def bound_plot(bound: Mapping[str, Any]) -> Plot:
+    """Return the losses before and after, with the upper limit, against the bound; nats a token."""
+    before, reached, limit = bound["L_ref"], bound["reached"], bound["value"]
+    upper = None if bound.get("whole_split") else bound.get("upper_limit")
+    points = [before, reached, limit, *([] if upper is None else [upper])]
+    room = 0.16 * (max(points) - min(points) or 1.0)
+    low, high = min(points) - room, max(points) + room
+    with panel("bound", "Loss on the retain probe", "nats a token", height=150, top=28) as drawing:
+        axes = drawing.axes
+        axes.set(xlim=(low, high), ylim=(-0.6, 1.6), yticks=[1, 0], yticklabels=["before", "after"], xlabel="")
+        axes.tick_params(axis="y", labelcolor=INK)
+        axes.grid(visible=False)
+        axes.axvspan(low, limit, color=SHADE, gid="allowed")
+        axes.axvline(limit, color=BOUND, linestyle=DASHED, gid="bound")
+        axes.text(limit, 1.7, f"bound {measured(limit)}", ha="center", va="bottom", color=INK)
+        axes.plot([before], [1], "o", ms=8.5, mew=1.8, color=RETAIN, mfc=PAGE, gid="before")
+        if upper is not None:
+            axes.plot([reached, upper], [0, 0], color=RETAIN, linewidth=2.4, gid="interval")
+            axes.plot([upper], [0], "|", ms=13, mew=2.4, color=RETAIN, gid="upper-limit")
+        axes.plot([reached], [0], "o", ms=8.5, color=RETAIN, gid="after")
+        until = "" if upper is None else f", upper limit {measured(upper)}"
+        drawing.sentences.append(
+            f"Before {measured(before)}, after {measured(reached)}{until}, bound {measured(limit)}."
+        )
+    return drawing.plot()
+
+
+def forget_plot(steps: Records, course: Course) -> Plot | None:
+    """Return the forget loss over optimiser steps, with the candidates' values; None without records."""
+    line, candidates = _series(steps, "forget_loss"), _series(course.candidates, "forget_loss")
+    if not line.values and not candidates.values:
+        return None
+    with panel("forget-loss", "Forget loss") as drawing:
+        drawing.line(line, FORGET)
+        drawing.candidates(candidates, course.kept_step, FORGET, "candidate, on the forget rows")
+        drawing.written(course.kept_step)
+    return drawing.plot()
+
+
+def retain_plot(steps: Records, course: Course, bound: Mapping[str, Any]) -> Plot | None:
+    """Return the retain loss over optimiser steps against its bound, with the candidates' probe values and limits.
+
+    `bound` may be empty; limits are left out where the probe is the whole split, since nothing depends on them.
+    """
+    line, candidates = _series(steps, "retain_loss"), _series(course.candidates, "reached")
+    if not line.values and not candidates.values:
+        return None
+    with panel("retain-loss", "Retain loss", "nats a token") as drawing:
+        drawing.line(line, RETAIN)
+        drawing.bound(bound.get("value"))
+        explanation = "candidate, on the whole split"
+        if not bound.get("whole_split"):
+            drawing.limits(candidates, _series(course.candidates, "upper_limit"), RETAIN)
+            explanation = "candidate, on the probe, with its upper limit"
+        drawing.candidates(candidates, course.kept_step, RETAIN, explanation)
+        drawing.written(course.kept_step)
+    return drawing.plot()
+
+
+def multiplier_plot(steps: Records, course: Course) -> Plot | None:
+    """Return the multiplier over optimiser steps, with its warm start shaded; None without records."""
+    line = _series(steps, "multiplier")
+    if not line.values:
+        return None
+    warm = [record["step"] for record in steps if record.get("epoch", math.inf) <= course.warmup_epochs]
+    with panel("multiplier", "Multiplier") as drawing:
+        drawing.line(line, INK)
+        if warm:
+            drawing.warm_start(line.steps[0], max(warm))
+        drawing.written(course.kept_step)
+    return drawing.plot()
+
+
+def loss_plot(steps: Records) -> Plot | None:
+    """Return the loss of plain training over optimiser steps; None without records."""
+    line = _series(steps, "loss")
+    if not line.values:
+        return None
+    with panel("loss", "Loss", "nats a token") as drawing:
+        drawing.line(line, RETAIN)
+    return drawing.plot()
+
+
+def _series(records: Records, name: str) -> Series:
+    """Return the finite values called `name` in the order of their steps; of a step taken twice, the later record."""
+    by_step = {record["step"]: record.get(name) for record in records}
+    points = sorted((step, value) for step, value in by_step.items() if value is not None and math.isfinite(value))
+    return Series([step for step, _ in points], [value for _, value in points])

@@ -1,0 +1,250 @@
+"""What a run found: the schema of results.json, and the comparison of the models before and after.
+
+results.json is a public format: `Results` documents it, and `SCHEMA` counts its incompatible changes.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
+
+from ..errors import InputError
+from .files import JsonLines, read_json, read_jsonl, write_json, write_text
+
+__all__ = [
+    "LABELS",
+    "SCHEMA",
+    "BoundFacts",
+    "CandidateFacts",
+    "Comparison",
+    "JsonLines",
+    "MultiplierFacts",
+    "Results",
+    "SplitFacts",
+    "TemplateFacts",
+    "TrainingFacts",
+    "comparison",
+    "read_json",
+    "read_jsonl",
+    "read_results",
+    "write_json",
+    "write_text",
+]
+
+SCHEMA = 1
+
+
+class BoundFacts(TypedDict):
+    """The stated bound and what was measured against it; losses in nats a token, on the retain probe."""
+
+    kind: Literal["keep", "alpha", "bound"]
+    """The form in which the bound was stated."""
+    requested: float
+    """The stated number: a share of probability, a relative rise, or nats a token."""
+    L_ref: float
+    """Loss before unlearning."""
+    value: float
+    """The bound itself."""
+    reached: float
+    """Loss after unlearning."""
+    upper_limit: float | None
+    """One-sided upper confidence limit of `reached`; it decides nothing where the probe is the whole split."""
+    probe_size: int
+    """Examples in the probe."""
+    held_out: bool
+    """Whether training never drew the probe's examples."""
+    whole_split: bool
+    """Whether the probe is the whole retain split, so that `reached` is exact."""
+    confidence: float
+    """Level of `upper_limit`."""
+
+
+class CandidateFacts(TypedDict):
+    """One measured candidate for the weights that a run writes."""
+
+    step: int
+    epoch: float
+    forget_loss: float
+    """The method's loss on the forget rows."""
+    reached: float
+    """Loss on the retain probe, nats a token."""
+    upper_limit: float | None
+    """Its one-sided upper confidence limit."""
+    holds: bool
+    """Whether the bound was held."""
+
+
+class SplitFacts(TypedDict):
+    """What was read for one split."""
+
+    source: str
+    """File, folder or data set."""
+    rows: NotRequired[int]
+    """Rows of the source."""
+    examples: int
+    """What became of them: a long text is several examples."""
+    scored_tokens: int
+    too_long: int
+    """Rows beyond the length limit."""
+    left_out: NotRequired[int]
+    """Rows of which nothing was used."""
+    longest: int
+    """Tokens of the longest example."""
+
+
+class TemplateFacts(TypedDict):
+    """How prompts were rendered."""
+
+    kind: str
+    """``chat``, ``question``, ``text``, ..."""
+    arguments: NotRequired[Mapping[str, Any]]
+    """Arguments of the chat template, or the question template's two parts."""
+    first_prompt_sha256: NotRequired[str]
+    """Hash of the first rendered prompt."""
+
+
+class MultiplierFacts(TypedDict):
+    """Settings and end of the multiplier."""
+
+    initial: float
+    rate: float
+    warmup_epochs: float
+    update: Literal["step", "epoch"]
+    final: float
+
+
+class TrainingFacts(TypedDict):
+    """What training did."""
+
+    steps: int
+    epochs: float
+    effective_batch: int
+    """Examples of a split in one optimiser step, over all processes."""
+    seconds: float
+    seconds_per_step: float
+
+
+class Results(TypedDict):
+    """The content of results.json; metrics are flat: ``split.metric`` (``forget.probability``) to a number.
+
+    A run of ``finetune`` has the status "done", metrics of the split ``data``, and neither bound, multiplier nor
+    candidates.
+    """
+
+    schema: int
+    command: Literal["unlearn", "finetune"]
+    status: Literal["feasible", "infeasible", "done"]
+    verdict: str
+    """One sentence: whether the bound held, and what was forgotten."""
+    model: NotRequired[str]
+    """The model that the run started from."""
+    bound: NotRequired[BoundFacts]
+    metrics: Mapping[str, float]
+    """The model that the run wrote."""
+    reference_metrics: NotRequired[Mapping[str, float]]
+    """The model before, by the same keys."""
+    retrained_metrics: NotRequired[Mapping[str, float]]
+    """A model that never saw the forget split, by the same keys."""
+    not_computed: NotRequired[Mapping[str, str]]
+    """Metrics that were left out, with the reason."""
+    method: NotRequired[Mapping[str, Any]]
+    """``name`` and hyper-parameters."""
+    multiplier: NotRequired[MultiplierFacts]
+    candidates: NotRequired[list[CandidateFacts]]
+    kept_step: NotRequired[int]
+    """The candidate whose weights were written."""
+    probe_ids: NotRequired[list[str]]
+    """Ids of the probe's examples."""
+    reload_difference: NotRequired[float]
+    """Largest difference of an example's loss between the live and the saved model, in nats a token."""
+    data: Mapping[str, SplitFacts]
+    template: NotRequired[TemplateFacts]
+    training: TrainingFacts
+    seeds: Mapping[str, int]
+    timings: Mapping[str, float]
+    """Stage to seconds."""
+    peak_memory_bytes: NotRequired[int | None]
+    notes: list[str]
+    """Sentences that the user should read."""
+
+
+class Comparison(NamedTuple):
+    """One metric of one split, side by side; a model that was not measured has None."""
+
+    split: str
+    metric: str
+    label: str
+    direction: str
+    """What a change means, such as "lower means more forgotten"."""
+    before: float | None
+    retrained: float | None
+    after: float | None
+
+    @property
+    def is_share(self) -> bool:
+        """Return whether the metric lies between 0 and 1."""
+        return self.metric in SHARES
+
+    @property
+    def key(self) -> str:
+        """Return the flat key, ``split.metric``."""
+        return f"{self.split}.{self.metric}" if self.split else self.metric
+
+
+LABELS = {
+    "probability": "Probability of an answer",
+    "token_probability": "Probability per answer token",
+    "rouge": "ROUGE-L recall",
+    "exact_memorization": "Exact memorization",
+    "extraction_strength": "Extraction strength",
+    "margin": "Logit margin",
+    "entropy": "Entropy, nats",
+}
+SHARES = frozenset({"probability", "token_probability", "rouge", "exact_memorization", "extraction_strength"})
+SPLITS = ("forget", "retain", "data")
+_DIRECTIONS = {
+    "forget": "lower means more forgotten",
+    "retain": "higher means more kept",
+    "data": "higher means more learned",
+}
+_FLATNESS = {"margin": "lower means flatter", "entropy": "higher means flatter"}
+
+
+def comparison(results: Mapping[str, Any]) -> list[Comparison]:
+    """Return the metrics of a run side by side: forget split first, in the order of `LABELS`, unknown ones last."""
+    before, retrained, after = (
+        results.get(name) or {} for name in ("reference_metrics", "retrained_metrics", "metrics")
+    )
+    return [
+        Comparison(*_describe(key), before.get(key), retrained.get(key), after.get(key))
+        for key in sorted({*before, *retrained, *after}, key=_position)
+    ]
+
+
+def _describe(key: str) -> tuple[str, str, str, str]:
+    split, _, metric = key.rpartition(".")
+    direction = _DIRECTIONS.get(split, "") if metric in LABELS else ""
+    if metric in _FLATNESS:
+        direction = "closer to before means kept" if split == "retain" else _FLATNESS[metric]
+    return split, metric, LABELS.get(metric, metric), direction
+
+
+def _position(key: str) -> tuple[int, int, str]:
+    split, _, metric = key.rpartition(".")
+    splits, metrics = list(SPLITS), list(LABELS)
+    return (
+        splits.index(split) if split in splits else len(splits),
+        metrics.index(metric) if metric in metrics else len(metrics),
+        key,
+    )
+
+
+def read_results(run_dir: str | Path) -> dict[str, Any]:
+    """Return results.json of a run folder; raises InputError where it is missing or of another schema."""
+    path = Path(run_dir) / "results.json"
+    if not path.is_file():
+        raise InputError(f"{run_dir} holds no results.json; expected the folder of a run that ended.")
+    results = read_json(path)
+    if results.get("schema") != SCHEMA:
+        found = results.get("schema")
+        raise InputError(f"{path} has schema {found!r}; this version of amnestic reads schema {SCHEMA}.")
+    return results

@@ -1,0 +1,174 @@
+"""The main path, top to bottom: load, encode, measure, train, save, check, report."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from .config import FinetuneConfig, UnlearnConfig, from_mapping
+from .constraints.retention import NLL
+from .data.batches import StepRows
+from .errors import InputError
+from .evaluation.collect import Collected
+from .execution import Check, Execution, Measured, evenly
+from .inputs import Given, Inputs, refuse_shared
+from .methods.base import Method, build
+from .model.load import digest, load
+from .model.options import ModelOptions
+from .progress import Progress
+from .reports.verdict import verdict
+from .training.loop import Loop, Plan
+from .training.problem import Problem, Term
+from .unlearning import PROBE_SEED, Unlearning
+
+
+@dataclass
+class Run:
+    """A run that ended: the model as it was saved, and what was measured."""
+
+    model: Any
+    tokenizer: Any
+    results: dict[str, Any]
+    output_dir: Path
+
+    @property
+    def feasible(self) -> bool:
+        """Return whether the bound is held (True of a run that had none)."""
+        return bool(self.results["status"] != "infeasible")
+
+
+def unlearn(
+    model: Any,
+    *,
+    forget: Any,
+    retain: Any,
+    output_dir: str | Path,
+    tokenizer: Any = None,
+    method: "str | Method" = "pdu",
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound; ``amnestic unlearn``.
+
+    `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and `retain`
+    are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are those of
+    the command line (``keep=0.98``, ``learning_rate=1e-5``, ...). Raises InputError before the first step, RunError
+    after it; a run that misses its bound returns with ``feasible`` False.
+    """
+    named = {"model": model, "tokenizer": tokenizer, "method": method, "forget": forget, "retain": retain}
+    given, names = Given.split(named)
+    return run_unlearn(from_mapping(UnlearnConfig, {"output_dir": output_dir} | names | options), progress, given)
+
+
+def finetune(
+    model: Any,
+    *,
+    data: Any,
+    output_dir: str | Path,
+    exclude: Any = None,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Run:
+    """Train `model` on the answers of `data`, without the rows that stand in `exclude` too; ``amnestic finetune``.
+
+    With `exclude` the result is a retrained model. Arguments and errors are those of `unlearn`.
+    """
+    given, names = Given.split({"model": model, "tokenizer": tokenizer, "data": data, "exclude": exclude})
+    return run_finetune(from_mapping(FinetuneConfig, {"output_dir": output_dir} | names | options), progress, given)
+
+
+def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
+    """Do what `config` says; objects in `given` stand in for what it names."""
+    execution = Execution(config, progress, given)
+    method = execution.given.method or build(config.method.method, config.method.method_args)
+    with execution.timed("load"):
+        inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
+        refuse_shared(inputs.examples)
+        task = Unlearning.of(config, inputs, method, execution.batch_size)
+    with execution.timed("reference"):
+        judge = task.judge()
+        execution.announce(inputs, task.plan, task.facts(judge))
+        collected = {"before": execution.measure("measure the model before", inputs.loaded, task.measured)}
+        collected |= _measure_retrained(execution, inputs, task.measured, config.evaluation.retrained)
+    execution.open(inputs)
+    with execution.timed("train"):
+        trained = task.train(execution, judge)
+    with execution.timed("save"):
+        difference = execution.save(inputs.loaded, trained.digest_before, task.check)
+    with execution.timed("measure"):
+        collected["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
+    before, after, reached = collected["before"].values, collected["after"].values, trained.kept.reached
+    bound = task.bound_facts(judge, reached)
+    results = {
+        "command": "unlearn",
+        "status": "feasible" if reached.holds else "infeasible",
+        "verdict": verdict(bound, reached.holds, before, after),
+        "bound": bound,
+        "metrics": after,
+        "reference_metrics": before,
+        **({"retrained_metrics": collected["retrained"].values} if "retrained" in collected else {}),
+        "method": {"name": method.name, **asdict(method)},  # type: ignore[call-overload]
+        "multiplier": task.multiplier_facts(trained.multiplier),
+        "candidates": [candidate.record for candidate in trained.candidates],
+        "kept_step": trained.kept.step,
+        "probe_ids": [example.id for example in task.probe],
+        "training": execution.training_facts(task.plan, trained.seconds),
+        "reload_difference": difference,
+        "seeds": {"training": config.training.seed, "probe": PROBE_SEED},
+    }
+    results = execution.finish(results, inputs, collected, task.measured)
+    return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
+
+
+def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
+    """Do what `config` says; objects in `given` stand in for what it names."""
+    execution = Execution(config, progress, given)
+    with execution.timed("load"):
+        inputs = execution.gather({"data": config.data.data}, config.data.exclude)
+        examples = inputs.splits["data"].examples
+        rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
+        plan = Plan.of(config.training, rows.steps_per_epoch)
+        loss = Term("data", "token", NLL.needs, NLL().values)
+        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary)
+    execution.announce(inputs, plan, {})
+    execution.open(inputs)
+    before = digest(inputs.loaded)
+    with execution.timed("train"):
+        execution.progress.start("finetune", plan.steps)
+        record = execution.recorder(_finetune_record)
+        loop = Loop(problem, {"data": examples}, rows, plan, config.training, [], record, lambda step, epoch: None)
+        seconds = loop.run()
+    measured = {"data": evenly(examples, config.evaluation.eval_rows)}
+    with execution.timed("save"):
+        difference = execution.save(inputs.loaded, before, Check(problem, "data", measured["data"]))
+    with execution.timed("measure"):
+        after = execution.measure("measure the model", inputs.loaded, measured)
+    results = {
+        "command": "finetune",
+        "status": "done",
+        "verdict": f"Trained for {plan.steps} steps; probability of an answer {after.values['data.probability']:.3g}.",
+        "metrics": after.values,
+        "training": execution.training_facts(plan, seconds),
+        "reload_difference": difference,
+        "seeds": {"training": config.training.seed},
+    }
+    results = execution.finish(results, inputs, {"after": after}, measured)
+    return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
+
+
+def _finetune_record(values: dict[str, Any]) -> dict[str, Any]:
+    names = {"data_loss": "loss"}
+    return {names.get(name, name): value for name, value in values.items() if name != "multipliers"}
+
+
+def _measure_retrained(
+    execution: Execution, inputs: Inputs, measured: Measured, name: str | None
+) -> dict[str, Collected]:
+    """Measure the model that never saw the forget split, where one is given."""
+    if name is None:
+        return {}
+    options = ModelOptions(model=name, dtype=execution.config.model.dtype, device=str(inputs.loaded.model.device))
+    retrained = load(options)
+    if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
+        raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
+    return {"retrained": execution.measure("measure the retrained model", retrained, measured)}

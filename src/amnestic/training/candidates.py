@@ -1,0 +1,95 @@
+"""Which weights a run keeps: of the epochs' ends that hold the bound, the one that forgot most."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..constraints.bound import Probe, Reached, Sums
+from ..errors import RunError
+from ..model.load import Loaded, as_saved
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A measured state of the model."""
+
+    step: int
+    epoch: float
+    forget_loss: float
+    """The method's loss on the forget rows."""
+    reached: Reached
+
+    def beats(self, other: "Candidate") -> bool:
+        """Return whether this candidate, the later one, is kept in place of `other`.
+
+        Holding the bound comes first, then the lower forget loss; where neither holds, the smaller violation. A tie goes
+        to the later.
+        """
+        if self.reached.holds != other.reached.holds:
+            return self.reached.holds
+        if self.reached.holds:
+            return self.forget_loss <= other.forget_loss
+        return self.reached.violation <= other.reached.violation
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the candidate as a record of train.jsonl and results.json."""
+        facts = {"step": self.step, "epoch": self.epoch, "forget_loss": self.forget_loss}
+        return facts | {name: getattr(self.reached, name) for name in ("reached", "upper_limit", "holds")}
+
+
+@dataclass
+class Candidates:
+    """Measures candidates and keeps the weights of the best one, in a file of `folder`."""
+
+    loaded: Loaded
+    probe: Probe
+    measure: Callable[[], tuple[float, Sums]]
+    """Returns the forget loss and the probe's losses of the model as it stands."""
+    folder: Path
+    all: list[Candidate] = field(default_factory=list)
+    best: Candidate | None = None
+
+    def add(self, step: int, epoch: float) -> Candidate:
+        """Measure the model in the precision that it would be saved in, and keep its weights if it is the best so far."""
+        with as_saved(self.loaded):
+            forget_loss, losses = self.measure()
+            candidate = Candidate(step, epoch, forget_loss, self.probe.judge(losses))
+            if self.best is None or candidate.beats(self.best):
+                self._keep()
+                self.best = candidate
+        self.all.append(candidate)
+        return candidate
+
+    @property
+    def path(self) -> Path:
+        """Return the file of the kept weights."""
+        return self.folder / "candidate.safetensors"
+
+    @torch.no_grad()
+    def restore(self) -> Candidate:
+        """Put the kept weights back into the model, remove their file, and return the kept candidate."""
+        from safetensors.torch import load_file
+
+        if self.best is None:
+            raise RunError("no candidate was measured; expected at least one optimiser step.")
+        weights = load_file(self.path)
+        for name, parameter in self.loaded.model.named_parameters():
+            parameter.copy_(weights[name])
+        self.path.unlink()
+        return self.best
+
+    def _keep(self) -> None:
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        temporary = self.path.with_suffix(".tmp")
+        weights = {
+            name: parameter.detach().to(self.loaded.saved_dtype).contiguous()
+            for name, parameter in self.loaded.model.named_parameters()
+        }
+        save_file(weights, temporary)
+        temporary.replace(self.path)

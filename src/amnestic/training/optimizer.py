@@ -1,0 +1,82 @@
+"""The optimiser by its name in transformers.TrainingArguments, with float32 master weights and clipping."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import InputError
+from .options import TrainingOptions
+
+
+class Optimizer:
+    """An optimiser over the trainable parameters of a model.
+
+    With master weights it moves float32 copies of parameters in lower precision, sums their gradients in float32 over
+    the micro-batches, and writes the result back after each step: 16 bytes a parameter with Adam, and no update lost to
+    rounding.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor], options: TrainingOptions) -> None:
+        """Raise InputError where the optimiser's library is missing, or nothing is trainable."""
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        if not self.parameters:
+            raise InputError("no parameter of the model is trainable.")
+        self.device = self.parameters[0].device
+        self.max_grad_norm = options.max_grad_norm or math.inf
+        self.masters = [_master(p) if options.master_weights else p for p in self.parameters]
+        matrices = [p for p in self.masters if p.ndim >= 2]
+        vectors = [p for p in self.masters if p.ndim < 2]
+        groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        self.inner = _optimizer([group for group in groups if group["params"]], options)
+        self.learning_rate = options.learning_rate
+
+    def set_learning_rate(self, factor: float) -> None:
+        """Set the learning rate to `factor` times its peak."""
+        for group in self.inner.param_groups:
+            group["lr"] = self.learning_rate * factor
+
+    @torch.no_grad()
+    def step(self) -> Tensor:
+        """Clip, move, clear the gradients, and return the gradient's norm () before clipping."""
+        norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
+        self.inner.step()
+        self.inner.zero_grad(set_to_none=True)
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            if master is not parameter:
+                parameter.copy_(master)
+        return norm
+
+
+def _master(parameter: Tensor) -> Tensor:
+    """Return a float32 copy that collects the gradients of `parameter`, or `parameter` itself where it is wide enough."""
+    if parameter.dtype not in (torch.bfloat16, torch.float16):
+        return parameter
+    master = parameter.detach().float().requires_grad_()
+
+    def collect(source: Tensor) -> None:
+        if source.grad is None:
+            return
+        master.grad = source.grad.float() if master.grad is None else master.grad.add_(source.grad)
+        source.grad = None
+
+    parameter.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
+    return master
+
+
+def _optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.Optimizer:
+    adam = {"lr": options.learning_rate, "betas": (options.adam_beta1, options.adam_beta2), "eps": options.adam_epsilon}
+    if options.optim == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.adam_beta1)
+    if options.optim in ("adamw_torch", "adamw_torch_fused"):
+        return torch.optim.AdamW(groups, fused=options.optim.endswith("fused") or None, **adam)  # type: ignore[arg-type]
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise InputError(
+            f"--optim {options.optim} needs bitsandbytes; install it with: pip install 'amnestic[bitsandbytes]'."
+        ) from error
+    name = {"paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}[options.optim]
+    return getattr(bitsandbytes.optim, name)(groups, **adam)  # type: ignore[no-any-return]

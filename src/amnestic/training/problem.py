@@ -1,0 +1,97 @@
+"""The optimisation problem: terms over splits, counted from labels and summed over batches.
+
+``K`` terms; the first is the objective, the others are retentions with a multiplier each.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..constraints.bound import Sums
+from ..constraints.retention import Retention
+from ..data.batches import Batch, like_lengths, pad
+from ..data.encode import Encoded
+from ..methods.base import Method, Passes
+from ..model.signals import Needs, Signals, read
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss over one split: its mean over all scored tokens, or over all answers."""
+
+    split: str
+    unit: Literal["token", "answer"]
+    needs: Needs
+    loss: Callable[[Signals], Tensor]
+
+    def count(self, batch: Batch) -> int:
+        """Return the number of units of `batch` that the mean runs over."""
+        if batch.split != self.split:
+            return 0
+        return len(batch.targets) if self.unit == "token" else len(batch.input_ids)
+
+
+class Objective(Protocol):
+    """What a step needs to know of a problem: counts from labels, and sums of loss values."""
+
+    def counts(self, batch: Any) -> list[int]:
+        """Return how many units each term has in `batch`, K numbers, without a forward pass."""
+        ...
+
+    def values(self, batch: Any) -> Tensor:
+        """Return the sum of each term's values over `batch`, (K,), with a graph."""
+        ...
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Terms, evaluated on a model."""
+
+    terms: tuple[Term, ...]
+    model: Any
+    vocabulary: int
+    """Vocabulary rows that the tokenizer knows."""
+
+    def counts(self, batch: Batch) -> list[int]:
+        """Return how many units each term has in `batch`, K numbers."""
+        return [term.count(batch) for term in self.terms]
+
+    def values(self, batch: Batch) -> Tensor:
+        """Return the sum of each term over `batch`, (K,), from one forward pass; 0 for terms of other splits."""
+        return torch.stack([values.sum() for values in self.unreduced(batch)])
+
+    def unreduced(self, batch: Batch) -> list[Tensor]:
+        """Return each term's values over `batch`, (N,) or (B,); empty for terms of other splits."""
+        needs = Needs()
+        for term in self.terms:
+            needs |= term.needs if term.split == batch.split else Needs()
+        signals = read(self.model, batch, needs, self.vocabulary)
+        absent = torch.zeros(0, device=batch.targets.device, dtype=next(iter(signals.values.values())).dtype)
+        return [term.loss(signals.only(term.needs)) if term.split == batch.split else absent for term in self.terms]
+
+    def measure(self, split: str, examples: Sequence[Encoded], batch_size: int) -> list[Sums]:
+        """Return, for each term, its values summed over each of `examples` as rows of `split`; without gradients."""
+        sums = [Sums(np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)) for _ in self.terms]
+        for chosen in like_lengths(examples, batch_size):
+            batch = pad(split, [examples[i] for i in chosen]).to(self.model.device)
+            with torch.inference_mode():
+                found = self.unreduced(batch)
+            for term, values, total in zip(self.terms, found, sums, strict=True):
+                if term.split == split:
+                    row = batch.row if term.unit == "token" else torch.arange(len(chosen))
+                    total.add(np.array(chosen)[row.cpu().numpy()], values.double().cpu().numpy())
+        return sums
+
+
+def forget_term(method: Method) -> Term:
+    """Return the term of a method: its objective on the forget split."""
+    return Term("forget", method.unit, method.needs, lambda signals: method.objective(Passes(signals)))
+
+
+def retain_term(retention: Retention) -> Term:
+    """Return the term of a retention: its loss, a mean over scored tokens."""
+    return Term(retention.split, "token", retention.loss.needs, retention.loss.values)

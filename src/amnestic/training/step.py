@@ -1,0 +1,33 @@
+"""One primal-dual step: count first, then sum, then move weights and multipliers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..constraints.multiplier import Multiplier
+from .optimizer import Optimizer
+from .problem import Objective
+
+
+def step(
+    objective: Objective, batches: Sequence[Any], multipliers: Sequence[Multiplier], optimizer: Optimizer
+) -> tuple[Tensor, Tensor]:
+    """Take one step of Algorithm 1 (arXiv:2506.05314) and return the term means (K,) and the gradient's norm ().
+
+    The gradient is that of L_f + sum_i lambda_i L_i, each L a mean over all units of the step, however the step was cut
+    into `batches`; lambda is the one from before the step. Nothing is read back to the host.
+    """
+    counts = torch.tensor([objective.counts(batch) for batch in batches]).sum(dim=0).clamp(min=1)
+    counts = counts.to(optimizer.device, non_blocking=True)
+    weights = torch.stack([torch.ones((), device=optimizer.device), *(m.value for m in multipliers)])
+    sums = torch.zeros(len(counts), device=optimizer.device)
+    for batch in batches:
+        terms = objective.values(batch) / counts
+        (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
+        sums = sums + terms.detach()
+    norm = optimizer.step()
+    for multiplier, loss in zip(multipliers, sums[1:], strict=True):
+        multiplier.update(loss)
+    return sums, norm

@@ -1,0 +1,177 @@
+"""Unlearning as a constrained problem: which rows train, which hold the bound, and the training itself."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .config import UnlearnConfig
+from .constraints.bound import CONFIDENCE, Bound, Probe, Reached, Sums
+from .constraints.multiplier import Bounded
+from .constraints.options import BoundOptions, MultiplierOptions
+from .constraints.retention import NLL, Retention
+from .data.batches import StepRows
+from .data.encode import Encoded
+from .execution import Check, Execution, Measured, evenly
+from .inputs import Inputs
+from .methods.base import Method
+from .model.load import digest
+from .training.candidates import Candidate, Candidates
+from .training.loop import Loop, Plan
+from .training.problem import Problem, forget_term, retain_term
+
+PROBE_SEED = 0
+"""The probe is the same for every seed of a run, so that runs are held to the same examples."""
+HELD_OUT_FROM = 10
+"""A retain split at least so many times as large as the probe holds the probe's rows out of training."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training left behind."""
+
+    kept: Candidate
+    candidates: list[Candidate]
+    multiplier: float
+    """Its last value."""
+    seconds: float
+    """Of the steps alone."""
+    digest_before: str
+    """Hash of the weights that training started from."""
+
+
+@dataclass(frozen=True)
+class Unlearning:
+    """One constrained problem on one model: minimize the forget loss while the retain loss stays within its bound."""
+
+    config: UnlearnConfig
+    problem: Problem
+    control: Bounded
+    inputs: Inputs
+    forget: Sequence[Encoded]
+    retain: Sequence[Encoded]
+    """What training draws from."""
+    probe: Sequence[Encoded]
+    held_out: bool
+    """Training never draws the probe's rows."""
+    rows: StepRows
+    plan: Plan
+
+    @classmethod
+    def of(cls, config: UnlearnConfig, inputs: Inputs, method: Method, batch_size: int) -> "Unlearning":
+        """Set the problem up from what was read."""
+        forget = inputs.splits["forget"].examples
+        probe, retain = draw_probe(inputs.splits["retain"].examples, config.bound)
+        training = config.training
+        sizes = {"forget": len(forget), "retain": len(retain)}
+        step_rows = StepRows(sizes, batch_size, training.seed, training.retain_per_forget)
+        control = control_of(method, config.multiplier)
+        terms = (forget_term(method), retain_term(Retention(NLL(), control)))
+        problem = Problem(terms, inputs.loaded.model, inputs.loaded.vocabulary)
+        held_out = len(retain) < len(inputs.splits["retain"].examples)
+        plan = Plan.of(training, step_rows.steps_per_epoch)
+        return cls(config, problem, control, inputs, forget, retain, probe, held_out, step_rows, plan)
+
+    @property
+    def measured(self) -> Measured:
+        """Return the examples on which metrics are computed before and after."""
+        return {"forget": evenly(self.forget, self.config.evaluation.eval_rows), "retain": self.probe}
+
+    @property
+    def check(self) -> Check:
+        """Return the losses by which the saved model is checked: those of the probe."""
+        return Check(self.problem, "retain", self.probe)
+
+    def probe_losses(self) -> Sums:
+        """Return the retain loss of each probe example, of the model as it stands."""
+        size = self.config.evaluation.per_device_eval_batch_size
+        return self.problem.measure("retain", self.probe, size)[1]
+
+    def judge(self) -> Probe:
+        """Measure the model before unlearning; raises InputError for a bound that it does not hold today."""
+        whole_split = len(self.probe) == len(self.inputs.splits["retain"].examples)
+        judge = Probe(Bound.of(self.config.bound), self.probe_losses(), whole_split)
+        judge.bound.value(judge.reference.mean)
+        return judge
+
+    def facts(self, judge: Probe) -> dict[str, Any]:
+        """Return what a user should see of the bound before training starts."""
+        where = "held out of training" if self.held_out else "part of the training rows"
+        if judge.whole_split:
+            where = "the whole split"
+        return {
+            "bound": f"{judge.limit:.4g} nats a token (today {judge.reference.mean:.4g}; --{judge.bound.kind} "
+            f"{judge.bound.requested:g})",
+            "probe": f"{len(self.probe)} retain examples, {where}",
+        }
+
+    def train(self, execution: Execution, judge: Probe) -> Trained:
+        """Take all steps, measure every candidate, and put the best one's weights back into the model."""
+        before = digest(self.inputs.loaded)
+        multiplier = self.control.start(judge.limit, self.plan.steps_per_epoch, self.problem.model.device)
+        candidates = Candidates(self.inputs.loaded, judge, self._measure, execution.folder.checkpoints)
+
+        def candidate(step: int, epoch: float) -> None:
+            facts = candidates.add(step, epoch).record
+            execution.folder.log({"candidate": True} | facts)
+            execution.progress.candidate(facts)
+
+        def complete(values: dict[str, Any]) -> dict[str, Any]:
+            (value,) = values.pop("multipliers")
+            return values | {"bound": judge.limit, "multiplier": value}
+
+        execution.progress.start("unlearn", self.plan.steps)
+        splits = {"forget": self.forget, "retain": self.retain}
+        record = execution.recorder(complete)
+        loop = Loop(self.problem, splits, self.rows, self.plan, self.config.training, [multiplier], record, candidate)
+        seconds = loop.run()
+        return Trained(candidates.restore(), candidates.all, float(multiplier.value), seconds, before)
+
+    def bound_facts(self, judge: Probe, reached: Reached) -> dict[str, Any]:
+        """Return what results.json records of the bound."""
+        return {
+            "kind": judge.bound.kind,
+            "requested": judge.bound.requested,
+            "L_ref": judge.reference.mean,
+            "value": judge.limit,
+            "reached": reached.reached,
+            "upper_limit": reached.upper_limit,
+            "probe_size": len(self.probe),
+            "held_out": self.held_out,
+            "whole_split": judge.whole_split,
+            "confidence": CONFIDENCE,
+        }
+
+    def multiplier_facts(self, last: float) -> dict[str, Any]:
+        """Return what results.json records of the multiplier."""
+        control = self.control
+        names = ("initial", "rate", "warmup_epochs", "update")
+        return {name: getattr(control, name) for name in names} | {"final": last}
+
+    def _measure(self) -> tuple[float, Sums]:
+        """Return the forget loss on all forget rows, and the probe's losses, of the model as it stands."""
+        size = self.config.evaluation.per_device_eval_batch_size
+        return self.problem.measure("forget", self.forget, size)[0].mean, self.probe_losses()
+
+
+def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequence[Encoded], Sequence[Encoded]]:
+    """Return (probe, rows that training draws from); the probe is held out where the split is large enough."""
+    if len(retain) <= options.probe_size:
+        return retain, retain
+    chosen = np.random.default_rng(PROBE_SEED).choice(len(retain), options.probe_size, replace=False)
+    chosen_set = set(chosen.tolist())
+    probe = [retain[i] for i in sorted(chosen_set)]
+    if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
+        return probe, retain
+    return probe, [row for i, row in enumerate(retain) if i not in chosen_set]
+
+
+def control_of(method: Method, options: MultiplierOptions) -> Bounded:
+    """Return the control of the multiplier: the method's own, with what the options give in its place."""
+    published = method.retention[0].control
+    own = published if isinstance(published, Bounded) else Bounded()
+    given = {name: getattr(options, f"multiplier_{name}") for name in ("initial", "rate", "warmup_epochs")}
+    return replace(
+        own, update=options.multiplier_update, **{name: value for name, value in given.items() if value is not None}
+    )
