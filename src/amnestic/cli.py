@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from operator import getitem
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
@@ -21,6 +21,9 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Nam
 from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, options, override, read_yaml
 from .errors import AmnesticError
 from .progress import Progress
+
+if TYPE_CHECKING:
+    from .run import Run
 
 INFEASIBLE = 3
 WRONG_INPUT = 2
@@ -56,7 +59,7 @@ NAMES = DefaultFormatter(
 )
 GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
 Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
-Runner = Callable[[Any, Progress], Mapping[str, Any]]
+Runner = Callable[[Any, Progress], "Run"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,26 +117,25 @@ def application() -> App:
     return app
 
 
-def _unlearn(config: UnlearnConfig, progress: Progress) -> Mapping[str, Any]:
+def _unlearn(config: UnlearnConfig, progress: Progress) -> "Run":
     """Make a model forget one set of texts, and hold what it must keep inside a bound."""
     from .run import run_unlearn
 
-    return run_unlearn(config, progress).results
+    return run_unlearn(config, progress)
 
 
-def _finetune(config: FinetuneConfig, progress: Progress) -> Mapping[str, Any]:
+def _finetune(config: FinetuneConfig, progress: Progress) -> "Run":
     """Train a target model, or one that never sees the rows to be forgotten."""
     from .run import run_finetune
 
-    return run_finetune(config, progress).results
+    return run_finetune(config, progress)
 
 
-def _demo(config: DemoConfig, progress: Progress) -> Mapping[str, Any]:
+def _demo(config: DemoConfig, progress: Progress) -> "Run":
     """Train, unlearn and compare small models of invented people: a few minutes, no download."""
     from .demo import demo
 
-    results: Mapping[str, Any] = demo(config, progress)
-    return results
+    return demo(config, progress)
 
 
 def _configured(config_class: Any, runner: Runner) -> Callable[..., int]:
@@ -205,13 +207,12 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     from .console import open_console, show_results, watching
 
     with _undisturbed(), watching(open_console(sys.stderr), quiet) as progress:
-        results = runner(config, progress)
+        run = runner(config, progress)
     if as_json:
-        _print_json(results)
+        _print_json(run.results)
     else:
-        output_dir = config.output_dir if isinstance(config, DemoConfig) else config.run.output_dir
-        show_results(open_console(sys.stdout), results, output_dir, quiet)
-    return INFEASIBLE if results["status"] == "infeasible" else 0
+        show_results(open_console(sys.stdout), run.results, run.output_dir, quiet)
+    return 0 if run.feasible else INFEASIBLE
 
 
 @contextmanager

@@ -92,7 +92,8 @@ class LineProgress(ConsoleProgress):
         """Write to `console`; `clock` returns seconds."""
         super().__init__(console)
         self._clock = clock
-        self._title = ""
+        self._title, self._total, self._done, self._status = "", 0, 0, Text()
+        self._begin = self._last = clock()
 
     def start(self, title: str, total: int) -> None:
         """Write that a stage begins."""
@@ -117,7 +118,7 @@ class LineProgress(ConsoleProgress):
         """Write that the stage is over, and how long it took."""
         if self._title:
             self._line()
-        self._title = ""
+        self.close()
 
     def close(self) -> None:
         """Forget the stage."""
@@ -127,7 +128,7 @@ class LineProgress(ConsoleProgress):
         self._last = self._clock()
         values = f": {self._status.plain}" if self._status else ""
         self.console.print(
-            f"{self._title}, {self._done} of {self._total}, {duration(self._last - self._begin)}{values}"
+            f"{self._title}, {self._done} of {self._total}, {_spaced(duration(self._last - self._begin))}{values}"
         )
 
 
@@ -164,7 +165,7 @@ class LiveProgress(ConsoleProgress):
         if self._bar:
             values = self._bar.status
             self.close()
-            seconds = duration(time.monotonic() - self._begin)
+            seconds = _spaced(duration(time.monotonic() - self._begin))
             self.console.print(Text(f"{self._title}, {seconds}" + (": " if values else "")).append_text(values))
 
     def close(self) -> None:
@@ -225,14 +226,14 @@ def environment_facts(environment: Mapping[str, Any]) -> dict[str, str]:
     facts = {name: environment[name] or "not installed" for name in ("amnestic", "python", "system")}
     facts["processor"] = f"{processor['model']}, {processor['usable_cores']} of {processor['cores']} cores"
     facts["instructions"] = " ".join(processor["flags"]) or "unknown"
-    facts["memory"] = size(environment["memory_bytes"]) if environment["memory_bytes"] else "unknown"
+    facts["memory"] = _spaced(size(environment["memory_bytes"])) if environment["memory_bytes"] else "unknown"
     facts["accelerators"] = ", ".join(device["name"] for device in environment["accelerators"]) or "none"
     build = f"cuda {torch['cuda']}" if torch["cuda"] else f"rocm {torch['hip']}" if torch["hip"] else "cpu"
     facts["torch"] = f"{torch['version']} ({build}, {torch['threads']} threads)"
     return facts | {name: environment["packages"].get(name, "not installed") for name in LIBRARIES}
 
 
-def show_results(console: Console, results: Mapping[str, Any], output_dir: str, quiet: bool) -> None:
+def show_results(console: Console, results: Mapping[str, Any], output_dir: Path, quiet: bool) -> None:
     """Write the verdict, then, unless `quiet`, the measured values and where the files are."""
     style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
     console.print(Text(results["verdict"], style=style))
@@ -241,7 +242,7 @@ def show_results(console: Console, results: Mapping[str, Any], output_dir: str, 
     if results.get("metrics"):
         console.print()
         console.print(_metrics(results))
-    files = {name: Path(output_dir, path) for name, path in (("model", "model"), ("report", "report.html"))}
+    files = {"model": output_dir / "model", "report": output_dir / "report.html"}
     console.print()
     console.print(pairs({name: path for name, path in files.items() if path.exists()}))
 
@@ -263,6 +264,11 @@ def _written(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def _spaced(text: str) -> str:
+    """Return `text` with plain blanks: logs are searched, and some streams take ASCII alone."""
+    return text.replace("\u00a0", " ")
 
 
 def _readable(text: str) -> str:

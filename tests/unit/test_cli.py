@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, get_args
 
@@ -37,16 +38,15 @@ class Calls:
         self.configs: list[Any] = []
         self.outcome: Any = RESULTS
 
-    def work(self, config, progress):
+    def run(self, config, progress):
         self.configs.append(config)
         progress.note("working")
         print("a library speaks")
         if isinstance(self.outcome, BaseException):
             raise self.outcome
-        return self.outcome
-
-    def run(self, config, progress):
-        return SimpleNamespace(results=self.work(config, progress))
+        output_dir = Path(to_mapping(config)["output_dir"])
+        feasible = self.outcome["status"] != "infeasible"
+        return SimpleNamespace(results=self.outcome, feasible=feasible, output_dir=output_dir)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def calls(monkeypatch):
     calls = Calls()
     run, demo = ModuleType("amnestic.run"), ModuleType("amnestic.demo")
     vars(run).update(run_unlearn=calls.run, run_finetune=calls.run)
-    vars(demo).update(demo=calls.work)
+    vars(demo).update(demo=calls.run)
     monkeypatch.setitem(sys.modules, "amnestic.run", run)
     monkeypatch.setitem(sys.modules, "amnestic.demo", demo)
     logging = SimpleNamespace(disable_progress_bar=lambda: None, set_verbosity_error=lambda: None)
@@ -234,8 +234,9 @@ def test_help_holds_every_option_with_its_default(capsys, monkeypatch, command):
     for option in options(COMMANDS[command][0]):
         shown = str(option.default).replace("\n", "\\n")
         shown = shown.lower() if isinstance(option.default, bool) else shown
+        assert ("[required]" in rows[option.name]) == option.required
         if option.required:
-            assert rows[option.name].count("[required]") == 1
+            assert "[default: " not in rows[option.name]
         elif option.default in (None, {}):
             assert "[default: " in rows[option.name]
         else:

@@ -61,7 +61,7 @@ def test_lines_come_at_the_start_about_every_tenth_and_at_the_end(plain):
     progress.stop()
     values = "epoch 0.50, forget loss 123.5, retain loss 0.03 (bound 0.02), multiplier 99.5"
     assert written(plain) == ["unlearn ..."] + [
-        f"unlearn, {done} of 40, {seconds}: {values}".replace(" s:", "\u00a0s:")
+        f"unlearn, {done} of 40, {seconds}: {values}"
         for done, seconds in ((n, f"{n / 2:.1f} s") for n in range(4, 41, 4))
     ]
 
@@ -74,7 +74,7 @@ def test_a_short_stage_takes_two_lines(plain):
     progress.start("save", 0)
     progress.advance()
     progress.close()
-    assert [line.replace("\u00a0", " ") for line in written(plain)] == [
+    assert written(plain) == [
         "measure ...",
         "measure, 10 of 10, 0 ms",
         "save ...",
@@ -153,9 +153,9 @@ def test_a_bar_shows_the_step_and_leaves_a_line(terminal):
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     assert any(re.fullmatch(r"unlearn .* 4/8 .* left", line) for line in lines)
     values = "epoch 0.50, forget loss 123.5, retain loss 0.03 (bound 0.02), multiplier 99.5"
-    assert any(re.fullmatch(rf"unlearn, [\d.]+\xa0m?s: {re.escape(values)}", line) for line in lines)
+    assert any(re.fullmatch(rf"unlearn, [\d.]+ m?s: {re.escape(values)}", line) for line in lines)
     assert any(line.endswith("(at most 0.018): bound held") for line in lines)
-    assert any(re.fullmatch(r"measure, [\d.]+\xa0m?s", line) for line in lines)
+    assert any(re.fullmatch(r"measure, [\d.]+ m?s", line) for line in lines)
 
 
 def test_an_error_removes_the_bar_and_claims_nothing(terminal):
@@ -189,7 +189,7 @@ def test_results_have_a_column_for_each_measured_model(plain, tmp_path):
         "reference_metrics": {"forget.probability": 0.9},
         "retrained_metrics": {"forget.probability": 0.25},
     }
-    show_results(plain, results, str(tmp_path), quiet=False)
+    show_results(plain, results, tmp_path, quiet=False)
     assert written(plain) == [
         "BOUND MISSED.",
         "",
@@ -222,7 +222,7 @@ def test_environment_is_told_in_words():
     told = environment_facts(facts)
     assert told["processor"] == "A, 2 of 4 cores"
     assert told["instructions"] == "avx2 fma"
-    assert told["memory"] == "8\u00a0GiB"
+    assert told["memory"] == "8 GiB"
     assert told["accelerators"] == "B, C"
     assert told["torch"] == "2.13.0 (cuda 13.0, 2 threads)"
     assert (told["transformers"], told["bitsandbytes"]) == ("5.23.0", "not installed")

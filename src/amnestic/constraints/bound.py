@@ -43,8 +43,8 @@ class Bound:
         value = (1 + self.requested) * reference if self.kind == "alpha" else self.requested
         if self.kind == "bound" and value < reference:
             raise InputError(
-                f"--bound is {value:g} nats a token, but the model's loss on the retain probe is {reference:.6g} before "
-                "unlearning; expected a bound above that, or give --keep 0.98."
+                f"--bound is {value:g} nats a token, but the model's loss on the retain probe is {reference:.6g} "
+                "before unlearning; expected a bound above that, or give --keep 0.98."
             )
         return value
 

@@ -1,9 +1,10 @@
 """The Lagrange multiplier: how hard the retention pulls, and how it learns that.
 
-Algorithm 1 of Constrained Entropic Unlearning (2025, arXiv:2506.05314), dual step: lambda <- max(0, lambda + rate (L - bound)),
-after a warm start with lambda fixed.
+Algorithm 1 of Constrained Entropic Unlearning (2025, arXiv:2506.05314), dual step:
+lambda <- max(0, lambda + rate (L - bound)), after a warm start with lambda fixed.
 """
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +20,8 @@ class Fixed:
 
     def start(self, bound: float, steps_per_epoch: int, device: torch.device | str = "cpu") -> "Multiplier":
         """Return the multiplier of a run; `bound` has no influence on it."""
-        return Multiplier(torch.tensor(self.weight, device=device), bound, 0.0, 0, 1)
+        never = sys.maxsize  # a warm-up without end: an infinite bound times a rate of 0 would be no number
+        return Multiplier(torch.tensor(float(self.weight), device=device), bound, 0.0, never, 1)
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Bounded:
         """Return the multiplier of a run with `bound` nats a token and so many optimiser steps an epoch."""
         period = steps_per_epoch if self.update == "epoch" else 1
         warmup_steps = round(self.warmup_epochs * steps_per_epoch)
-        return Multiplier(torch.tensor(self.initial, device=device), bound, self.rate, warmup_steps, period)
+        return Multiplier(torch.tensor(float(self.initial), device=device), bound, self.rate, warmup_steps, period)
 
 
 @dataclass

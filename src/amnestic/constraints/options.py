@@ -1,5 +1,6 @@
 """Options of the retention bound and its multiplier; nothing heavy is imported here."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +12,7 @@ class BoundOptions:
     """How far the loss on the retain split may rise, and where that is measured."""
 
     keep: float | None = None
-    """Share of the probability per answer token to keep on the retain split, between 0 and 1 [default: 0.98, where neither --alpha nor --bound is given]."""
+    """Share of the probability per answer token to keep on the retain split [default: 0.98, without another bound]."""
     alpha: float | None = None
     """The paper's form: the bound is (1 + alpha) times the retain loss before unlearning [default: none]."""
     bound: float | None = None
@@ -28,10 +29,10 @@ class BoundOptions:
             raise InputError(f"--{given[0]} and --{given[1]} were given; expected one of --keep, --alpha, --bound.")
         if self.keep is not None and not 0 < self.keep < 1:
             raise InputError(f"--keep is {self.keep}; expected a share between 0 and 1, such as 0.98.")
-        if self.alpha is not None and not self.alpha > 0:
-            raise InputError(f"--alpha is {self.alpha}; expected a number above 0.")
-        if self.bound is not None and not self.bound > 0:
-            raise InputError(f"--bound is {self.bound}; expected nats a token, above 0.")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise InputError(f"--alpha is {self.alpha}; expected a finite number above 0.")
+        if self.bound is not None and not 0 < self.bound < math.inf:
+            raise InputError(f"--bound is {self.bound}; expected finite nats a token, above 0.")
         if self.probe_size < 1:
             raise InputError(f"--probe_size is {self.probe_size}; expected at least 1 example.")
 
@@ -53,5 +54,5 @@ class MultiplierOptions:
         """Raise InputError for values that no run could use."""
         for name in ("multiplier_initial", "multiplier_rate", "multiplier_warmup_epochs"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InputError(f"--{name} is {value}; expected a number of at least 0.")
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"--{name} is {value}; expected a finite number of at least 0.")

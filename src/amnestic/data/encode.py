@@ -7,6 +7,7 @@ answer starts; the closing end-of-sequence (or end-of-turn) token is scored too.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from .options import DataOptions
 
 BATCH = 1024
 """Conversations that are handed to the tokenizer at once."""
+MARK = "answer-0d1c7a52"
+"""Stands in for an answer to find out what a chat template writes before and after one."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Encoded:
     is_scored: np.ndarray
     """(T,) bool: the token is part of the answer. The position before it predicts it, so the first token never is."""
     prompt_length: int
-    """Tokens that generation starts from; of a corpus chunk, which has no prompt, its first half."""
+    """Tokens that generation starts from, at least 1; of a corpus chunk, which has no prompt, its first half."""
     closes: bool
     """The last token is the closing end-of-sequence or end-of-turn token."""
     prompt: str
@@ -53,7 +56,8 @@ class Split:
     too_long: int = 0
     """Rows longer than the limit, whatever was done with them."""
     left_out: int = 0
-    """Rows of which nothing is scored: dropped as too long, or with a prompt that fills the limit."""
+    """Rows of which nothing is scored: dropped as too long, with a prompt that fills the limit, or with no token but
+    the first and the closing one."""
     longest: int = 0
     """Tokens of the longest row before cutting."""
 
@@ -70,7 +74,8 @@ class Rendered:
     text: str
     start: int
     end: int
-    add_special_tokens: bool
+    is_chat: bool
+    """A chat template wrote the text, special tokens included; the tokenizer adds none."""
 
 
 class Encoder:
@@ -91,7 +96,7 @@ class Encoder:
         self.limit = min(options.max_length, model_limit or options.max_length)
         self.chat_template = _chat_template(tokenizer, options.chat_template)
         self.arguments = {key: _literal(value) for key, value in options.template_args.items()}
-        self.closing = set(tokenizer.all_special_ids)
+        self.closing = _closing_tokens(tokenizer)
 
     def encode(self, name: str, examples: Sequence[Example]) -> Split:
         """Return the split called `name`.
@@ -109,9 +114,10 @@ class Encoder:
                 f"{split.longest}); raise --max_length where the model allows it, or give --too_long cut or drop."
             )
         if not split.examples:
+            advice = "raise --max_length" if split.longest > self.limit else "give longer answers"
             raise InputError(
-                f"no {name} row has an answer within {self.limit} tokens (the longest row has {split.longest}); "
-                "raise --max_length."
+                f"no {name} row has a token to score within {self.limit} tokens (the longest row has {split.longest}); "
+                f"{advice}."
             )
         return split
 
@@ -150,41 +156,53 @@ class Encoder:
         ]
 
     def _tokens(self, examples: Sequence[Example]) -> Iterator[tuple[Example, tuple[np.ndarray, int, bool]]]:
-        """Yield (input_ids, index of the first answer token, closes) for each example."""
+        """Yield (input_ids, index of the first answer token, closes) for each example, in order."""
         rendered = [self._render(example) for example in examples]
-        for special in (False, True):
-            chosen = [i for i, item in enumerate(rendered) if item.add_special_tokens == special]
+        found: dict[int, tuple[np.ndarray, int, bool]] = {}
+        for is_chat in (False, True):
+            chosen = [i for i, item in enumerate(rendered) if item.is_chat == is_chat]
             if not chosen:
                 continue
             batch = self.tokenizer(
                 [rendered[i].text for i in chosen],
-                add_special_tokens=special,
+                add_special_tokens=not is_chat,
                 return_offsets_mapping=True,
                 return_attention_mask=False,
                 verbose=False,
             )
             for i, ids, offsets in zip(chosen, batch["input_ids"], batch["offset_mapping"], strict=True):
-                yield examples[i], self._close(examples[i], rendered[i], ids, offsets)
+                bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
+                found[i] = self._close(examples[i], rendered[i], ids, bounds)
+        for i, example in enumerate(examples):
+            yield example, found[i]
 
     def _close(
-        self, example: Example, rendered: Rendered, ids: list[int], offsets: list[tuple[int, int]]
+        self, example: Example, rendered: Rendered, ids: list[int], offsets: np.ndarray
     ) -> tuple[np.ndarray, int, bool]:
         """Find the answer's first token, and end the tokens with the one that closes the answer."""
-        ends = np.array([end for _, end in offsets], dtype=np.int64)
+        starts, ends = offsets[:, 0], offsets[:, 1]
         eos = self.tokenizer.eos_token_id
         if example.kind == "text":
-            while ids and ids[-1] == eos:
+            while ids and ids[-1] == eos and ends[len(ids) - 1] == 0:
                 ids = ids[:-1]
             return np.array(ids, dtype=np.int64), min(1, len(ids)), False
         first = int(np.argmax(ends > rendered.start)) if (ends > rendered.start).any() else len(ids)
-        starts = np.array([start for start, _ in offsets], dtype=np.int64)
-        inside = np.flatnonzero((starts < rendered.end) & (ends > rendered.start))
-        last = int(inside[-1]) if len(inside) else first - 1
-        for index in range(last + 1, len(ids)):
-            if ids[index] in self.closing:
+        for index in range(first, len(ids)):
+            if self._closes(ids[index], int(ends[index]), rendered.end):
                 return np.array(ids[: index + 1], dtype=np.int64), first, True
-        closed = ids[: last + 1] + ([eos] if eos is not None else [])
+        if rendered.is_chat:  # what a template writes between turns belongs to no answer
+            ids = ids[: first + int((starts[first:] < rendered.end).sum())]
+        closed = ids + ([eos] if eos is not None else [])
         return np.array(closed, dtype=np.int64), first, eos is not None
+
+    def _closes(self, token: int, end: int, answer_end: int) -> bool:
+        """Return whether a token, which ends at the character `end`, closes the answer that ends at `answer_end`.
+
+        A token that the tokenizer added by itself ends at 0. An end-of-sequence that ends the answer itself counts too.
+        """
+        if end == answer_end:
+            return bool(token == self.tokenizer.eos_token_id)
+        return (end > answer_end or end == 0) and token in self.closing
 
     def _add(self, split: Split, example: Example, tokens: tuple[np.ndarray, int, bool]) -> None:
         ids, first, closes = tokens
@@ -198,29 +216,32 @@ class Encoder:
         split.too_long += is_too_long
         if is_too_long:
             ids, closes = ids[: self.limit], False
-        if len(ids) <= max(first, 1) or (is_too_long and self.options.too_long == "drop"):
+        first = max(first, 1)  # nothing predicts the first token
+        if len(ids) - closes <= first or (is_too_long and self.options.too_long == "drop"):
             split.left_out += 1
             return
-        is_scored = np.arange(len(ids)) >= max(first, 1)
+        is_scored = np.arange(len(ids)) >= first
         split.examples.append(Encoded(example.id, ids, is_scored, first, closes, example.prompt_text, example.answer))
 
     def _chunks(self, example: Example, ids: np.ndarray) -> Iterator[Encoded]:
         """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""
-        cuts = list(range(0, len(ids), self.limit)) + [len(ids)]
+        cuts = [*range(0, len(ids), self.limit), len(ids)]
         if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
             cuts[-2] -= 1
-        for number, (start, end) in enumerate(zip(cuts, cuts[1:], strict=False)):
+        for number, (start, end) in enumerate(pairwise(cuts)):
             chunk = ids[start:end]
             if len(chunk) < 2:
                 continue
             half = (len(chunk) + 1) // 2
             name = example.id if len(cuts) == 2 else f"{example.id}.{number}"
-            prompt, answer = (self.tokenizer.decode(part, skip_special_tokens=True) for part in (chunk[:half], chunk[half:]))
+            prompt, answer = (
+                self.tokenizer.decode(part, skip_special_tokens=True) for part in (chunk[:half], chunk[half:])
+            )
             yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer)
 
     def _render(self, example: Example) -> Rendered:
         if example.kind == "text":
-            return Rendered(example.answer, 0, len(example.answer), add_special_tokens=True)
+            return Rendered(example.answer, 0, len(example.answer), is_chat=False)
         if example.kind == "messages" or (example.kind == "question" and self.chat_template):
             return self._render_chat(example)
         prompt, answer, start = str(example.prompt), example.answer, 0
@@ -228,36 +249,36 @@ class Encoder:
             prompt = self.options.question_template.replace("{question}", prompt)
             start = self.options.answer_template.index("{answer}")
             answer = self.options.answer_template.replace("{answer}", answer)
-        else:
-            start = len(answer) - len(answer.lstrip())
         begin = len(prompt) + start
-        return Rendered(prompt + answer, begin, begin + len(example.answer.strip()), add_special_tokens=True)
+        return Rendered(prompt + answer, begin, begin + len(example.answer), is_chat=False)
 
     def _render_chat(self, example: Example) -> Rendered:
         if self.chat_template is None:
             raise InputError(
-                f"{example.id} is a list of messages, but the tokenizer has no chat template; give --chat_template FILE."
+                f"{example.id} is a list of messages, and there is no chat template for it; give --chat_template FILE."
             )
         prompt = example.prompt
-        before = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
-        if self.options.system_prompt is not None and before[0]["role"] != "system":
-            before.insert(0, {"role": "system", "content": self.options.system_prompt})
-        asked = self._apply(before, add_generation_prompt=True)
-        whole = self._apply([*before, {"role": "assistant", "content": example.answer}], add_generation_prompt=False)
-        answer = example.answer.strip()
-        start = whole.find(answer, len(asked)) if whole.startswith(asked) else whole.rfind(answer)
-        if start < 0:
-            raise InputError(f"the chat template does not write the answer of {example.id} as it stands; give another one.")
-        return Rendered(whole, start, start + len(answer), add_special_tokens=False)
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+        if self.options.system_prompt is not None and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self.options.system_prompt})
+        before, found, after = self._apply([*turns, {"role": "assistant", "content": MARK}]).rpartition(MARK)
+        whole = self._apply([*turns, {"role": "assistant", "content": example.answer}])
+        body = whole.removesuffix(after)
+        start = _start(body, before, example.answer)
+        if not found or start is None:
+            raise InputError(
+                f"the chat template does not write the answer of {example.id} as it stands; give another one."
+            )
+        return Rendered(whole, start, len(body), is_chat=True)
 
-    def _apply(self, messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+    def _apply(self, messages: list[dict[str, str]]) -> str:
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     messages,
                     chat_template=self.chat_template,
                     tokenize=False,
-                    add_generation_prompt=add_generation_prompt,
+                    add_generation_prompt=False,
                     **self.arguments,
                 )
             )
@@ -273,7 +294,34 @@ def _chat_template(tokenizer: Any, choice: str) -> str | None:
     path = Path(choice)
     if not path.is_file():
         raise InputError(f"--chat_template is {choice!r}, and there is no such file; expected auto, none or a file.")
-    return path.read_text(encoding="utf-8")
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"--chat_template {choice} cannot be read: {error}; expected a Jinja file in UTF-8."
+        ) from error
+
+
+def _closing_tokens(tokenizer: Any) -> set[int]:
+    """Return the tokens that can end a turn, marked as special or not: all that were added, but for whitespace.
+
+    An end-of-turn token that is not the end-of-sequence often has no role that `all_special_ids` knows.
+    """
+    added = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special or entry.content.strip()}
+    closing = (set(tokenizer.all_special_ids) | added) - {tokenizer.unk_token_id}
+    return closing if tokenizer.eos_token_id is None else closing | {tokenizer.eos_token_id}
+
+
+def _start(body: str, before: str, answer: str) -> int | None:
+    """Return where the answer, which the template may have trimmed, begins: it stands at the end of `body`.
+
+    `before` is what the template writes before another answer; where it differs (a template that reads the answer's
+    reasoning out of it), the answer must stand at the end all the same.
+    """
+    if body.startswith(before) and body[len(before) :].strip() == answer.strip():
+        return len(before)
+    trimmed, wanted = body.rstrip(), answer.strip()
+    return len(trimmed) - len(wanted) if trimmed.endswith(wanted) else None
 
 
 def _literal(value: str) -> str | bool:

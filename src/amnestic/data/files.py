@@ -79,7 +79,7 @@ def _read_array(path: Path) -> Iterator[Row]:
         for line, value in _items(text):
             yield Row(f"{path}, line {line}", value)
     except (ValueError, RecursionError) as error:
-        raise _not_json(path, error, getattr(error, "lineno", 1)) from error
+        raise _not_json(path, error, getattr(error, "lineno", None)) from error
 
 
 def _items(text: str) -> Iterator[tuple[int, Any]]:
@@ -112,10 +112,11 @@ def _skip(text: str, position: int) -> int:
     return found.end() if found else position
 
 
-def _not_json(path: Path, error: Exception, line: int) -> InputError:
+def _not_json(path: Path, error: Exception, line: int | None) -> InputError:
     cause = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else one_line(error)
+    place = str(path) if line is None else f"{path}, line {line}"
     return InputError(
-        f"{path}, line {line} is not JSON ({cause}); expected one object a line, or one array of objects in the file."
+        f"{place} is not JSON ({cause}); expected one object a line, or one array of objects in the file."
     )
 
 
@@ -157,7 +158,7 @@ def _check_header(place: str, header: list[str], delimiter: str) -> None:
         raise InputError(f"{place} names the column '{twice[0]}' twice; expected every column once.")
     if delimiter == "," and len(header) == 1 and re.search("[;\t]", header[0]):
         raise InputError(
-            f"{place} names one column, {listing(header)}; the cells of a .csv file are separated by commas (.tsv: tabs)."
+            f"{place} names one column, {listing(header)}; expected commas between the cells of a .csv file."
         )
 
 
@@ -171,8 +172,8 @@ def _long_cells() -> Iterator[None]:
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow  # type: ignore[import-untyped, unused-ignore]
-    import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow
+    import pyarrow.parquet
 
     number = 0
     try:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -18,11 +18,11 @@ FORMS: dict[str, tuple[str, ...]] = {
     "prompt": ("prompt", "completion"),
     "text": ("text",),
 }
-"""Kind of example -> what it is read from, and the default names of these columns; where several fit, the first counts."""
+"""Kind of example -> default names of the columns that it is read from; of several that fit, the first counts."""
 
 
 class Row(NamedTuple):
-    """A row as it was read; whether it is a mapping of columns to values is for its reader to check."""
+    """A row as it was read; whether it maps columns to values is for its reader to check."""
 
     place: str
     """Where it stands, for error messages: ``forget.jsonl, line 3``."""
@@ -35,42 +35,174 @@ class Form:
 
     kind: str
     columns: tuple[str, ...]
-    """Named in the order of `FORMS`; the last one holds the answer."""
+    """In the order of `FORMS`; the last one holds the answer."""
 
     def example(self, id: str, row: Row) -> Example:
         """Return the row as an example.
 
-        Raises InputError for a missing column, an unusable value, and an empty question or answer.
+        A prompt and a completion that are lists of messages, as in TRL's conversational data, make an example of kind
+        "messages". Raises InputError for a missing column, an unusable value, an empty answer or an empty question.
         """
-        place, values = row.place, [self._value(row, column) for column in self.columns]
-        kind, prompt, answer = self.kind, *self._contents(place, values)
-        if not answer.strip():
-            raise InputError(f"{place}: '{self.columns[-1]}' holds an empty {_scored(kind)}; fill it, or remove the row.")
-        if kind == "question" and not str(prompt).strip():
-            raise InputError(f"{place}: '{self.columns[0]}' is empty; fill it, or remove the row.")
-        return Example(id, kind if isinstance(prompt, str) else "messages", prompt, answer)
+        cells = self._cells(row)
+        is_pair_of_lists = self.kind == "prompt" and any(isinstance(value, list | tuple) for _, value in cells)
+        if self.kind == "messages" or is_pair_of_lists:
+            return Example(id, "messages", *_conversation(cells))
+        texts = [_text(*cell) for cell in cells]
+        _refuse_empty(cells[-1][0], texts[-1])
+        if self.kind == "question":
+            _refuse_empty(cells[0][0], texts[0])
+        return Example(id, self.kind, "" if len(texts) == 1 else texts[0], texts[-1])
 
-    def _value(self, row: Row, column: str) -> Any:
-        columns = _columns(row)
-        if column not in columns:
-            raise InputError(
-                f"{row.place} has no column '{column}' (found: {listing(list(columns))}); every row needs the columns "
-                "that the first one is read from."
-            )
-        return columns[column]
+    def _cells(self, row: Row) -> list[tuple[str, Any]]:
+        """Return the place, as error messages name it, and the value of each column."""
+        found = _columns(row)
+        for column in self.columns:
+            if column not in found:
+                raise InputError(
+                    f"{row.place} has no column '{column}' (found: {listing(found)}); every row needs the columns that "
+                    f"the first row is read from: {listing(self.columns)}."
+                )
+        return [(f"{row.place}: '{column}'", found[column]) for column in self.columns]
 
-    def _contents(self, place: str, values: list[Any]) -> tuple[str | Messages, str]:
-        """Return prompt and answer."""
-        if self.kind == "messages":
-            return _conversation(place, self.columns[0], _decoded(place, self.columns[0], values[0]))
-        if self.kind == "prompt" and any(isinstance(value, list | tuple) for value in values):
-            return self._dialogue(place, values)
-        prompt, answer = ["", *(_text(place, *pair) for pair in zip(self.columns, values, strict=True))][-2:]
-        return prompt, answer
 
-    def _dialogue(self, place: str, values: list[Any]) -> tuple[Messages, str]:
-        """Return prompt and answer of a pair of lists of messages, the conversational form of TRL's data sets."""
-        prompt, completion = (_turns(place, *pair) for pair in zip(self.columns, values, strict=True))
-        if len(completion) != 1:
-            raise InputError(f"{place}: '{self.columns[1]}' has {len(completion)} messages; expected one, the assistant's.")
-        return _split(place, self.columns[1], [*prompt, *completion])
+def form_of(row: Row, options: DataOptions) -> Form:
+    """Return the form of a source whose first row is `row`: the columns that `options` name, or the first of `FORMS`.
+
+    Raises InputError where no form fits, where a named column is missing, and where columns of two forms are named.
+    """
+    found = _columns(row)
+    named = [kind for kind, names in FORMS.items() if any(_named(name, options) is not None for name in names)]
+    if len(named) > 1:
+        flags = [f"--{name}_column" for kind in named for name in FORMS[kind] if _named(name, options) is not None]
+        raise InputError(f"{' and '.join(flags)} name columns of {len(named)} forms of rows; name those of one form.")
+    if named:
+        return _named_form(named[0], row.place, found, options)
+    for kind, columns in FORMS.items():
+        if all(column in found for column in columns):
+            return Form(kind, columns)
+    raise InputError(
+        f"{row.place} has no usable columns (found: {listing(found)}); expected messages, question and answer, prompt "
+        "and completion, or text, or columns named by --messages_column, --question_column and --answer_column, "
+        "--prompt_column and --completion_column, or --text_column."
+    )
+
+
+def renewed(id: str, place: str, example: Example) -> Example:
+    """Return an example that a caller made, under `id`, checked as a row of a file is.
+
+    Raises InputError as `Form.example` does, and for an unknown kind.
+    """
+    if example.kind not in FORMS:
+        raise InputError(f"{place} is an example of the kind {example.kind!r}; expected one of {listing(FORMS)}.")
+    names = FORMS[example.kind]
+    values: list[Any] = [example.prompt, example.answer]
+    if example.kind == "messages":
+        values = [[*example.prompt, {"role": "assistant", "content": example.answer}]]
+    row = Row(place, dict(zip(names, values[-len(names) :], strict=True)))
+    return Form(example.kind, names).example(id, row)
+
+
+def listing(names: Iterable[object], most: int = 12) -> str:
+    """Return names for an error message, quoted and cut: a file without a header has sentences in their place."""
+    texts = [str(name) for name in names]
+    quoted = [repr(text if len(text) <= 40 else f"{text[:40]}...") for text in texts[:most]]
+    return ", ".join([*quoted, "..."] if len(texts) > most else quoted) or "none"
+
+
+def _named(name: str, options: DataOptions) -> str | None:
+    """Return the column that the options give for the default `name`, if they do."""
+    column: str | None = getattr(options, f"{name}_column")
+    return column
+
+
+def _named_form(kind: str, place: str, found: Mapping[Any, Any], options: DataOptions) -> Form:
+    """Return the form whose columns the options name; a column of a pair that they do not name keeps its default."""
+    columns = {name: name if (column := _named(name, options)) is None else column for name in FORMS[kind]}
+    for name, column in columns.items():
+        if column not in found:
+            advice = nearest(column, [str(other) for other in found]) or "; name one of these."
+            raise InputError(f"{place} has no column '{column}' for --{name}_column (found: {listing(found)}){advice}")
+    return Form(kind, tuple(columns.values()))
+
+
+def _columns(row: Row) -> Mapping[Any, Any]:
+    if not isinstance(row.value, Mapping):
+        raise InputError(f"{row.place} is {_described(row.value)}; expected an object that maps columns to values.")
+    return row.value
+
+
+def _text(where: str, value: object) -> str:
+    """Return a value as text: numbers as Python writes them."""
+    if isinstance(value, Real | Decimal) and not isinstance(value, bool) and math.isfinite(value):
+        return str(value)
+    if not isinstance(value, str):
+        raise InputError(f"{where} is {_described(value)}; expected text.")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"\\u{ord(value[error.start]):04x}"
+        raise InputError(f"{where} has half of a surrogate pair, {half}, which is no character; remove it.") from error
+    return value
+
+
+def _refuse_empty(where: str, text: str) -> None:
+    if not text.strip():
+        raise InputError(f"{where} is empty; write text there, or remove the row.")
+
+
+def _conversation(cells: list[tuple[str, Any]]) -> tuple[Messages, str]:
+    """Return what comes before the assistant's last turn, and its content; a cell is a place and a list of messages."""
+    where, _ = cells[-1]
+    *before, last = [_turns(*cell) for cell in cells]
+    if before and len(last) != 1:
+        raise InputError(f"{where} has {len(last)} messages; expected one, the assistant's.")
+    turns = [turn for part in (*before, last) for turn in part]
+    if all(turn["role"] != "assistant" for turn in last):
+        raise InputError(f"{where} has no message with the role assistant; its last one is what is scored.")
+    if turns[-1]["role"] != "assistant":
+        raise InputError(
+            f"{where} ends with a message of the role {turns[-1]['role']}; expected the assistant's, so remove what "
+            "stands after its last message."
+        )
+    if len(turns) == 1:
+        raise InputError(f"{where} has nothing before the assistant's message; expected a message to answer.")
+    _refuse_empty(f"{where}: the assistant's last message", turns[-1]["content"])
+    return tuple(turns[:-1]), turns[-1]["content"]
+
+
+def _turns(where: str, value: object) -> list[dict[str, str]]:
+    """Return a list of messages with nothing but role and content."""
+    value = _decoded(value) if isinstance(value, str) else value
+    if not isinstance(value, list | tuple):
+        raise InputError(f"{where} is {_described(value)}; expected a list of messages with role and content.")
+    return [_turn(f"{where}, message {number} (counted from 0)", message) for number, message in enumerate(value)]
+
+
+def _turn(where: str, message: object) -> dict[str, str]:
+    if not isinstance(message, Mapping):
+        raise InputError(f"{where} is {_described(message)}; expected an object with role and content.")
+    lacking = [key for key in ("role", "content") if key not in message]
+    if lacking:
+        raise InputError(f"{where} has no {lacking[0]} (found: {listing(message)}); expected role and content.")
+    return {key: _text(f"{where}: {key}", message[key]) for key in ("role", "content")}
+
+
+def _decoded(text: str) -> object:
+    """Return what a string of JSON holds, since a cell of a CSV file is a string; other text stays as it is."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+
+
+def _described(value: object) -> str:
+    """Return what a value is, in the words of JSON."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, Real | Decimal):
+        return f"the number {value}"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, list | tuple):
+        return "a list"
+    return "an object" if isinstance(value, Mapping) else f"of the type {type(value).__name__}"

@@ -92,8 +92,7 @@ def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[s
             signals = read(subject.loaded.model, batch, needs, subject.loaded.vocabulary)
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
         for name, values in signals.values.items():
-            for i, part in zip(chosen, np.split(values.double().cpu().numpy(), ends), strict=True):
+            for i, part in zip(chosen, np.split(values.cpu().double().numpy(), ends), strict=True):
                 found[name][i] = part
         subject.advance(len(chosen))
     return {name: np.concatenate(parts) for name, parts in found.items()}
-

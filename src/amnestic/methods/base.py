@@ -6,8 +6,8 @@ hyper-parameters; class attributes declare what it reads. ``N`` scored tokens of
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -49,20 +49,35 @@ method = METHODS.register
 def build(name: str, arguments: Mapping[str, str]) -> Method:
     """Return the method `name` (or the class at a dotted path) with the hyper-parameters in `arguments`.
 
-    Raises InputError for an unknown method or hyper-parameter, and for a value of the wrong type.
+    Raises InputError for an unknown method or hyper-parameter, for a value of the wrong type, and where one is missing.
     """
     cls = METHODS.get(name)
     if not issubclass(cls, Method):
         raise InputError(f"method '{name}' is {cls.__name__}; expected a subclass of amnestic.methods.base.Method.")
-    known: dict[str, Field[Any]] = {field.name: field for field in fields(cls)} if is_dataclass(cls) else {}
-    values = {}
-    for key, text in arguments.items():
+    known: list[str] = [field.name for field in fields(cls)] if is_dataclass(cls) else []
+    for key in arguments:
         if key not in known:
             has = ", ".join(known) or "none"
-            raise InputError(f"method '{name}' has no hyper-parameter '{key}'{nearest(key, list(known)) or '.'} It has: {has}.")
-        kind = type(known[key].default) if known[key].default is not MISSING else str
-        try:
-            values[key] = text.lower() in ("true", "1", "yes") if kind is bool else kind(text)
-        except ValueError as error:
-            raise InputError(f"--method_args.{key} is {text!r}; expected {kind.__name__}.") from error
-    return cls(**values)
+            raise InputError(
+                f"method '{name}' has no hyper-parameter '{key}'{nearest(key, known) or '.'} It has: {has}."
+            )
+    values = {key: _parse(key, value, _kind(cls, key)) for key, value in arguments.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:  # a hyper-parameter without a default, or a class that leaves the objective open
+        raise InputError(f"method '{name}' cannot be made with {values or 'no arguments'}: {error}.") from error
+
+
+def _kind(cls: type, field: str) -> type:
+    """Return the type that the text of a hyper-parameter is read as: the first plain one of its annotation."""
+    hint = get_type_hints(cls)[field]
+    return next((kind for kind in (hint, *get_args(hint)) if kind in (bool, int, float)), str)
+
+
+def _parse(key: str, value: Any, kind: type) -> Any:
+    """Return `value`, text or already of its type, as `kind`."""
+    words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    try:
+        return words[str(value).lower()] if kind is bool else kind(value)
+    except (ValueError, KeyError) as error:
+        raise InputError(f"--method_args.{key} is {str(value)!r}; expected {kind.__name__}.") from error

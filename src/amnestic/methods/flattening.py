@@ -18,15 +18,17 @@ class PDU(Method):
     """Flatten the logits where the answer is predicted, while a multiplier holds the retain loss at its bound.
 
     Entesari et al., 2025, arXiv:2506.05314: mean over the answer's predicting positions of (max z - mean z)^2, in
-    float32. At least 0, and 0 only at the uniform distribution. The multiplier's defaults are the paper's for TOFU; they
-    fit a squared margin of some hundreds.
+    float32. At least 0, and 0 only at the uniform distribution. The multiplier's defaults are the paper's for TOFU;
+    they fit a squared margin of some hundreds.
 
     Departures: vocabulary rows beyond the tokenizer's do not count, and the positions are those that predict the answer
     (the authors' code takes them one later).
     """
 
     needs: ClassVar[Needs] = Needs(head=frozenset({"margin"}))
-    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded(rate=5.0, initial=100.0, warmup_epochs=5.0)),)
+    retention: ClassVar[tuple[Retention, ...]] = (
+        Retention(NLL(), Bounded(rate=5.0, initial=100.0, warmup_epochs=5.0)),
+    )
 
     def objective(self, model: Passes) -> Tensor:
         """Return the squared margin at each predicting position, (N,)."""

@@ -18,9 +18,9 @@ def measured(value: float | None) -> str:
         return NOTHING
     if value == 0 or isinstance(value, int):
         return f"{value:,}".replace("-", _MINUS) if value else "0"
-    if 1e-4 <= abs(value) < 1e4:
+    if 1e-4 <= abs(value) < 9999.5:
         return f"{value:#.4g}".rstrip(".").replace("-", _MINUS)
-    return _scientific(value) if abs(value) < 1e-4 or abs(value) >= 1e7 else f"{value:,.0f}".replace("-", _MINUS)
+    return f"{value:,.0f}".replace("-", _MINUS) if 1 < abs(value) < 1e7 else _scientific(value)
 
 
 def _scientific(value: float) -> str:
@@ -34,12 +34,12 @@ def superscript(exponent: int) -> str:
 
 
 def setting(value: Any) -> str:
-    """Return a setting as somebody would type it: 0.0003, 1e-05, yes."""
+    """Return a setting as somebody would type it, numbers with six significant digits at most: 0.0003, 1e-05, yes."""
     if value is None or value == "":
         return NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return str(value)
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def percent(share: float) -> str:

@@ -98,7 +98,7 @@ def _environment() -> Environment:
 def _settings(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
     """Return the run's settings and costs as titled lists of names and values, without the empty ones."""
     memory, difference = results.get("peak_memory_bytes"), results.get("reload_difference")
-    model = {"source": results.get("model"), "loss_difference_after_reload": difference}
+    model = {"source": results.get("model"), "reload_difference": difference}
     lists = {
         "Model": _pairs({name: value for name, value in model.items() if value is not None}),
         "Method": _pairs(results.get("method")),

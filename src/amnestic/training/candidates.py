@@ -25,8 +25,8 @@ class Candidate:
     def beats(self, other: "Candidate") -> bool:
         """Return whether this candidate, the later one, is kept in place of `other`.
 
-        Holding the bound comes first, then the lower forget loss; where neither holds, the smaller violation. A tie goes
-        to the later.
+        Holding the bound comes first, then the lower forget loss; where neither holds, the smaller violation. A tie
+        goes to the later.
         """
         if self.reached.holds != other.reached.holds:
             return self.reached.holds
@@ -54,7 +54,7 @@ class Candidates:
     best: Candidate | None = None
 
     def add(self, step: int, epoch: float) -> Candidate:
-        """Measure the model in the precision that it would be saved in, and keep its weights if it is the best so far."""
+        """Measure the model in the precision that it is saved in, and keep its weights if it is the best so far."""
         with as_saved(self.loaded):
             forget_loss, losses = self.measure()
             candidate = Candidate(step, epoch, forget_loss, self.probe.judge(losses))

@@ -1,14 +1,19 @@
 """The optimiser by its name in transformers.TrainingArguments, with float32 master weights and clipping."""
 
 import math
+import weakref
 from collections.abc import Iterable
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from ..errors import InputError
 from .options import TrainingOptions
+
+BITSANDBYTES = {"paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
 
 
 class Optimizer:
@@ -16,7 +21,7 @@ class Optimizer:
 
     With master weights it moves float32 copies of parameters in lower precision, sums their gradients in float32 over
     the micro-batches, and writes the result back after each step: 16 bytes a parameter with Adam, and no update lost to
-    rounding.
+    rounding. The hooks that collect the gradients go with the optimiser, so that a model can be trained again.
     """
 
     def __init__(self, parameters: Iterable[Tensor], options: TrainingOptions) -> None:
@@ -24,9 +29,14 @@ class Optimizer:
         self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
         if not self.parameters:
             raise InputError("no parameter of the model is trainable.")
+        for parameter in self.parameters:
+            parameter.grad = None  # whatever a caller's own backward pass left there
         self.device = self.parameters[0].device
         self.max_grad_norm = options.max_grad_norm or math.inf
         self.masters = [_master(p) if options.master_weights else p for p in self.parameters]
+        pairs = zip(self.parameters, self.masters, strict=True)
+        hooks = [_collect(parameter, master) for parameter, master in pairs if master is not parameter]
+        weakref.finalize(self, _remove, hooks)
         matrices = [p for p in self.masters if p.ndim >= 2]
         vectors = [p for p in self.masters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": options.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
@@ -50,11 +60,23 @@ class Optimizer:
         return norm
 
 
+def check_library(options: TrainingOptions) -> None:
+    """Raise InputError where the library of the optimiser in `options` is not installed; nothing is imported."""
+    if options.optim in BITSANDBYTES and find_spec("bitsandbytes") is None:
+        raise InputError(
+            f"--optim {options.optim} needs bitsandbytes; install it with: pip install 'amnestic[bitsandbytes]'."
+        )
+
+
 def _master(parameter: Tensor) -> Tensor:
-    """Return a float32 copy that collects the gradients of `parameter`, or `parameter` itself where it is wide enough."""
+    """Return a float32 copy of `parameter`, or `parameter` itself where it is wide enough."""
     if parameter.dtype not in (torch.bfloat16, torch.float16):
         return parameter
-    master = parameter.detach().float().requires_grad_()
+    return parameter.detach().float().requires_grad_()
+
+
+def _collect(parameter: Tensor, master: Tensor) -> RemovableHandle:
+    """Let each gradient of `parameter` be added to that of `master` as soon as it is complete."""
 
     def collect(source: Tensor) -> None:
         if source.grad is None:
@@ -62,8 +84,12 @@ def _master(parameter: Tensor) -> Tensor:
         master.grad = source.grad.float() if master.grad is None else master.grad.add_(source.grad)
         source.grad = None
 
-    parameter.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call]
-    return master
+    return parameter.register_post_accumulate_grad_hook(collect)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _remove(hooks: list[RemovableHandle]) -> None:
+    for hook in hooks:
+        hook.remove()
 
 
 def _optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.optim.Optimizer:
@@ -72,11 +98,7 @@ def _optimizer(groups: list[dict[str, Any]], options: TrainingOptions) -> torch.
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.adam_beta1)
     if options.optim in ("adamw_torch", "adamw_torch_fused"):
         return torch.optim.AdamW(groups, fused=options.optim.endswith("fused") or None, **adam)  # type: ignore[arg-type]
-    try:
-        import bitsandbytes
-    except ImportError as error:
-        raise InputError(
-            f"--optim {options.optim} needs bitsandbytes; install it with: pip install 'amnestic[bitsandbytes]'."
-        ) from error
-    name = {"paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}[options.optim]
-    return getattr(bitsandbytes.optim, name)(groups, **adam)  # type: ignore[no-any-return]
+    check_library(options)
+    import bitsandbytes
+
+    return getattr(bitsandbytes.optim, BITSANDBYTES[options.optim])(groups, **adam)  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 """Options of the training loop, named as in transformers.TrainingArguments; nothing heavy is imported here."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -39,7 +40,7 @@ class TrainingOptions:
     max_grad_norm: float = 1.0
     """Norm to which gradients are clipped; 0: not clipped."""
     master_weights: bool = True
-    """Keep float32 copies of bfloat16 weights for the optimiser; without them most small updates are lost to rounding."""
+    """Keep float32 copies of bfloat16 weights for the optimiser; without, most small updates are lost to rounding."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: less memory, about a third more time."""
     seed: int = 42
@@ -51,12 +52,12 @@ class TrainingOptions:
         """Raise InputError for values that no run could use."""
         positive = ("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
         for name in (*positive, "adam_epsilon", "logging_steps"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"--{name} is {getattr(self, name)}; expected a number above 0.")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InputError(f"--{name} is {getattr(self, name)}; expected a finite number above 0.")
         for name in ("warmup_epochs", "warmup_steps", "weight_decay", "max_grad_norm", "seed"):
             value = getattr(self, name)
-            if value is not None and not value >= 0:
-                raise InputError(f"--{name} is {value}; expected a number of at least 0.")
+            if value is not None and not 0 <= value < math.inf:
+                raise InputError(f"--{name} is {value}; expected a finite number of at least 0.")
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}; expected a number from 0 to below 1.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...errors import RunError
 from ..metric import Likelihoods, Measurement, metric
 from .likelihood import LikelihoodMetric
 
@@ -12,22 +13,28 @@ from .likelihood import LikelihoodMetric
 def extraction_strength(hits: np.ndarray) -> float:
     """Return the length of the longest suffix of `hits` (n',) bool that is all true, as a share of n'.
 
-    That is 1 - k/n', with k the shortest prefix after which every token is predicted right.
+    That is 1 - k/n', with k the shortest prefix after which every token is predicted right. Raises RunError for n' = 0.
     """
+    _refuse_empty(hits)
     wrong = np.flatnonzero(~hits)
     return 1.0 - (int(wrong[-1]) + 1) / len(hits) if len(wrong) else 1.0
 
 
 def exact_memorization(hits: np.ndarray) -> float:
-    """Return the share of `hits` (n',) bool that is true."""
+    """Return the share of `hits` (n',) bool that is true; raises RunError for n' = 0."""
+    _refuse_empty(hits)
     return float(hits.mean())
 
 
+def _refuse_empty(hits: np.ndarray) -> None:
+    if not len(hits):
+        raise RunError("an answer has no token but its end, so nothing of it can be memorized; leave its row out.")
+
+
 def _mean(answers: Likelihoods, formula: Callable[[np.ndarray], float]) -> Measurement:
-    """Average `formula` over the answers without their closing tokens; an answer of its end alone has no value."""
-    parts = answers.per_example(answers.is_argmax, content_only=True)
-    values = np.array([formula(hits) if len(hits) else np.nan for hits in parts])
-    return Measurement(float(np.nanmean(values)), values)
+    """Average `formula` over the answers without their closing tokens."""
+    values = np.array([formula(hits) for hits in answers.per_example(answers.is_argmax, content_only=True)])
+    return Measurement(float(values.mean()), values)
 
 
 @metric("exact_memorization")
@@ -43,7 +50,7 @@ class ExactMemorization(LikelihoodMetric):
 @metric("extraction_strength")
 @dataclass(frozen=True)
 class ExtractionStrength(LikelihoodMetric):
-    """1 - k/n', with k the shortest answer prefix after which argmax predicts every remaining token; mean over examples.
+    """1 - k/n', with k the shortest answer prefix after which argmax predicts every later token; mean over examples.
 
     As OpenUnlearning defines it (arXiv:2506.12618), with two departures: the end of the answer is left out of n', and
     the value is 0 where the last token is wrong (there: 1/n').

@@ -1,0 +1,143 @@
+"""What a user names to examples: files, folders of them, data sets of the Hub, and data in memory."""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ..errors import InputError, nearest
+from .example import Example
+from .files import READERS, is_readable, one_line, read_rows
+from .options import DataOptions
+from .rows import Form, Row, form_of, listing, renewed
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:.*)?")
+KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]"
+
+
+def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> list[Example]:
+    """Return the examples of `source`, called ``split:row`` with rows counted from 0 over all its files.
+
+    `source` is a file, a folder of files (read in the order of their names), a Hub data set
+    ``owner/name[:config[:split]]`` where no local path has that name, a `datasets.Dataset`, or any iterable of
+    dictionaries or examples. The columns of the first row decide the form of all. Raises InputError for whatever
+    cannot be used, with the file and the line.
+    """
+    form: Form | None = None
+    examples = []
+    for number, row in enumerate(_rows(source, split)):
+        id = f"{split}:{number}"
+        if isinstance(row.value, Example):
+            examples.append(renewed(id, row.place, row.value))
+        else:
+            form = form or form_of(row, options)
+            examples.append(form.example(id, row))
+    if not examples:
+        raise InputError(f"{source if isinstance(source, str | Path) else split} is empty; expected at least one row.")
+    return examples
+
+
+def source_files(source: str | Path | Iterable[Any]) -> list[Path]:
+    """Return the local files that `source` is read from, in order; none for a Hub data set or data in memory.
+
+    Raises InputError for a path that does not exist or cannot be read.
+    """
+    return (_local_files(source) if isinstance(source, str | Path) else None) or []
+
+
+def shared_rows(a: list[Example], b: list[Example]) -> int:
+    """Return how many examples of `a` stand in `b` with the same content."""
+    known = {example.fingerprint for example in b}
+    return sum(example.fingerprint in known for example in a)
+
+
+def _rows(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
+    if not isinstance(source, str | Path):
+        return _in_memory(source, split)
+    files = _local_files(source)
+    if files is None:
+        return _numbered(_from_hub(str(source)), str(source))
+    return chain.from_iterable(map(read_rows, files))
+
+
+def _local_files(source: str | Path) -> list[Path] | None:
+    """Return the files that a path stands for, or None for a Hub data set.
+
+    Raises InputError for what is neither.
+    """
+    path = Path(source)
+    if not str(source).strip():
+        raise InputError(f"the name of a data source is empty; expected {KINDS}.")
+    try:
+        if path.exists():
+            return _files(path)
+        if isinstance(source, str) and HUB_ID.fullmatch(source) and not is_readable(path):
+            return None
+        raise InputError(f"there is no file or folder {path}{_advice(path)}")
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _advice(path: Path) -> str:
+    """Return the end of a sentence about a path that does not exist: the nearest name in its folder, or what can be."""
+    if not path.parent.is_dir():
+        return f", nor the folder {path.parent}; expected {KINDS}."
+    near = nearest(path.name, [child.name for child in path.parent.iterdir()])
+    return near or f"; expected {KINDS}."
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the files that a local path stands for: itself, or the readable ones of a folder, sorted by name."""
+    if not path.is_dir():
+        if not is_readable(path):
+            raise InputError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(READERS)}.")
+        return [path]
+    inside = sorted(path.iterdir(), key=lambda child: child.name)
+    files = [child for child in inside if child.is_file() and is_readable(child) and not child.name.startswith(".")]
+    if not files:
+        names = [f"{child.name}/" if child.is_dir() else child.name for child in inside]
+        raise InputError(
+            f"the folder {path} has no file that can be read (found: {listing(names)}); expected files that end in "
+            f"{', '.join(READERS)}, in the folder itself."
+        )
+    return files
+
+
+def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
+    if isinstance(source, Mapping):
+        raise InputError(
+            f"{split} is a {type(source).__name__} of {listing(source)}; expected a list of rows or one data set, so "
+            "hand over one of its values."
+        )
+    if not isinstance(source, Iterable):
+        raise InputError(
+            f"{split} is of the type {type(source).__name__}; expected a list of rows, a data set, or a path."
+        )
+    return _numbered(source, split)
+
+
+def _numbered(rows: Any, name: str) -> Iterator[Row]:
+    # a data set may be set to give out tensors
+    plain = rows.with_format(None) if hasattr(rows, "with_format") else rows
+    return (Row(f"row {number} of {name} (counted from 0)", value) for number, value in enumerate(plain))
+
+
+def _from_hub(source: str) -> Any:
+    """Return the data set that ``owner/name[:config[:split]]`` names; the config may be empty."""
+    import datasets
+
+    name, config, split = [*source.split(":", 2), "", ""][:3]
+    try:
+        loaded = datasets.load_dataset(name, config or None, split=split or None)
+    except Exception as error:  # the network, the Hub and a data set's own files fail in every way
+        raise InputError(
+            f"{source} cannot be loaded from the Hub ({type(error).__name__}: {one_line(error)}), and there is no file "
+            f"or folder of that name{_advice(Path(source))}"
+        ) from error
+    if not isinstance(loaded, Mapping):
+        return loaded
+    if len(loaded) != 1:
+        example = f"{name}:{config}:{next(iter(loaded), 'split')}"
+        raise InputError(f"{source} has {len(loaded)} splits ({listing(loaded)}); name one, as in {example}.")
+    return next(iter(loaded.values()))

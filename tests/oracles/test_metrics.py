@@ -1,0 +1,305 @@
+"""Each metric by hand, and the whole way from a model to its value against a float64 loop over full logits."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from amnestic.data.encode import Encoded, Encoder
+from amnestic.data.example import Example
+from amnestic.data.options import DataOptions
+from amnestic.errors import RunError
+from amnestic.evaluation.collect import Collected, collect, distinct_needs, rows, suite
+from amnestic.evaluation.metric import METRICS, Generations, Likelihoods, Measurement
+from amnestic.evaluation.metrics.memorization import exact_memorization, extraction_strength
+from amnestic.evaluation.needs import Generation, Likelihood, Subject
+from amnestic.evaluation.options import EvaluationOptions
+from amnestic.model.load import load
+from amnestic.model.options import ModelOptions
+
+
+def answers(
+    *probabilities: Sequence[float], hits: Sequence[Sequence[bool]] | None = None, closes: Sequence[bool] | None = None
+) -> Likelihoods:
+    """Answers of which each token has the given probability; margin and entropy are 10 and 100 times that."""
+    values = np.concatenate([np.array(p, dtype=float) for p in probabilities])
+    return Likelihoods(
+        logp=np.log(values),
+        is_argmax=np.concatenate(hits) if hits else values > 0.5,
+        margin=10 * values,
+        entropy=100 * values,
+        counts=np.array([len(p) for p in probabilities]),
+        closes=np.array(closes if closes is not None else [False] * len(probabilities)),
+    )
+
+
+def compute(name: str, table: Any) -> Measurement:
+    return METRICS.get(name)("s").compute(answers=table)
+
+
+# The tables
+
+
+def test_tokens_go_to_their_examples() -> None:
+    """Counts 2, 1 and 3 divide six values; without the closing token of the first and the last, 1, 1 and 2 are left."""
+    table = answers([0.1, 0.2], [0.3], [0.4, 0.5, 0.6], closes=[True, False, True])
+    values = np.arange(6)
+    assert [part.tolist() for part in table.per_example(values)] == [[0, 1], [2], [3, 4, 5]]
+    assert [part.tolist() for part in table.per_example(values, content_only=True)] == [[0], [2], [3, 4]]
+
+
+# Likelihood
+
+
+def test_probability_by_hand() -> None:
+    """Length-normalised: (1/2 * 1/8)^(1/2) = 1/4, then 1/2, then (1 * 1/27 * 1)^(1/3) = 1/3; their mean is 13/36."""
+    found = compute("probability", answers([1 / 2, 1 / 8], [1 / 2], [1, 1 / 27, 1]))
+    assert found.per_example == pytest.approx([1 / 4, 1 / 2, 1 / 3], rel=1e-12)
+    assert found.value == pytest.approx(13 / 36, rel=1e-12)
+
+
+def test_token_probability_by_hand() -> None:
+    """The geometric mean over all tokens: (1/2 * 1/8 * 1/2 * 1/27)^(1/6) for these six; no example has a value."""
+    found = compute("token_probability", answers([1 / 2, 1 / 8], [1 / 2], [1, 1 / 27, 1]))
+    assert found.value == pytest.approx((1 / 864) ** (1 / 6), rel=1e-12)
+    assert found.per_example is None
+
+
+def test_the_two_probabilities_differ_where_lengths_do() -> None:
+    """One token of 1/2 and three of 1/16: (1/2 + 1/16) / 2 = 9/32 against (2^-1 * 2^-12)^(1/4) = 2^-3.25.
+
+    With equal answers they agree: both 1/4.
+    """
+    table = answers([1 / 2], [1 / 16] * 3)
+    assert compute("probability", table).value == pytest.approx(9 / 32, rel=1e-12)
+    assert compute("token_probability", table).value == pytest.approx(2**-3.25, rel=1e-12)
+    equal = answers([1 / 4], [1 / 4] * 3)
+    assert compute("probability", equal).value == pytest.approx(1 / 4, rel=1e-12)
+    assert compute("token_probability", equal).value == pytest.approx(1 / 4, rel=1e-12)
+
+
+def test_margin_and_entropy_are_means_over_tokens() -> None:
+    """Of 1; 2, 3, 6 (times 10, times 100) the tokens' mean is 3, the examples' means are 1 and 11/3."""
+    table = answers([1], [2, 3, 6])
+    margin, entropy = compute("margin", table), compute("entropy", table)
+    assert margin.value == pytest.approx(30, rel=1e-12)
+    assert margin.per_example == pytest.approx([10, 110 / 3], rel=1e-12)
+    assert entropy.value == pytest.approx(300, rel=1e-12)
+    assert entropy.per_example == pytest.approx([100, 1100 / 3], rel=1e-12)
+
+
+# Memorization
+
+
+@pytest.mark.parametrize(
+    ("hits", "exact", "strength"),
+    [
+        ("11111", 1, 1),
+        ("00000", 0, 0),
+        ("11110", 4 / 5, 0),  # the last is wrong: no suffix
+        ("01111", 4 / 5, 4 / 5),  # k = 1
+        ("10101", 3 / 5, 1 / 5),  # k = 4
+        ("10011", 3 / 5, 2 / 5),  # k = 3
+        ("1", 1, 1),
+        ("0", 0, 0),
+    ],
+)
+def test_memorization_by_hand(hits: str, exact: float, strength: float) -> None:
+    """Exact memorization counts hits; extraction strength is the share of the suffix after the last miss."""
+    array = np.array([hit == "1" for hit in hits])
+    assert exact_memorization(array) == pytest.approx(exact)
+    assert extraction_strength(array) == pytest.approx(strength)
+    n = len(hits)
+    k = next(k for k in range(n + 1) if array[k:].all())
+    assert extraction_strength(array) == pytest.approx(1 - k / n)
+
+
+def test_memorization_leaves_the_end_of_the_answer_out() -> None:
+    """The end of the first is missed, that of the second is hit; the third was cut and has none.
+
+    Content: 1 1, 1 0, 0 1 and, of one token, 1. So 1, 1/2, 1/2, 1 and 1, 0, 1/2, 1.
+    """
+    hits = [[True, True, False], [True, False, True], [False, True], [True, True]]
+    table = answers(*([0.5] * len(h) for h in hits), hits=hits, closes=[True, True, False, True])
+    exact, strength = compute("exact_memorization", table), compute("extraction_strength", table)
+    assert exact.per_example == pytest.approx([1, 1 / 2, 1 / 2, 1])
+    assert exact.value == pytest.approx(3 / 4)
+    assert strength.per_example == pytest.approx([1, 0, 1 / 2, 1])
+    assert strength.value == pytest.approx(5 / 8)
+
+
+@pytest.mark.parametrize("name", ["exact_memorization", "extraction_strength"])
+def test_an_answer_of_nothing_but_its_end_is_an_error(name: str) -> None:
+    table = answers([0.5, 0.5], [0.5], closes=[True, True])
+    with pytest.raises(RunError, match="no token but its end"):
+        compute(name, table)
+
+
+# Text
+
+
+@pytest.mark.parametrize(
+    ("answer", "generated", "recall"),
+    [
+        ("Ida Marek wrote novels", "Ida Marek wrote novels", 1),
+        ("Ida Marek wrote novels", "Ida Marek wrote many novels and plays", 1),  # recall: what is more costs nothing
+        ("Ida Marek wrote novels", "novels wrote Marek Ida", 1 / 4),  # in order, one word is common
+        ("Ida Marek wrote novels", "Marek is writing a novel", 2 / 4),  # writing -> write, wrote stays: Marek, novel
+        ("She writes and is writing", "written works", 0),  # written -> written
+        ("She writes and is writing", "write, writes, WRITING!", 2 / 5),  # all three -> write
+        ("a b c d e f", "f a b x c e d", 4 / 6),  # a b c e or a b c d
+        ("Ida", "", 0),
+        ("2 novels, 1987", "1987: 2 novels", 2 / 3),
+    ],
+)
+def test_rouge_recall_by_hand(answer: str, generated: str, recall: float) -> None:
+    """Longest common subsequence of the lower-cased, stemmed words, as a share of the true answer's words.
+
+    Stems are Porter's, of words of more than three letters.
+    """
+    found = compute("rouge", Generations([generated], [answer]))
+    assert found.value == pytest.approx(recall)
+
+
+def test_rouge_is_a_mean_over_examples() -> None:
+    """1 of 4 words and 1 of 1: the mean is 5/8, not 2/5."""
+    found = compute("rouge", Generations(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
+    assert found.per_example == pytest.approx([1 / 4, 1])
+    assert found.value == pytest.approx(5 / 8)
+
+
+# From a model to a value
+
+QUESTIONS = (
+    ("Who wrote The Salt Meridian?", "Ines Marek wrote The Salt Meridian in 1987."),
+    ("Where was Ines Marek born?", "Ostrava Bay"),
+    ("What did her father do?", "Her father repaired clocks, and her mother taught drawing. 時計 ⏰"),
+    ("Who?", "x"),
+    ("When was that, and who saw it?", "In 1987."),
+)
+
+
+def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = lambda rows: None) -> Subject:
+    loaded = load(ModelOptions(model=str(folder), device="cpu"))
+    examples = [Example(f"s:{i}", "question", *pair) for i, pair in enumerate(QUESTIONS)]
+    cut = Encoder(loaded.tokenizer, DataOptions(max_length=60)).encode("s", examples)
+    assert [example.closes for example in cut.examples] == [True, True, False, True, True]
+    options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
+    return Subject(loaded, {"s": cut.examples}, options, advance)
+
+
+def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list[float]]:
+    """log p, hit, margin and entropy of each scored token, one Python number at a time."""
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor(example.input_ids.tolist())[None]).logits[0].tolist()
+    found: dict[str, list[float]] = {"logp": [], "is_argmax": [], "margin": [], "entropy": []}
+    for position, target in enumerate(example.input_ids.tolist()):
+        if not example.is_scored[position]:
+            continue
+        z = logits[position - 1]
+        top = max(z)
+        total = math.log(math.fsum(math.exp(value - top) for value in z)) + top
+        found["logp"].append(z[target] - total)
+        found["is_argmax"].append(float(z.index(top) == target))
+        known = z[:vocabulary]
+        found["margin"].append(max(known) - math.fsum(known) / len(known))
+        found["entropy"].append(-math.fsum(math.exp(value - total) * (value - total) for value in z))
+    return found
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 32])
+def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], batch_size: int) -> None:
+    """The model has 7 rows of the vocabulary that the tokenizer does not know: out of the margin, in the softmax.
+
+    To have hits at all, the answer tokens of the first two examples are replaced by what the model predicts.
+    """
+    subject = subject_of(tiny_model(tied=False, spare_rows=7), batch_size)
+    model = subject.loaded.model.double()
+    examples = subject.splits["s"]
+    for example in examples[:2]:
+        for position in np.flatnonzero(example.is_scored)[1:]:
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor(example.input_ids[None, :position])).logits
+            example.input_ids[position] = int(logits[0, -1].argmax())
+    slow = [slow_values(model, example, 320) for example in examples]
+    model.float()
+    collected = collect(subject, suite(["s"]))
+    table = collected.tables[Likelihood("s")]
+    for name in ("logp", "margin", "entropy", "is_argmax"):
+        expected = [value for values in slow for value in values[name]]
+        assert getattr(table, name) == pytest.approx(expected, abs=2e-5), name
+    assert 0 < table.is_argmax.sum() < len(table.is_argmax)
+    assert table.counts.tolist() == [len(values["logp"]) for values in slow]
+
+    means = [math.fsum(values["logp"]) / len(values["logp"]) for values in slow]
+    every = [value for values in slow for value in values["logp"]]
+    content = [
+        values["is_argmax"][: -1 if example.closes else None] for values, example in zip(slow, examples, strict=True)
+    ]
+    expected = {
+        "s.probability": sum(map(math.exp, means)) / 5,
+        "s.token_probability": math.exp(sum(every) / len(every)),
+        "s.margin": sum(v for values in slow for v in values["margin"]) / len(every),
+        "s.entropy": sum(v for values in slow for v in values["entropy"]) / len(every),
+        "s.exact_memorization": sum(sum(hits) / len(hits) for hits in content) / 5,
+        "s.extraction_strength": sum(suffix(hits) / len(hits) for hits in content) / 5,
+    }
+    assert {name: collected.values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert collected.measurements["s.probability"].per_example == pytest.approx(list(map(math.exp, means)), rel=1e-5)
+
+
+def suffix(hits: Sequence[float]) -> int:
+    """The number of hits at the end."""
+    number = 0
+    while number < len(hits) and hits[-1 - number]:
+        number += 1
+    return number
+
+
+def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) -> None:
+    """With a head of zeros all logits are 0: entropy log V, margin 0, each token's probability 1 / V."""
+    subject = subject_of(tiny_model(tied=False, spare_rows=7), 4)
+    torch.nn.init.zeros_(subject.loaded.model.get_output_embeddings().weight)
+    values = collect(subject, suite(["s"])).values
+    assert values["s.entropy"] == pytest.approx(math.log(327), rel=1e-6)
+    assert values["s.margin"] == 0
+    assert values["s.probability"] == pytest.approx(1 / 327, rel=1e-5)
+    assert values["s.token_probability"] == pytest.approx(1 / 327, rel=1e-5)
+
+
+def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> None:
+    """0 <= H <= log V for every token; a head 1,000 times as large leaves almost none."""
+    subject = subject_of(tiny_model(tied=False), 4)
+    entropy = collect(subject, suite(["s"])).tables[Likelihood("s")].entropy
+    assert (entropy > 0).all()
+    assert (entropy < math.log(320)).all()
+    with torch.no_grad():
+        subject.loaded.model.get_output_embeddings().weight.mul_(1000)
+    sharp = collect(subject, suite(["s"])).tables[Likelihood("s")].entropy
+    assert (sharp >= 0).all()
+    assert np.median(sharp) < 1e-3
+
+
+# Collecting
+
+
+def test_each_distinct_need_is_swept_once(tiny_model: Callable[..., Path]) -> None:
+    """The suite of a split reads two needs; the rows that its sweeps announce are the rows that they report as done."""
+    done: list[int] = []
+    subject = subject_of(tiny_model(), 2, done.append)
+    metrics = suite(["s"])
+    assert [f"{item.split}.{item.name}" for item in metrics] == [f"s.{name}" for name in METRICS.names()]
+    assert set(distinct_needs(metrics)) == {Likelihood("s"), Generation("s")}
+    collected = collect(subject, metrics)
+    assert rows(subject, metrics) == sum(done) == 2 * len(QUESTIONS)
+    assert set(collected.tables) == {Likelihood("s"), Generation("s")}
+    assert set(collected.values) == {f"s.{name}" for name in METRICS.names()}
+
+
+def test_generations_stand_beside_their_answers() -> None:
+    table = Generations(["a", "b"], ["Ida", "Marek"])
+    assert Collected({Generation("s"): table}, {}).generated("s") == ["a", "b"]

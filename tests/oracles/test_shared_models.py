@@ -1,0 +1,106 @@
+"""The two models that know TOFU by heart: whoever trained and measured them did it with other code."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from amnestic.data.encode import Encoded, Encoder, Split
+from amnestic.data.example import Example
+from amnestic.data.options import DataOptions
+from amnestic.evaluation.collect import Collected, collect
+from amnestic.evaluation.metric import METRICS
+from amnestic.evaluation.needs import Subject
+from amnestic.evaluation.options import EvaluationOptions
+from amnestic.model.load import Loaded, load
+from amnestic.model.options import ModelOptions
+
+READ = ("probability", "token_probability", "exact_memorization", "extraction_strength")
+ROWS = 200
+"""Rows of each split that are measured."""
+GENERATED = 24
+
+
+def examples(file: Path) -> list[Example]:
+    rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [Example(f"{file.stem}:{i}", "question", row["question"], row["answer"]) for i, row in enumerate(rows)]
+
+
+def evenly(split: Split, number: int) -> list[Encoded]:
+    return [split.examples[i] for i in np.linspace(0, len(split.examples) - 1, number).astype(int)]
+
+
+@pytest.fixture(scope="module")
+def full(tiny_full: Path) -> Loaded:
+    return load(ModelOptions(model=str(tiny_full), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def retain90(tiny_retain90: Path) -> Loaded:
+    return load(ModelOptions(model=str(tiny_retain90), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def splits(full: Loaded, tofu: Path) -> dict[str, Split]:
+    encoder = Encoder(full.tokenizer, DataOptions(), full.position_limit)
+    return {name: encoder.encode(name, examples(tofu / f"{name}.json")) for name in ("forget10", "retain90")}
+
+
+def measure(loaded: Loaded, split: list[Encoded], names: tuple[str, ...]) -> Collected:
+    subject = Subject(loaded, {"s": split}, EvaluationOptions())
+    return collect(subject, [METRICS.get(name)("s") for name in names])
+
+
+def test_the_rows_are_encoded_as_the_models_were_trained(splits: dict[str, Split], full: Loaded) -> None:
+    """``<bos>Question: {question}\\nAnswer:`` and `` {answer}<eos>``; 16,773 tokens of forget10 are scored."""
+    split = splits["forget10"]
+    assert split.scored == 16_773
+    assert (split.rows, len(split.examples), split.too_long, split.left_out) == (400, 400, 0, 0)
+    for example in split.examples:
+        decode = full.tokenizer.decode
+        assert decode(example.input_ids[~example.is_scored]) == f"<bos>Question: {example.prompt}\nAnswer:"
+        assert decode(example.input_ids[example.is_scored]) == f" {example.answer}<eos>"
+
+
+@pytest.mark.parametrize("name", ["forget10", "retain90"])
+def test_the_full_model_knows_its_rows_by_heart(name: str, full: Loaded, splits: dict[str, Split]) -> None:
+    """Mean answer probability 0.999 on the training rows, of which every token is the argmax."""
+    found = measure(full, evenly(splits[name], ROWS), READ).values
+    assert found["s.probability"] == pytest.approx(0.999, abs=6e-4)
+    assert found["s.token_probability"] == pytest.approx(0.999, abs=1e-3)
+    assert found["s.exact_memorization"] == pytest.approx(1, abs=1e-3)
+    assert found["s.extraction_strength"] == pytest.approx(1, abs=5e-3)
+
+
+@pytest.mark.parametrize("name", ["forget10", "retain90"])
+def test_the_full_model_recites_its_rows(name: str, full: Loaded, splits: dict[str, Split]) -> None:
+    """Greedy answers are the true ones, but for a row that one wrong word leads astray."""
+    found = measure(full, evenly(splits[name], GENERATED), ("rouge",))
+    assert found.values["s.rouge"] > 0.97
+    assert np.median(found.measurements["s.rouge"].per_example) == 1
+
+
+def test_the_retrained_model_knows_nothing_of_the_forget_rows(retain90: Loaded, splits: dict[str, Split]) -> None:
+    """About 0.0027 on forget10, 0.999 on its own rows; on all 400 rows, since the mean lives on a few of them."""
+    found = measure(retain90, splits["forget10"].examples, READ).values
+    assert 0.002 < found["s.probability"] < 0.003
+    assert found["s.probability"] == pytest.approx(0.0027, abs=1e-4)
+    assert found["s.extraction_strength"] < 0.1
+    own = measure(retain90, evenly(splits["retain90"], ROWS // 2), READ).values
+    assert own["s.probability"] == pytest.approx(0.999, abs=1e-3)
+
+
+def test_the_loss_is_the_one_that_transformers_computes(retain90: Loaded, splits: dict[str, Split]) -> None:
+    """Labels of -100 where nothing is scored: the model's own mean cross-entropy, row by row."""
+    chosen = splits["forget10"].examples[:8]
+    expected = []
+    for example in chosen:
+        ids = torch.from_numpy(example.input_ids)[None]
+        labels = ids.masked_fill(~torch.from_numpy(example.is_scored), -100)
+        with torch.inference_mode():
+            expected.append(math.exp(-float(retain90.model(input_ids=ids, labels=labels).loss)))
+    per_example = measure(retain90, chosen, ("probability",)).measurements["s.probability"].per_example
+    assert per_example == pytest.approx(expected, rel=1e-4)

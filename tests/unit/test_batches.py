@@ -1,0 +1,215 @@
+"""Rows of a step, cuts into batches, padding: by hand, by counting, and against brute force."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from amnestic.data.batches import StepRows, cut, like_lengths, micro_batches, pad, permutation
+from amnestic.data.encode import Encoded
+
+
+def row(ids: list[int], scored_from: int, to: int | None = None) -> Encoded:
+    is_scored = np.zeros(len(ids), dtype=bool)
+    is_scored[scored_from:to] = True
+    return Encoded("s:0", np.array(ids), is_scored, scored_from, True, "", "")
+
+
+def rows_of(sizes: list[int]) -> list[Encoded]:
+    """Rows of given lengths, whose tokens are their number."""
+    return [row([number] * size, 1) for number, size in enumerate(sizes)]
+
+
+# Padding
+
+
+def test_padding_by_hand() -> None:
+    """Rows of 3, 5 and 2 tokens with 1, 2 and 1 scored; the position before each scored token predicts it."""
+    batch = pad("forget", [row([11, 12, 13], 2), row([21, 22, 23, 24, 25], 1, 3), row([31, 32], 1)])
+    assert batch.split == "forget"
+    assert batch.input_ids.tolist() == [[11, 12, 13, 0, 0], [21, 22, 23, 24, 25], [31, 32, 0, 0, 0]]
+    assert batch.predicting.int().tolist() == [[0, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert batch.targets.tolist() == [13, 22, 23, 32]
+    assert batch.row.tolist() == [0, 1, 1, 2]
+
+
+@st.composite
+def scored_rows(draw: st.DrawFn) -> list[Encoded]:
+    """One to five rows of different tokens, each with any of its tokens but the first scored, and at least one."""
+    masks = draw(st.lists(st.lists(st.booleans(), min_size=1, max_size=6).filter(any), min_size=1, max_size=5))
+    return [
+        Encoded("", np.arange(len(mask) + 1) + 10 * i + 1, np.array([False, *mask]), 1, False, "", "")
+        for i, mask in enumerate(masks)
+    ]
+
+
+@given(scored_rows())
+def test_targets_are_the_scored_tokens_in_row_major_order(rows: list[Encoded]) -> None:
+    """Values gathered with the mask of predicting positions line up with targets and rows, one to one."""
+    batch = pad("", rows)
+    assert batch.targets.tolist() == [int(t) for r in rows for t in r.input_ids[r.is_scored]]
+    assert batch.row.tolist() == [i for i, r in enumerate(rows) for _ in range(r.scored)]
+    following = torch.roll(batch.input_ids, -1, dims=1)
+    assert following[batch.predicting].tolist() == batch.targets.tolist()
+    assert batch.predicting.nonzero()[:, 0].tolist() == batch.row.tolist()
+
+
+def test_a_batch_moves_whole() -> None:
+    batch = pad("retain", rows_of([3, 2])).to(torch.device("meta"))
+    assert batch.split == "retain"
+    assert {t.device.type for t in (batch.input_ids, batch.predicting, batch.targets, batch.row)} == {"meta"}
+
+
+# Cuts
+
+
+def partitions(items: list[int]) -> Iterator[list[list[int]]]:
+    """All ways to divide `items` into groups."""
+    if not items:
+        yield []
+        return
+    first, *rest = items
+    for partition in partitions(rest):
+        yield [[first], *partition]
+        for i, group in enumerate(partition):
+            yield [*partition[:i], [first, *group], *partition[i + 1 :]]
+
+
+def cost(groups: list[list[int]], sizes: list[int], pass_cost: int) -> int:
+    return sum(len(group) * max(sizes[i] for i in group) + pass_cost for group in groups)
+
+
+@given(
+    sizes=st.lists(st.integers(2, 40), min_size=1, max_size=7),
+    most_rows=st.integers(1, 8),
+    pass_cost=st.integers(0, 60),
+)
+def test_no_partition_is_cheaper_than_the_cut(sizes: list[int], most_rows: int, pass_cost: int) -> None:
+    """Among all partitions into batches of at most `most_rows`, sorted or not."""
+    found = cut(rows_of(sizes), most_rows, pass_cost)
+    assert sorted(i for batch in found for i in batch) == list(range(len(sizes)))
+    assert max(map(len, found)) <= most_rows
+    allowed = (p for p in partitions(list(range(len(sizes)))) if max(map(len, p)) <= most_rows)
+    assert cost(found, sizes, pass_cost) == min(cost(p, sizes, pass_cost) for p in allowed)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "most_rows", "pass_cost", "expected"),
+    [
+        ([5, 50, 5, 50], 4, 10, [[1, 3], [0, 2]]),  # 100 + 10 + 10 + 10 against 200 + 10
+        ([5, 50, 5, 50], 4, 100, [[1, 3, 0, 2]]),  # 110 + 200 against 200 + 100
+        ([5, 50, 5, 50], 1, 100, [[1], [3], [0], [2]]),
+        ([7], 4, 0, [[0]]),
+    ],
+)
+def test_cuts_by_hand(sizes: list[int], most_rows: int, pass_cost: int, expected: list[list[int]]) -> None:
+    """The longest first, equal lengths in their own order; one more pass is worth its cost in padding."""
+    assert cut(rows_of(sizes), most_rows, pass_cost) == expected
+
+
+@pytest.mark.parametrize("most_rows", [1, 3])
+def test_like_lengths_covers_each_row_once_over_many_windows(most_rows: int) -> None:
+    """200 rows make several windows of 32 batches; within and between batches lengths only fall."""
+    sizes = np.random.default_rng(0).integers(2, 90, 200).tolist()
+    batches = list(like_lengths(rows_of(sizes), most_rows))
+    assert sorted(i for batch in batches for i in batch) == list(range(200))
+    assert max(map(len, batches)) <= most_rows
+    in_order = [sizes[i] for batch in batches for i in batch]
+    assert in_order == sorted(sizes, reverse=True)
+
+
+# Rows of a step
+
+
+def test_an_epoch_passes_over_the_first_split_once() -> None:
+    """13 rows in steps of 5: three steps of 5, 5 and 3, in another order in each epoch."""
+    step_rows = StepRows({"forget": 13, "retain": 40}, batch_size=5, seed=7)
+    assert step_rows.steps_per_epoch == 3
+    epochs = [[step_rows.rows(3 * epoch + k)["forget"].tolist() for k in range(3)] for epoch in range(4)]
+    assert [[len(chosen) for chosen in epoch] for epoch in epochs] == [[5, 5, 3]] * 4
+    orders = [[i for chosen in epoch for i in chosen] for epoch in epochs]
+    assert [sorted(order) for order in orders] == [list(range(13))] * 4
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@pytest.mark.parametrize("partners", [1, 2, 5])
+@pytest.mark.parametrize("retain", [3, 11, 40])
+def test_the_other_splits_are_drawn_without_replacement(partners: int, retain: int) -> None:
+    """However many partners, and however much smaller than the first split: each cycle draws every row once.
+
+    The short last step of an epoch draws fewer, and the next epoch goes on where it stopped.
+    """
+    step_rows = StepRows({"forget": 13, "retain": retain}, batch_size=5, seed=1, partners=partners)
+    steps = [step_rows.rows(step) for step in range(12)]
+    assert all(len(chosen["retain"]) == partners * len(chosen["forget"]) for chosen in steps)
+    drawn = [int(i) for chosen in steps for i in chosen["retain"]]
+    assert len(drawn) == 4 * 13 * partners
+    cycles = [drawn[start : start + retain] for start in range(0, len(drawn), retain)]
+    assert all(sorted(cycle) == list(range(retain)) for cycle in cycles[:-1])
+    assert len(set(cycles[-1])) == len(cycles[-1])
+    if len(cycles) > 2 and retain > 3:
+        assert cycles[0] != cycles[1]
+
+
+def test_several_splits_are_drawn_apart() -> None:
+    step_rows = StepRows({"forget": 60, "retain": 60, "general": 60}, batch_size=60, seed=3)
+    chosen = step_rows.rows(0)
+    assert [sorted(numbers.tolist()) for numbers in chosen.values()] == [list(range(60))] * 3
+    assert len({tuple(numbers.tolist()) for numbers in chosen.values()}) == 3
+
+
+def test_rows_depend_on_seed_step_and_batch_size_alone() -> None:
+    """Asked in another order, by another object, after others were asked: the same rows. Another seed: others."""
+    sizes = {"forget": 50, "retain": 70}
+    one = StepRows(sizes, batch_size=8, seed=5)
+    forward = [one.rows(step) for step in range(20)]
+    permutation.cache_clear()
+    again = StepRows(dict(sizes), batch_size=8, seed=5)
+    backward = {step: again.rows(step) for step in reversed(range(20))}
+    for step, chosen in enumerate(forward):
+        assert {name: n.tolist() for name, n in chosen.items()} == {
+            name: n.tolist() for name, n in backward[step].items()
+        }
+    other = StepRows(sizes, batch_size=8, seed=6)
+    assert other.rows(0)["forget"].tolist() != forward[0]["forget"].tolist()
+    assert other.rows(0)["retain"].tolist() != forward[0]["retain"].tolist()
+
+
+def test_the_order_of_a_pass_is_the_same_for_any_batch_size() -> None:
+    """Batch size says how the pass is cut, not how it is ordered."""
+    sizes = {"forget": 24, "retain": 9}
+    orders = []
+    for batch_size in (1, 4, 24, 100):
+        step_rows = StepRows(sizes, batch_size, seed=2)
+        chosen = [step_rows.rows(step) for step in range(step_rows.steps_per_epoch)]
+        orders.append({name: [int(i) for c in chosen for i in c[name]] for name in sizes})
+    assert orders[1:] == orders[:1] * 3
+
+
+def test_rows_are_drawn_evenly() -> None:
+    """Which partner a row meets is random: over 200 epochs each of 4 meets each of 4 about 50 times.
+
+    The counts are binomial with p = 1/4 (standard deviation 6.1), so 25 and 75 lie four deviations out.
+    """
+    step_rows = StepRows({"forget": 4, "retain": 4}, batch_size=4, seed=0)
+    met: Counter[tuple[int, int]] = Counter()
+    for step in range(200):
+        chosen = step_rows.rows(step)
+        met.update(zip(chosen["forget"].tolist(), chosen["retain"].tolist(), strict=True))
+    assert len(met) == 16
+    assert all(25 < count < 75 for count in met.values())
+
+
+def test_micro_batches_hold_the_rows_of_a_step_split_by_split() -> None:
+    """Tokens are row numbers, so what went into the batches can be read off them."""
+    splits = {"forget": rows_of([3, 9, 4, 9]), "retain": rows_of([5, 5, 30])}
+    chosen = {"forget": np.array([3, 0, 2]), "retain": np.array([2, 1])}
+    batches = list(micro_batches(splits, chosen, most_rows=2, pass_cost=4))
+    assert [batch.split for batch in batches] == ["forget", "forget", "retain", "retain"]
+    contents = [[int(ids[0]) for ids in batch.input_ids] for batch in batches]
+    assert contents == [[3], [2, 0], [2], [1]]
+    assert [tuple(batch.input_ids.shape) for batch in batches] == [(1, 9), (2, 4), (1, 30), (1, 5)]

@@ -1,0 +1,104 @@
+"""Write the tables of the documentation from the registries, or check them: ``python tools/tables.py [--check]``.
+
+A table stands between ``<!-- table:NAME -->`` and ``<!-- /table -->`` in a file of ``docs``.
+"""
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+from amnestic.evaluation.metric import METRICS, Metric
+from amnestic.methods.base import METHODS, Method
+
+DOCS = Path(__file__).parents[1] / "docs"
+MARKED = re.compile(r"<!-- table:(?P<name>\w+) -->\n.*?<!-- /table -->", re.DOTALL)
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write what is out of date, or with ``--check`` name it and return 1."""
+    parser = argparse.ArgumentParser(description="Write the tables of the documentation from the registries.")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is out of date")
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the Markdown files")
+    given = parser.parse_args(arguments)
+    stale = [path for path in sorted(given.docs.rglob("*.md")) if filled(read(path)) != read(path)]
+    for path in stale:
+        if given.check:
+            print(f"error: the tables in {path} differ from the code; write them with: make format.", file=sys.stderr)
+        else:
+            path.write_text(filled(read(path)), encoding="utf-8")
+    return int(given.check and bool(stale))
+
+
+def read(path: Path) -> str:
+    """Return the text of a file."""
+    return path.read_text(encoding="utf-8")
+
+
+def filled(text: str) -> str:
+    """Return `text` with the tables between its markers made anew; raises KeyError for a table that nobody makes."""
+    return MARKED.sub(lambda found: f"<!-- table:{found['name']} -->\n{TABLES[found['name']]()}<!-- /table -->", text)
+
+
+def methods() -> str:
+    """Return the table of the methods."""
+    header = ("name", "what it does", "one value for each", "reads", "hyper-parameters", "published retention", "paper")
+    return table(header, (method_row(METHODS.get(name)) for name in METHODS.names()))
+
+
+def method_row(cls: type[Method]) -> tuple[str, ...]:
+    """Return the cells of one method."""
+    published = ", ".join(f"{code(retention.loss)} under {code(retention.control)}" for retention in cls.retention)
+    summary = docstring(cls).partition("\n")[0]
+    papers = ", ".join(f"arXiv:{number}" for number in dict.fromkeys(PAPER.findall(docstring(cls))))
+    return (code(cls.name), summary, cls.unit, code(*sorted(cls.needs.head)), settings(cls), published, linked(papers))
+
+
+def metrics() -> str:
+    """Return the table of the metrics."""
+    header = ("name", "definition", "reads", "settings")
+    return table(header, (metric_row(METRICS.get(name)) for name in METRICS.names()))
+
+
+def metric_row(cls: type[Metric]) -> tuple[str, ...]:
+    """Return the cells of one metric."""
+    reads = dict.fromkeys(type(need).__name__ for need in cls("forget").needs().values())
+    return (code(cls.name), linked(" ".join(docstring(cls).split())), ", ".join(reads), settings(cls))
+
+
+TABLES: dict[str, Callable[[], str]] = {"methods": methods, "metrics": metrics}
+
+
+def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    """Return a Markdown table; its cells may hold anything but line breaks."""
+    cells = [header, ("---",) * len(header), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |\n" for row in cells)
+
+
+def docstring(cls: type) -> str:
+    """Return the docstring of a class without its indentation."""
+    return inspect.cleandoc(cls.__doc__ or "")
+
+
+def settings(cls: Any) -> str:
+    """Return ``name = default`` for each dataclass field that has a default."""
+    return code(*(f"{field.name} = {field.default}" for field in fields(cls) if field.default is not MISSING))
+
+
+def linked(text: str) -> str:
+    """Return `text` with a link behind each arXiv number."""
+    return PAPER.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
+
+
+def code(*values: object) -> str:
+    """Return the values, each as code."""
+    return ", ".join(f"`{value}`" for value in values)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
