@@ -24,11 +24,26 @@ test: $(INSTALLED) ## run all tests
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: check
-check: $(INSTALLED) ## check format, lint, types, import directions and generated tables
+check: style lint types imports tables ## check format, lint, types, import directions and generated tables
+
+.PHONY: style
+style: $(INSTALLED)
 	$(BIN)/ruff format --check
+
+.PHONY: lint
+lint: $(INSTALLED)
 	$(BIN)/ruff check
+
+.PHONY: types
+types: $(INSTALLED)
 	$(BIN)/mypy
+
+.PHONY: imports
+imports: $(INSTALLED)
 	$(BIN)/lint-imports
+
+.PHONY: tables
+tables: $(INSTALLED)
 	$(BIN)/python tools/tables.py --check
 
 .PHONY: format
@@ -40,7 +55,7 @@ format: $(INSTALLED) ## format the code, mend what ruff can mend, and write the 
 .PHONY: clean
 clean: ## remove caches, build output and the demonstration's folder; the environment stays
 	rm -rf amnestic-demo build dist .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
-	find examples perf src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The mark of an unfinished installation becomes that of a finished one in one last step: what was interrupted is made
 # anew. An environment without either mark is the user's own, and is kept.

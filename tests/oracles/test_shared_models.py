@@ -13,14 +13,14 @@ from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.evaluation.collect import Collected, collect
 from amnestic.evaluation.metric import METRICS
-from amnestic.evaluation.needs import Subject
+from amnestic.evaluation.needs import Likelihood, Subject
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.model.load import Loaded, load
 from amnestic.model.options import ModelOptions
 
 READ = ("probability", "token_probability", "exact_memorization", "extraction_strength")
-ROWS = 200
-"""Rows of each split that are measured."""
+ROWS = 120
+"""Rows of each split that are measured, where not all are."""
 GENERATED = 24
 
 
@@ -61,8 +61,8 @@ def test_the_rows_are_encoded_as_the_models_were_trained(splits: dict[str, Split
     assert (split.rows, len(split.examples), split.too_long, split.left_out) == (400, 400, 0, 0)
     for example in split.examples:
         decode = full.tokenizer.decode
-        assert decode(example.input_ids[~example.is_scored]) == f"<bos>Question: {example.prompt}\nAnswer:"
-        assert decode(example.input_ids[example.is_scored]) == f" {example.answer}<eos>"
+        assert decode(example.input_ids) == f"<bos>Question: {example.prompt}\nAnswer: {example.answer}<eos>"
+        assert decode(example.input_ids[example.is_scored]).lstrip() == f"{example.answer}<eos>"
 
 
 @pytest.mark.parametrize("name", ["forget10", "retain90"])
@@ -84,12 +84,18 @@ def test_the_full_model_recites_its_rows(name: str, full: Loaded, splits: dict[s
 
 
 def test_the_retrained_model_knows_nothing_of_the_forget_rows(retain90: Loaded, splits: dict[str, Split]) -> None:
-    """About 0.0027 on forget10, 0.999 on its own rows; on all 400 rows, since the mean lives on a few of them."""
-    found = measure(retain90, splits["forget10"].examples, READ).values
-    assert 0.002 < found["s.probability"] < 0.003
-    assert found["s.probability"] == pytest.approx(0.0027, abs=1e-4)
-    assert found["s.extraction_strength"] < 0.1
-    own = measure(retain90, evenly(splits["retain90"], ROWS // 2), READ).values
+    """0.0022 on forget10, and 0.0027 where the first token of each answer does not count; on all 400 rows.
+
+    The mean lives on a few of them. On its own rows the model gives 0.999.
+    """
+    collected = measure(retain90, splits["forget10"].examples, READ)
+    table = collected.tables[Likelihood("s")]
+    assert collected.values["s.probability"] == pytest.approx(0.00217, abs=2e-5)
+    assert np.mean([np.exp(logp[1:].mean()) for logp in table.per_example(table.logp)]) == pytest.approx(
+        0.00273, abs=2e-5
+    )
+    assert collected.values["s.extraction_strength"] < 0.1
+    own = measure(retain90, evenly(splits["retain90"], ROWS), READ).values
     assert own["s.probability"] == pytest.approx(0.999, abs=1e-3)
 
 

@@ -6,6 +6,7 @@ written out. It shares no code with the step.
 
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -142,7 +143,7 @@ def cuts(draw: st.DrawFn) -> list[tuple[str, list[int]]]:
     for split in ("forget", "retain"):
         order = draw(st.permutations(range(4)))
         ends = [0, *sorted(draw(st.sets(st.integers(1, 3)))), 4]
-        pieces += [(split, order[a:b]) for a, b in zip(ends, ends[1:], strict=False)]
+        pieces += [(split, order[a:b]) for a, b in pairwise(ends)]
     return draw(st.permutations(pieces))
 
 

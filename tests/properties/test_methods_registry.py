@@ -200,8 +200,10 @@ def test_text_becomes_the_hyper_parameters_type(arguments, expected):
         (
             "own_methods.Tempered",
             {"betta": "1"},
-            "method 'own_methods.Tempered' has no hyper-parameter 'betta'; did you mean 'beta'? "
-            "It has: beta, power, flat, floor, form.",
+            (
+                "method 'own_methods.Tempered' has no hyper-parameter 'betta'; did you mean 'beta'? "
+                "It has: beta, power, flat, floor, form."
+            ),
         ),
         ("own_methods.Tempered", {"beta": "half"}, "--method_args.beta is 'half'; expected float."),
         ("own_methods.Tempered", {"power": "2.5"}, "--method_args.power is '2.5'; expected int."),

@@ -3,11 +3,13 @@
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
-from amnestic.data.encode import Encoder
+from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.evaluation.collect import collect, suite
@@ -29,20 +31,34 @@ Measure = Callable[..., dict[str, Measurement]]
 
 @pytest.fixture(scope="module")
 def subject(tiny_model: Callable[..., Path]) -> Subject:
-    """Questions and texts of many lengths, one of them cut, on a random model in float64: rounding hides nothing."""
+    """Questions and a text of many lengths, some cut, and a model that half knows them.
+
+    It is measured in float64: rounding hides nothing.
+    """
     loaded = load(ModelOptions(model=str(tiny_model(tied=False, seed=1)), device="cpu"))
-    loaded.model.double()
-    words = "Ines Marek wrote The Salt Meridian in 1987 by the harbour of Ostrava Bay".split()
+    words = "Ines Marek wrote The Salt Meridian in 1987 by the harbour of Ostrava Bay"
     random = np.random.default_rng(4)
     examples = []
     for number in range(EXAMPLES):
-        text = " ".join(random.choice(words, int(random.integers(1, 12))))
-        kind, prompt = ("text", "") if number == 5 else ("question", f"Who wrote {' '.join(words[: number % 4])}?")
+        text = " ".join(random.choice(words.split(), int(random.integers(1, 12))))
+        kind, prompt = ("text", "") if number == 5 else ("question", f"Who wrote {words[: 3 * number]}?")
         examples.append(Example(f"s:{number}", kind, prompt, text))
     split = Encoder(loaded.tokenizer, DataOptions(max_length=40)).encode("s", examples)
     assert len(split.examples) == EXAMPLES
     assert split.too_long > 0
-    return Subject(loaded, {"s": split.examples}, EvaluationOptions(max_new_tokens=6))
+    half_learn(loaded.model, split.examples)
+    loaded.model.double()
+    return Subject(loaded, {"s": split.examples}, EvaluationOptions())
+
+
+def half_learn(model: Any, examples: list[Encoded]) -> None:
+    """Fit the first six examples, so that some answers are known and others are not."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for step in range(90):
+        ids = torch.from_numpy(examples[step % 6].input_ids)[None]
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +66,7 @@ def measure(subject: Subject) -> Measure:
     """Measure chosen examples in batches of a given size."""
 
     def run(chosen: list[int], batch_size: int = 4) -> dict[str, Measurement]:
-        options = EvaluationOptions(max_new_tokens=6, per_device_eval_batch_size=batch_size)
+        options = EvaluationOptions(max_new_tokens=24, per_device_eval_batch_size=batch_size)
         splits = {"s": [subject.splits["s"][i] for i in chosen]}
         return collect(replace(subject, splits=splits, options=options), suite(["s"])).measurements
 
@@ -94,28 +110,19 @@ def test_order_and_batch_size_change_nothing(
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_an_examples_value_is_its_value_as_a_split_of_its_own(
-    name: str, whole: dict[str, Measurement], alone: list[dict[str, Measurement]]
+def test_values_of_examples(
+    name: str, whole: dict[str, Measurement], alone: list[dict[str, Measurement]], subject: Subject
 ) -> None:
-    per_example = whole[f"s.{name}"].per_example
-    if per_example is None:
-        pytest.skip(f"{name} has no values of examples")
-    values = [measured[f"s.{name}"].value for measured in alone]
-    assert per_example == pytest.approx(values, rel=1e-9, abs=1e-12)
-    assert len(set(np.round(values, 9))) > 1, "all alike: nothing can be told from these examples"
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_a_value_is_the_mean_of_its_examples_or_tokens(
-    name: str, whole: dict[str, Measurement], subject: Subject
-) -> None:
+    """Each is what the example has as a split of its own, and their mean, over examples or tokens, is the value."""
     found = whole[f"s.{name}"]
     if found.per_example is None:
-        pytest.skip(f"{name} has no values of examples")
+        assert all(measured[f"s.{name}"].per_example is None for measured in alone)
+        return
+    values = [measured[f"s.{name}"].value for measured in alone]
+    assert found.per_example == pytest.approx(values, rel=1e-9, abs=1e-12)
+    assert len(set(np.round(values, 9))) > 2, "too much alike: nothing can be told from these examples"
     counts = [example.scored for example in subject.splits["s"]] if name in TOKEN_MEANS else None
-    assert len(set(counts or [1, 2])) > 1
-    assert found.per_example.shape == (EXAMPLES,)
-    assert found.value == pytest.approx(float(np.average(found.per_example, weights=counts)), rel=1e-12)
+    assert found.value == pytest.approx(float(np.average(values, weights=counts)), rel=1e-9)
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -89,7 +89,7 @@ def test_rules_of_choice(tiny, tmp_path, measurements, kept):
 
 
 def test_confidence_decides_where_the_probe_is_a_sample(tiny, tmp_path):
-    """Mean 0.45 and 0.4 both are below 0.5, but the first's upper limit is not: it is not chosen for its forget loss."""
+    """Means 0.45 and 0.4 are below 0.5, but the first's upper limit is not: its forget loss does not count."""
     uncertain = Sums(np.array([0.0, 0.9] * 10), np.ones(20, dtype=np.int64))
     certain = Sums(np.full(20, 0.4), np.ones(20, dtype=np.int64))
     measurements = iter([(1.0, uncertain), (2.0, certain)])

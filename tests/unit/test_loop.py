@@ -131,16 +131,22 @@ def test_most_steps_replace_epochs(observe):
     assert observed.candidates == [(2, pytest.approx(2 / 3))]
 
 
-def test_each_step_draws_its_own_rows(observe):
-    observed = observe(max_steps=4)
-    drawn = []
-    original = observed.problem.values
-    observed.problem = type("Spy", (), {"__getattr__": lambda _, name: getattr(problem, name)})()
-    problem = observe().problem
-    observed.problem.values = lambda batch: (drawn.append((batch.split, batch.row.max().item() + 1)), original(batch))[1]
+def test_an_epoch_passes_over_the_forget_rows_once_each_with_a_retain_row(observe, monkeypatch):
+    observed = observe(max_steps=3)
+    read = {"forget": [], "retain": []}
+    original = Problem.values
+
+    def values(problem, batch):
+        read[batch.split] += batch.input_ids.tolist()
+        return original(problem, batch)
+
+    monkeypatch.setattr(Problem, "values", values)
     observed.run()
-    assert sum(count for split, count in drawn if split == "forget") == 4 + 4 + 2 + 4
-    assert sum(count for split, count in drawn if split == "retain") == 4 + 4 + 2 + 4
+    longest = max(map(len, read["forget"]))
+    expected = [row.input_ids.tolist() for row in observed.splits["forget"]]
+    padded = [row + [0] * (longest - len(row)) for row in read["forget"]]
+    assert sorted(padded) == sorted(row + [0] * (longest - len(row)) for row in expected)
+    assert len(read["retain"]) == len(read["forget"]) == 10
 
 
 def test_the_cut_does_not_change_the_weights(observe):

@@ -128,7 +128,7 @@ def test_gradients_from_before_do_not_count():
 
 @pytest.mark.parametrize(("most", "length"), [(1.0, 1.0), (10.0, 5.0), (0.0, 5.0)])
 def test_clipping_by_hand(most, length):
-    """A gradient (3, 4) over two tensors has norm 5, which is reported; it is cut to the length of `most`; 0: not cut."""
+    """A gradient (3, 4) over two tensors has norm 5, which is reported; it is cut to `most` (0: not cut)."""
     first, second = parameter([0.0]), parameter([[0.0]])
     optimizer = Optimizer([first, second], options(max_grad_norm=most))
     backward(first, [3.0])
@@ -232,9 +232,7 @@ def test_every_adamw_takes_the_steps_of_the_formula(name):
 @pytest.mark.parametrize("name", ["paged_adamw_32bit", "paged_adamw_8bit"])
 def test_missing_library_is_named_with_its_installation(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    sentence = (
-        rf"^--optim {name} needs bitsandbytes; install it with: pip install 'amnestic\[bitsandbytes\]'\.$"
-    )
+    sentence = rf"^--optim {name} needs bitsandbytes; install it with: pip install 'amnestic\[bitsandbytes\]'\.$"
     with pytest.raises(InputError, match=sentence):
         check_library(options(optim=name))
     with pytest.raises(InputError, match=sentence):

@@ -104,7 +104,8 @@ def test_head_that_is_not_called_as_a_module_gives_the_same_logits(loaded, batch
 
 def test_one_row_whose_every_other_token_is_scored_is_told_from_full_logits(loaded):
     """The closest that selected rows come to full ones: (1, T - 1) against (1, T)."""
-    batch = pad("forget", [Encoded("forget:0", torch.arange(5, 9).numpy(), torch.arange(4).numpy() > 0, 1, False, "", "")])
+    tokens = torch.arange(5, 9).numpy()
+    batch = pad("forget", [Encoded("forget:0", tokens, tokens > 5, 1, False, "", "")])
     full = loaded.model(input_ids=batch.input_ids, use_cache=False).logits[0]
     torch.testing.assert_close(scored_logits(loaded.model, batch), full[:3], rtol=1e-4, atol=1e-4)
 
@@ -130,7 +131,7 @@ def test_only_declared_signals_are_computed(loaded, batch, monkeypatch):
 
 
 def test_unknown_signals_cannot_be_declared():
-    with pytest.raises(ValueError, match=r"unknown head signals \['magin'\]; known: \['entropy', 'is_argmax', 'margin'"):
+    with pytest.raises(ValueError, match=r"unknown head signals \['magin'\]; known: \['entropy', "):
         Needs(head=frozenset({"magin", "margin"}))
 
 
