@@ -27,7 +27,7 @@ TRAINING = {
 }
 UNLEARNING = {
     "learning_rate": 1.25e-3,
-    "num_train_epochs": 12.0,
+    "num_train_epochs": 24.0,
     "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
     "retain_per_forget": 4,
@@ -39,8 +39,8 @@ def demo(config: DemoConfig, progress: Progress | None = None) -> Run:
     """Generate ``fiction``, train a model on all people and one that never saw some, make the first forget these.
 
     Everything goes into ``config.output_dir``: ``data``, ``start`` (the untrained model's shape and tokenizer), and the
-    runs ``full``, ``retrained`` and ``unlearned``; the last one's report shows the three models side by side. Returns the
-    last run. No network is used.
+    runs ``full``, ``retrained`` and ``unlearned``; the last one's report shows the three models side by side. Returns
+    the last run. No network is used.
     """
     folder = Path(config.output_dir)
     _clear(folder, config.overwrite)
@@ -70,7 +70,8 @@ def write_start(folder: Path, rows: Iterable[Row]) -> None:
     bos = SPECIAL.index("<bos>")
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
     names: dict[str, Any] = {"pad_token": "<pad>", "bos_token": "<bos>", "eos_token": "<eos>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names).save_pretrained(folder)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=256, **names)  # type: ignore[no-untyped-call]
+    fast.save_pretrained(folder)
     shape = LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=96,
@@ -111,7 +112,9 @@ def _clear(folder: Path, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output_dir {folder} is a file; expected a folder.")
     if found and not overwrite:
-        raise InputError(f"--output_dir {folder} is not empty; give another folder, or --overwrite an earlier demonstration.")
+        raise InputError(
+            f"--output_dir {folder} is not empty; give another folder, or --overwrite an earlier demonstration."
+        )
     if strange := sorted(found - set(CONTENTS)):
         raise InputError(
             f"--output_dir {folder} holds '{strange[0]}', which no demonstration wrote; give another folder."

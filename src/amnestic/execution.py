@@ -22,6 +22,7 @@ from .reports.render import render_report
 from .reports.results import SCHEMA
 from .reports.run_folder import RunFolder, peak_memory
 from .training.loop import Plan
+from .training.optimizer import check_library
 from .training.problem import Problem
 
 RELOAD_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 3e-3}
@@ -41,7 +42,8 @@ class Check:
     def losses(self, model: Any, batch_size: int) -> np.ndarray:
         """Return the loss of each example under `model`, in nats a token, (B,); that of the split's last term."""
         sums = replace(self.problem, model=model).measure(self.split, self.examples, batch_size)[-1]
-        return np.divide(sums.sums, np.maximum(sums.counts, 1))
+        means: np.ndarray = sums.sums / np.maximum(sums.counts, 1)
+        return means
 
 
 class Execution:
@@ -52,6 +54,7 @@ class Execution:
         self.config = config
         self.progress = progress or Progress()
         self.given = given or Given()
+        check_library(config.training)
         self.folder = RunFolder(config.run.output_dir, config.run.overwrite)
         self.seconds: dict[str, float] = {}
 
@@ -203,6 +206,6 @@ def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:
 def _unchanged(learning_rate: float, loaded: Loaded) -> str:
     dtype = str(loaded.saved_dtype).removeprefix("torch.")
     return (
-        f"no weight changed: at --learning_rate {learning_rate:g} every update was lost to rounding in {dtype}; raise it, "
-        "take more steps, or load the model with --dtype float32."
+        f"no weight changed: at --learning_rate {learning_rate:g} every update was lost to rounding in {dtype}; raise "
+        "it, or take more steps."
     )

@@ -13,7 +13,6 @@ from .errors import InputError
 from .methods.base import Method
 from .model.load import Loaded, load, prepare
 from .model.options import FinetuneModel, ModelOptions
-from .progress import Progress
 
 
 @dataclass
@@ -29,8 +28,9 @@ class Given:
     @classmethod
     def split(cls, values: Mapping[str, Any]) -> tuple["Given", dict[str, str]]:
         """Tell objects from names: return the objects, and the names with a description in the place of each object."""
-        objects = {key: value for key, value in values.items() if value is not None and not isinstance(value, str | Path)}
-        names = {key: str(value) for key, value in values.items() if value is not None and key not in objects}
+        stated = {key: value for key, value in values.items() if value is not None}
+        objects = {key: value for key, value in stated.items() if not isinstance(value, str | Path)}
+        names = {key: str(value) for key, value in stated.items() if key not in objects}
         names |= {key: f"<{type(value).__name__} in memory>" for key, value in objects.items() if key != "tokenizer"}
         if "method" in objects:
             names["method"] = objects["method"].name

@@ -5,9 +5,10 @@ classes of other packages.
 """
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from .errors import InputError, nearest
 
@@ -55,9 +56,7 @@ class Registry(Generic[T]):
         if "." in name:
             return self._import(name)
         raise InputError(
-            f"unknown {self.kind} '{name}'{nearest(name, self.names())} Known: {', '.join(self.names())}."
-            if nearest(name, self.names())
-            else f"unknown {self.kind} '{name}'; known: {', '.join(self.names())}."
+            f"unknown {self.kind} '{name}'{nearest(name, self.names()) or '.'} Known: {', '.join(self.names())}."
         )
 
     def _scan(self) -> None:
@@ -71,8 +70,8 @@ class Registry(Generic[T]):
             found = getattr(importlib.import_module(module_name), class_name)
         except (ImportError, AttributeError) as error:
             raise InputError(f"cannot import {self.kind} '{path}': {error}.") from error
-        if not isinstance(found, type):
-            raise InputError(f"{self.kind} '{path}' is no class, but {type(found).__name__}.")
-        if not hasattr(found, "name"):
+        if not inspect.isclass(found) or found.__module__ == "builtins":
+            raise InputError(f"{self.kind} '{path}' is {found!r}; expected a class.")
+        if "name" not in vars(found):  # an inherited name is another class's
             found.name = path  # type: ignore[attr-defined]
-        return found
+        return cast(type[T], found)

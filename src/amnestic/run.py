@@ -12,7 +12,7 @@ from .evaluation.collect import Collected
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
-from .model.load import digest, load
+from .model.load import checkpointed, digest, load
 from .model.options import ModelOptions
 from .progress import Progress
 from .reports.verdict import verdict
@@ -47,12 +47,14 @@ def unlearn(
     progress: Progress | None = None,
     **options: Any,
 ) -> Run:
-    """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound; ``amnestic unlearn``.
+    """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound.
 
-    `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and `retain`
-    are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are those of
-    the command line (``keep=0.98``, ``learning_rate=1e-5``, ...). Raises InputError before the first step, RunError
-    after it; a run that misses its bound returns with ``feasible`` False.
+    The same code as ``amnestic unlearn``.
+
+    `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and
+    `retain` are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are
+    those of the command line (``keep=0.98``, ``learning_rate=1e-5``, ...). Raises InputError before the first step,
+    RunError after it; a run that misses its bound returns with ``feasible`` False.
     """
     named = {"model": model, "tokenizer": tokenizer, "method": method, "forget": forget, "retain": retain}
     given, names = Given.split(named)
@@ -137,7 +139,8 @@ def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given
         execution.progress.start("finetune", plan.steps)
         record = execution.recorder(_finetune_record)
         loop = Loop(problem, {"data": examples}, rows, plan, config.training, [], record, lambda step, epoch: None)
-        seconds = loop.run()
+        with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
+            seconds = loop.run()
     measured = {"data": evenly(examples, config.evaluation.eval_rows)}
     with execution.timed("save"):
         difference = execution.save(inputs.loaded, before, Check(problem, "data", measured["data"]))

@@ -16,7 +16,7 @@ from .data.encode import Encoded
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
 from .methods.base import Method
-from .model.load import digest
+from .model.load import checkpointed, digest
 from .training.candidates import Candidate, Candidates
 from .training.loop import Loop, Plan
 from .training.problem import Problem, forget_term, retain_term
@@ -125,7 +125,8 @@ class Unlearning:
         splits = {"forget": self.forget, "retain": self.retain}
         record = execution.recorder(complete)
         loop = Loop(self.problem, splits, self.rows, self.plan, self.config.training, [multiplier], record, candidate)
-        seconds = loop.run()
+        with checkpointed(self.inputs.loaded, self.config.training.gradient_checkpointing):
+            seconds = loop.run()
         return Trained(candidates.restore(), candidates.all, float(multiplier.value), seconds, before)
 
     def bound_facts(self, judge: Probe, reached: Reached) -> dict[str, Any]:
@@ -171,7 +172,5 @@ def control_of(method: Method, options: MultiplierOptions) -> Bounded:
     """Return the control of the multiplier: the method's own, with what the options give in its place."""
     published = method.retention[0].control
     own = published if isinstance(published, Bounded) else Bounded()
-    given = {name: getattr(options, f"multiplier_{name}") for name in ("initial", "rate", "warmup_epochs")}
-    return replace(
-        own, update=options.multiplier_update, **{name: value for name, value in given.items() if value is not None}
-    )
+    given = {name: getattr(options, f"multiplier_{name}") for name in ("initial", "rate", "warmup_epochs", "update")}
+    return replace(own, **{name: value for name, value in given.items() if value is not None})

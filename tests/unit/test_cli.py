@@ -72,7 +72,8 @@ def other_value(option) -> tuple[list[str], Any]:
     if option.name.endswith("_args"):
         return [f"{flag}.some_name", "x=1"], {"some_name": "x=1"}
     if "Literal" in str(kind):
-        choice = next(choice for choice in get_args(kind) if choice != option.default)
+        choices = [choice for part in (kind, *get_args(kind)) for choice in get_args(part) if isinstance(choice, str)]
+        choice = next(choice for choice in choices if choice != option.default)
         return [flag, choice], choice
     value = 0.25 if float in (kind, *get_args(kind)) else 7 if int in (kind, *get_args(kind)) else "{question}{answer}"
     return [flag, str(value)], value

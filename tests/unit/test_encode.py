@@ -208,6 +208,7 @@ def test_the_end_is_scored_once_whoever_wrote_it(post: str, answer: str) -> None
 
 def test_an_end_inside_the_answer_closes_nothing() -> None:
     assert scored(byte_level(), completion("?", "Ida<eos>.")) == "<bos> ? [Ida] [<eos>] [.] [<eos>]"
+    assert scored(byte_level(), completion("?", "  a<eos>b")) == "<bos> ? [Ġ] [Ġ] [a] [<eos>] [b] [<eos>]"
 
 
 def test_without_an_end_token_the_answer_stays_open() -> None:

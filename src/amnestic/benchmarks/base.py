@@ -15,7 +15,7 @@ class Benchmark(ABC):
 
     @abstractmethod
     def splits(self) -> dict[str, list[Row]]:
-        """Return the rows of each split: ``full``, ``forget``, ``retain``, ...; each row has ``question`` and ``answer``."""
+        """Return the rows of each split (``full``, ``forget``, ``retain``, ...), with ``question`` and ``answer``."""
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "amnestic.benchmarks")

@@ -47,8 +47,8 @@ class MultiplierOptions:
     """Step size of the dual ascent, per nat of violation [default: the method's; pdu: 5]."""
     multiplier_warmup_epochs: float | None = None
     """Epochs for which the multiplier stays as it is [default: the method's; pdu: 5]."""
-    multiplier_update: Literal["step", "epoch"] = "step"
-    """When it moves: after each optimiser step, or after each epoch from the mean of its steps."""
+    multiplier_update: Literal["step", "epoch"] | None = None
+    """When it moves: after each step, or after each epoch from its mean [default: the method's; pdu: step]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""

@@ -11,8 +11,9 @@ Messages = tuple[dict[str, str], ...]
 class Example:
     """One row: a prompt and the answer that is scored.
 
-    `prompt` is one of: a question for the template (`kind` "question"), text used as it stands ("prompt"), chat messages
-    before the answer ("messages"), or the empty string ("text": the whole answer is a corpus text, later cut into chunks).
+    `prompt` is one of: a question for the template (`kind` "question"), text used as it stands ("prompt"), chat
+    messages before the answer ("messages"), or the empty string ("text": the whole answer is a corpus text, later cut
+    into chunks).
     """
 
     id: str

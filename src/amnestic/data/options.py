@@ -51,7 +51,8 @@ class UnlearnData(DataOptions):
     """What to forget and what to keep."""
 
     forget: str
-    """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]."""
+    """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
+    owner/name[:config[:split]]."""
     retain: str
     """What to keep, in the same forms."""
 
@@ -61,6 +62,7 @@ class FinetuneData(DataOptions):
     """What to learn."""
 
     data: str
-    """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]."""
+    """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
+    owner/name[:config[:split]]."""
     exclude: str | None = None
-    """Rows to leave out of --data, in the same forms: a model that never sees them is the retrained model [default: none]."""
+    """Rows to leave out of --data, in the same forms, so that a retrained model never sees them [default: none]."""

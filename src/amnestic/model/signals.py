@@ -56,7 +56,7 @@ class Signals:
 def read(model: Any, batch: Batch, needs: Needs, vocabulary: int) -> Signals:
     """Return the signals that `needs` declares, from one forward pass of `model` over `batch`.
 
-    `vocabulary` is the number of vocabulary rows that the tokenizer knows; padding rows beyond are left out of `margin`.
+    `vocabulary` is the number of rows of the head that the tokenizer knows; those beyond are left out of `margin`.
     """
     logits = scored_logits(model, batch)
     values = {name: HEAD_SIGNALS[name](logits, batch.targets, vocabulary) for name in sorted(needs.head)}

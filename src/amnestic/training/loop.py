@@ -34,7 +34,7 @@ class Plan:
     @classmethod
     def of(cls, options: TrainingOptions, steps_per_epoch: int) -> "Plan":
         """Return the plan of `options`."""
-        steps = options.max_steps or math.ceil(options.num_train_epochs * steps_per_epoch)
+        steps = options.max_steps or math.ceil(round(options.num_train_epochs * steps_per_epoch, 6))
         warmup = options.warmup_steps
         if warmup is None:
             warmup = min(round(options.warmup_epochs * steps_per_epoch), steps - 1)
@@ -72,7 +72,7 @@ class Loop:
             begin = time.perf_counter()
             rate = factor(self.options.lr_scheduler_type, number, self.plan.steps, self.plan.warmup_steps)
             optimizer.set_learning_rate(rate)
-            sums, norm = step(self.problem, self._batches(number, optimizer.device), self.multipliers, optimizer)
+            sums, norm = step(self.problem, self.batches(number, optimizer.device), self.multipliers, optimizer)
             pending()
             values = torch.stack([*sums, norm, *(m.value for m in self.multipliers)])
             seconds = time.perf_counter() - begin
@@ -84,7 +84,8 @@ class Loop:
                 self.candidate(number + 1, (number + 1) / self.plan.steps_per_epoch)
         return training
 
-    def _batches(self, number: int, device: torch.device) -> list[Any]:
+    def batches(self, number: int, device: torch.device) -> list[Any]:
+        """Return the batches of step `number` (counted from 0), on `device`."""
         cost = PASS_COST.get(device.type, PASS_COST["cuda"])
         rows = self.rows.rows(number)
         batches = micro_batches(self.splits, rows, self.options.per_device_train_batch_size, cost)
@@ -94,13 +95,14 @@ class Loop:
         """Return a call that reads `values` back, checks them, and hands on the record."""
 
         def record() -> None:
-            *losses, norm = values[: len(self.problem.terms) + 1].tolist()
-            if not all(map(math.isfinite, [*losses, norm])):
-                raise RunError(
-                    f"step {done}: loss {losses[0]:g}, retain loss {losses[-1]:g}, gradient norm {norm:g} are not all "
-                    "finite; lower --learning_rate, or use --dtype float32."
-                )
             names = [f"{term.split}_loss" for term in self.problem.terms]
+            *losses, norm = values[: len(names) + 1].tolist()
+            if not all(map(math.isfinite, [*losses, norm])):
+                found = ", ".join(f"{name} {value:g}" for name, value in zip(names, losses, strict=True))
+                raise RunError(
+                    f"step {done}: {found}, gradient norm {norm:g} are not all finite; lower --learning_rate, or use "
+                    "--dtype float32."
+                )
             multipliers = values[len(losses) + 1 :].tolist()
             self.record(
                 {"step": done, "epoch": done / self.plan.steps_per_epoch, "learning_rate": rate}

@@ -13,8 +13,8 @@ class TrainingOptions:
 
     learning_rate: float = 1e-5
     """Peak learning rate."""
-    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
-    """Course of the learning rate after the warm-up."""
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "constant_with_warmup"
+    """Course of the learning rate after the warm-up; a decay to 0 stops before the bound is reached."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises from 0; not used with --warmup_steps or the constant schedule."""
     warmup_steps: int | None = None
