@@ -99,16 +99,17 @@ class Execution:
     def open(self, inputs: Inputs) -> None:
         """Create the run folder, with the resolved configuration and the environment."""
         self.folder.open()
-        write_yaml(self.config, self.folder.path / "config.yaml")
+        run = replace(self.config.run, overwrite=False)  # repeating a run must not silently replace it
+        write_yaml(replace(self.config, run=run), self.folder.path / "config.yaml")
         files = [*inputs.files, *inputs.loaded.files]
         training = self.config.training
-        run = {
+        facts = {
             "dtype": str(inputs.loaded.model.dtype).removeprefix("torch."),
             "device": str(inputs.loaded.model.device),
             "seed": training.seed,
             "sha256": file_hashes(files),
         }
-        self.folder.write("environment.json", environment() | run)
+        self.folder.write("environment.json", environment() | facts)
 
     def recorder(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
         """Return what the loop calls after each step; `complete` turns the loop's record into the one that is shown."""

@@ -161,11 +161,11 @@ def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequen
     if len(retain) <= options.probe_size:
         return retain, retain
     chosen = np.random.default_rng(PROBE_SEED).choice(len(retain), options.probe_size, replace=False)
-    chosen_set = set(chosen.tolist())
-    probe = [retain[i] for i in sorted(chosen_set)]
+    probe = [retain[i] for i in sorted(chosen.tolist())]
     if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
         return probe, retain
-    return probe, [row for i, row in enumerate(retain) if i not in chosen_set]
+    held_out = {row.input_ids.tobytes() for row in probe}  # by content: a copy of a probe row is no row of training
+    return probe, [row for row in retain if row.input_ids.tobytes() not in held_out]
 
 
 def control_of(method: Method, options: MultiplierOptions) -> Bounded:

@@ -83,7 +83,7 @@ class Problem:
             for term, values, total in zip(self.terms, found, sums, strict=True):
                 if term.split == split:
                     row = batch.row if term.unit == "token" else torch.arange(len(chosen))
-                    total.add(np.array(chosen)[row.cpu().numpy()], values.double().cpu().numpy())
+                    total.add(np.array(chosen)[row.cpu().numpy()], values.cpu().double().numpy())
         return sums
 
 
