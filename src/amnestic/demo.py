@@ -11,9 +11,11 @@ from .benchmarks.fiction import Fiction
 from .config import DemoConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .errors import InputError
 from .progress import Progress
+from .reports.run_folder import RunFolder
 from .run import Run, run_finetune, run_unlearn
 
-CONTENTS = ("data", "start", "full", "retrained", "unlearned")
+INPUTS = ("data", "start")
+RUNS = ("full", "retrained", "unlearned")
 SPECIAL = ("<pad>", "<bos>", "<eos>")
 VOCABULARY = 768
 TRAINING = {
@@ -65,7 +67,9 @@ def write_start(folder: Path, rows: Iterable[Row]) -> None:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=alphabet)
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=list(SPECIAL), initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator((f"{row['question']}\n {row['answer']}" for row in rows), trainer)
     bos = SPECIAL.index("<bos>")
     tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", bos)])
@@ -115,11 +119,13 @@ def _clear(folder: Path, overwrite: bool) -> None:
         raise InputError(
             f"--output_dir {folder} is not empty; give another folder, or --overwrite an earlier demonstration."
         )
-    if strange := sorted(found - set(CONTENTS)):
+    if strange := sorted(found - {*INPUTS, *RUNS}):
         raise InputError(
             f"--output_dir {folder} holds '{strange[0]}', which no demonstration wrote; give another folder."
         )
-    for name in CONTENTS:
+    for name in RUNS:
+        RunFolder(folder / name, overwrite)  # raises for what no run wrote in any of them, before one is removed
+    for name in RUNS:
         if (folder / name).exists():
             shutil.rmtree(folder / name)
 

@@ -10,11 +10,11 @@ import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded
-from .errors import RunError
+from .errors import InputError, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
-from .model.load import Loaded, digest, load, round_to_saved, save
+from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
 from .model.options import ModelOptions
 from .progress import Progress
 from .reports.environment import environment, file_hashes
@@ -72,9 +72,15 @@ class Execution:
         return training.per_device_train_batch_size * training.gradient_accumulation_steps
 
     def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
-        """Read what the configuration names."""
+        """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
-        return gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
+        inputs = gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
+        self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
+        if not any(parameter.requires_grad for parameter in inputs.loaded.model.parameters()):
+            raise InputError("no parameter of the model is trainable; set requires_grad of those that should learn.")
+        with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
+            pass  # a model that has no checkpointing is refused here, before anything is written
+        return inputs
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts."""
@@ -96,9 +102,18 @@ class Execution:
         self.progress.start(title, rows(subject, metrics))
         return collect(subject, metrics)
 
-    def open(self, inputs: Inputs) -> None:
-        """Create the run folder, with the resolved configuration and the environment."""
+    @contextmanager
+    def opened(self, inputs: Inputs) -> Iterator[None]:
+        """Create the run folder; however the context ends, what only training needed is gone from it."""
         self.folder.open()
+        try:
+            self._describe(inputs)
+            yield
+        finally:
+            self.folder.close()
+
+    def _describe(self, inputs: Inputs) -> None:
+        """Write the resolved configuration and the environment."""
         run = replace(self.config.run, overwrite=False)  # repeating a run must not silently replace it
         write_yaml(replace(self.config, run=run), self.folder.path / "config.yaml")
         files = [*inputs.files, *inputs.loaded.files]
@@ -135,10 +150,13 @@ class Execution:
         self.folder.replace("model", lambda path: save(loaded, path))
         self.progress.advance()
         size = self.config.evaluation.per_device_eval_batch_size
+        live = check.losses(loaded.model, size)
+        if not np.isfinite(live).all():
+            raise RunError(f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.")
         dtype = str(loaded.model.dtype).removeprefix("torch.")
         options = ModelOptions(model=str(self.folder.path / "model"), dtype=dtype, device=str(loaded.model.device))  # type: ignore[arg-type]
         again = load(options)
-        difference = float(np.abs(check.losses(loaded.model, size) - check.losses(again.model, size)).max())
+        difference = float(np.abs(live - check.losses(again.model, size)).max())
         self.progress.advance()
         if not difference <= RELOAD_TOLERANCE[dtype]:
             raise RunError(
@@ -163,7 +181,6 @@ class Execution:
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,
         }
-        self.folder.close()
         self.folder.write("results.json", results)
         if "bound" in results:
             render_report(self.folder.path)

@@ -1,7 +1,7 @@
 """What a run starts from: a loaded model, its encoder, and encoded splits, from names or from Python objects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,17 @@ class Given:
     """Split -> examples, rows or a data set."""
 
     @classmethod
-    def split(cls, values: Mapping[str, Any]) -> tuple["Given", dict[str, str]]:
-        """Tell objects from names: return the objects, and the names with a description in the place of each object."""
+    def split(cls, values: Mapping[str, Any]) -> tuple["Given", dict[str, Any]]:
+        """Tell objects from names: return the objects, and the options with a description in place of each object.
+
+        Raises InputError for a method that is neither a name nor an instance.
+        """
         stated = {key: value for key, value in values.items() if value is not None}
         objects = {key: value for key, value in stated.items() if not isinstance(value, str | Path)}
-        names = {key: str(value) for key, value in stated.items() if key not in objects}
+        names: dict[str, Any] = {key: str(value) for key, value in stated.items() if key not in objects}
         names |= {key: f"<{type(value).__name__} in memory>" for key, value in objects.items() if key != "tokenizer"}
         if "method" in objects:
-            names["method"] = objects["method"].name
+            names |= _described(objects["method"])
         own = {key: objects.pop(key) for key in ("model", "tokenizer", "method") if key in objects}
         return cls(**own, data=objects), names
 
@@ -47,7 +50,7 @@ class Inputs:
     examples: dict[str, list[Example]]
     splits: dict[str, Split]
     sources: dict[str, str]
-    """Split -> what the user named."""
+    """Split, or "exclude" -> what the user named."""
 
     @property
     def files(self) -> list[Path]:
@@ -85,7 +88,8 @@ def gather(
     encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
     splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
     _note_lengths(loaded, encoder, splits)
-    return Inputs(loaded, encoder, examples, splits, dict(sources))
+    named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
+    return Inputs(loaded, encoder, examples, splits, named)
 
 
 def refuse_shared(examples: Mapping[str, list[Example]]) -> None:
@@ -96,6 +100,17 @@ def refuse_shared(examples: Mapping[str, list[Example]]) -> None:
             f"forget and retain share {shared} rows of {len(examples['forget'])} and {len(examples['retain'])}; take "
             "them out of one of the two."
         )
+
+
+def _described(method: Any) -> dict[str, Any]:
+    """Return the options that name `method` and its hyper-parameters; a class without a name takes its dotted path."""
+    if not isinstance(method, Method):
+        raise InputError(f"method is {method!r}; expected a name, or an instance of a subclass of Method.")
+    cls: Any = type(method)
+    if "name" not in vars(cls):  # an inherited name is another class's
+        cls.name = f"{cls.__module__}.{cls.__qualname__}"
+    values = {item.name: getattr(method, item.name) for item in (fields(cls) if is_dataclass(cls) else ())}
+    return {"method": cls.name, "method_args": {k: v for k, v in values.items() if isinstance(v, str | int | float)}}
 
 
 def _files(source: str) -> Sequence[Path]:
@@ -115,9 +130,14 @@ def _leave_out(examples: dict[str, list[Example]], excluded: list[Example], name
 
 def _load(options: ModelOptions, seed: int, given: Given) -> Loaded:
     if given.model is None:
+        if given.tokenizer is not None:
+            raise InputError("a loaded tokenizer was given with the name of a model; pass the tokenizer's name.")
         return load(options, isinstance(options, FinetuneModel) and options.from_scratch, seed)
     if given.tokenizer is None:
-        raise InputError("a loaded model was given without its tokenizer; pass tokenizer=... as well.")
+        raise InputError("a loaded model was given without its loaded tokenizer; pass it as tokenizer=... as well.")
+    for item in fields(options):
+        if item.name not in ("model", "tokenizer") and getattr(options, item.name) != item.default:
+            raise InputError(f"{item.name} says how to load a model, and this one is loaded; leave it out.")
     return prepare(given.model, given.tokenizer)
 
 

@@ -1,6 +1,6 @@
 """The main path, top to bottom: load, encode, measure, train, save, check, report."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +8,10 @@ from .config import FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.retention import NLL
 from .data.batches import StepRows
 from .errors import InputError
-from .evaluation.collect import Collected
-from .execution import Check, Execution, Measured, evenly
+from .execution import Check, Execution, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
-from .model.load import checkpointed, digest, load
+from .model.load import Loaded, checkpointed, digest, load
 from .model.options import ModelOptions
 from .progress import Progress
 from .reports.verdict import verdict
@@ -58,6 +57,8 @@ def unlearn(
     """
     named = {"model": model, "tokenizer": tokenizer, "method": method, "forget": forget, "retain": retain}
     given, names = Given.split(named)
+    if given.method is not None and "method_args" in options:
+        raise InputError("method_args go with a method's name; an instance has its hyper-parameters already.")
     return run_unlearn(from_mapping(UnlearnConfig, {"output_dir": output_dir} | names | options), progress, given)
 
 
@@ -86,19 +87,22 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
     with execution.timed("load"):
         inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
         refuse_shared(inputs.examples)
+        retrained = _retrained(execution, inputs, config.evaluation.retrained)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
     with execution.timed("reference"):
         judge = task.judge()
         execution.announce(inputs, task.plan, task.facts(judge))
         collected = {"before": execution.measure("measure the model before", inputs.loaded, task.measured)}
-        collected |= _measure_retrained(execution, inputs, task.measured, config.evaluation.retrained)
-    execution.open(inputs)
-    with execution.timed("train"):
-        trained = task.train(execution, judge)
-    with execution.timed("save"):
-        difference = execution.save(inputs.loaded, trained.digest_before, task.check)
-    with execution.timed("measure"):
-        collected["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
+        if retrained is not None:
+            collected["retrained"] = execution.measure("measure the retrained model", retrained, task.measured)
+            del retrained  # training needs the memory
+    with execution.opened(inputs):
+        with execution.timed("train"):
+            trained = task.train(execution, judge)
+        with execution.timed("save"):
+            difference = execution.save(inputs.loaded, trained.digest_before, task.check)
+        with execution.timed("measure"):
+            collected["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
     before, after, reached = collected["before"].values, collected["after"].values, trained.kept.reached
     bound = task.bound_facts(judge, reached)
     results = {
@@ -109,7 +113,7 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
         "metrics": after,
         "reference_metrics": before,
         **({"retrained_metrics": collected["retrained"].values} if "retrained" in collected else {}),
-        "method": {"name": method.name, **asdict(method)},  # type: ignore[call-overload]
+        "method": {"name": method.name} | (asdict(method) if is_dataclass(method) else {}),
         "multiplier": task.multiplier_facts(trained.multiplier),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
@@ -133,19 +137,19 @@ def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given
         loss = Term("data", "token", NLL.needs, NLL().values)
         problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary)
     execution.announce(inputs, plan, {})
-    execution.open(inputs)
-    before = digest(inputs.loaded)
-    with execution.timed("train"):
-        execution.progress.start("finetune", plan.steps)
-        record = execution.recorder(_finetune_record)
-        loop = Loop(problem, {"data": examples}, rows, plan, config.training, [], record, lambda step, epoch: None)
-        with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
-            seconds = loop.run()
     measured = {"data": evenly(examples, config.evaluation.eval_rows)}
-    with execution.timed("save"):
-        difference = execution.save(inputs.loaded, before, Check(problem, "data", measured["data"]))
-    with execution.timed("measure"):
-        after = execution.measure("measure the model", inputs.loaded, measured)
+    before = digest(inputs.loaded)
+    with execution.opened(inputs):
+        with execution.timed("train"):
+            execution.progress.start("finetune", plan.steps)
+            record = execution.recorder(_finetune_record)
+            loop = Loop(problem, {"data": examples}, rows, plan, config.training, [], record, lambda step, epoch: None)
+            with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
+                seconds = loop.run()
+        with execution.timed("save"):
+            difference = execution.save(inputs.loaded, before, Check(problem, "data", measured["data"]))
+        with execution.timed("measure"):
+            after = execution.measure("measure the model", inputs.loaded, measured)
     results = {
         "command": "finetune",
         "status": "done",
@@ -164,14 +168,16 @@ def _finetune_record(values: dict[str, Any]) -> dict[str, Any]:
     return {names.get(name, name): value for name, value in values.items() if name != "multipliers"}
 
 
-def _measure_retrained(
-    execution: Execution, inputs: Inputs, measured: Measured, name: str | None
-) -> dict[str, Collected]:
-    """Measure the model that never saw the forget split, where one is given."""
+def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded | None:
+    """Load the model that never saw the forget split, where one is named."""
     if name is None:
-        return {}
+        return None
     options = ModelOptions(model=name, dtype=execution.config.model.dtype, device=str(inputs.loaded.model.device))
-    retrained = load(options)
+    try:
+        retrained = load(options)
+    except InputError as error:
+        raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
     if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
         raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
-    return {"retrained": execution.measure("measure the retrained model", retrained, measured)}
+    execution.folder.refuse_inputs(retrained.files)
+    return retrained

@@ -13,6 +13,7 @@ from .constraints.options import BoundOptions, MultiplierOptions
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .data.encode import Encoded
+from .errors import RunError
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
 from .methods.base import Method
@@ -153,7 +154,13 @@ class Unlearning:
     def _measure(self) -> tuple[float, Sums]:
         """Return the forget loss on all forget rows, and the probe's losses, of the model as it stands."""
         size = self.config.evaluation.per_device_eval_batch_size
-        return self.problem.measure("forget", self.forget, size)[0].mean, self.probe_losses()
+        forget_loss, losses = self.problem.measure("forget", self.forget, size)[0].mean, self.probe_losses()
+        if not np.isfinite([forget_loss, losses.mean]).all():
+            raise RunError(
+                f"the model's forget loss is {forget_loss:g} and its retain loss {losses.mean:g}, which are not both "
+                "finite; lower --learning_rate, or use --dtype float32."
+            )
+        return forget_loss, losses
 
 
 def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequence[Encoded], Sequence[Encoded]]:
@@ -170,7 +177,7 @@ def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequen
 
 def control_of(method: Method, options: MultiplierOptions) -> Bounded:
     """Return the control of the multiplier: the method's own, with what the options give in its place."""
-    published = method.retention[0].control
+    published = method.retention[0].control if method.retention else None
     own = published if isinstance(published, Bounded) else Bounded()
     given = {name: getattr(options, f"multiplier_{name}") for name in ("initial", "rate", "warmup_epochs", "update")}
     return replace(own, **{name: value for name, value in given.items() if value is not None})

@@ -1,8 +1,9 @@
 """The folder of a run: opened once everything was checked, and never left half written."""
 
+import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,20 +34,29 @@ class RunFolder:
         self._log: JsonLines | None = None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output_dir {path} is a file; expected a folder.")
+        _refuse_place(self.path)
         found = {item.name for item in self.path.iterdir()} if self.path.is_dir() else set()
         if found and not overwrite:
             raise InputError(f"--output_dir {path} is not empty; give another folder, or --overwrite an earlier run.")
-        if strange := sorted(found - CONTENTS):
+        if strange := sorted(name for name in found if not _is_ours(name)):
             raise InputError(
                 f"--output_dir {path} holds '{strange[0]}', which no run wrote; --overwrite replaces only earlier runs."
             )
+
+    def refuse_inputs(self, files: Iterable[Path]) -> None:
+        """Raise InputError where a file that the run reads lies in the folder: opening it would delete the file."""
+        folder = self.path.resolve()
+        for file in files:
+            if file.resolve().is_relative_to(folder):
+                raise InputError(f"--output_dir {self.path} holds {file}, which this run reads; give another folder.")
 
     def open(self) -> None:
         """Create the folder, or clear it of an earlier run; raises RunError where the file system refuses."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            for name in CONTENTS:
-                _remove(self.path / name)
+            for item in list(self.path.iterdir()):
+                if _is_ours(item.name):
+                    _remove(item)
         except OSError as error:
             raise RunError(f"cannot write the run folder {self.path}: {error.strerror or error}.") from error
         self._log = JsonLines(self.path / "train.jsonl")
@@ -89,6 +99,20 @@ class RunFolder:
 
 def _column(values: Sequence[Any]) -> list[Any]:
     return [None if isinstance(value, float | np.floating) and np.isnan(value) else value for value in values]
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a run wrote what has this name: one of CONTENTS, or what a killed run left of it."""
+    return name in CONTENTS or any(name.startswith(f".{known}.") and name.endswith(".tmp") for known in CONTENTS)
+
+
+def _refuse_place(path: Path) -> None:
+    """Raise InputError where no folder can be made or written at `path`."""
+    existing = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
+    if not existing.is_dir():
+        raise InputError(f"--output_dir {path} lies below {existing}, which is a file; give another folder.")
+    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
+        raise InputError(f"--output_dir {path} cannot be written: {existing} is read-only; give another folder.")
 
 
 def _remove(path: Path) -> None:
