@@ -24,8 +24,7 @@ def interrupting(step, number):
     return stopped
 
 
-@pytest.mark.parametrize("command", ["unlearn", "finetune"])
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize(("command", "steps"), [("unlearn", 1), ("unlearn", 3), ("finetune", 3)])
 def test_numbers_that_overflow_are_an_error(request, command, steps):
     """Steps as long as float32 reaches: the second one, or the first measurement, finds no number."""
     run = request.getfixturevalue(command)
@@ -40,6 +39,22 @@ def test_numbers_that_overflow_are_an_error(request, command, steps):
     assert "Traceback" not in outcome.err
     assert not {"results.json", "report.html", "checkpoints"} & set(names(outcome.folder))
     assert set(LEFT) <= set(names(outcome.folder))
+
+
+def test_a_last_step_that_ruins_the_weights_is_an_error(finetune, monkeypatch):
+    import amnestic.training.loop as loop
+
+    def ruining(objective, *arguments):
+        found = step(objective, *arguments)
+        objective.model.get_output_embeddings().weight.data[7] = float("nan")
+        return found
+
+    step = loop.step
+    monkeypatch.setattr(loop, "step", ruining)
+    outcome = finetune(max_steps=1)
+    assert outcome.status == 1
+    assert outcome.err.splitlines()[-1] == "error: the trained model's loss on data is nan; lower --learning_rate."
+    assert "results.json" not in names(outcome.folder)
 
 
 @pytest.mark.parametrize("command", ["unlearn", "finetune"])

@@ -30,9 +30,7 @@ def test_a_question_equals_its_rendered_prompt(people, unlearn, as_file, tmp_pat
     assert outcome.digest == unlearn(bound=9).digest
 
 
-def test_messages_take_the_chat_template_and_equal_questions_that_take_it(
-    people, unlearn, as_file, tmp_path, tokenizer
-):
+def test_messages_take_the_chat_template_as_questions_do(people, unlearn, as_file, tmp_path, tokenizer):
     template = tmp_path / "chat.jinja"
     template.write_text(TEMPLATE, encoding="utf-8")
     files = {}

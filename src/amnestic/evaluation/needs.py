@@ -80,7 +80,15 @@ class Generation:
             options.per_device_eval_batch_size,
             subject.advance,
         )
-        return Generations(texts, [example.answer for example in examples])
+        return Generations(texts, [self._answer(subject, example) for example in examples])
+
+    def _answer(self, subject: Subject, example: Encoded) -> str:
+        """Return the true answer; of a corpus chunk, which goes on for long, as many tokens as may be generated."""
+        start = example.prompt_length
+        if not example.is_scored[:start].any():
+            return example.answer
+        end = start + subject.options.max_new_tokens
+        return str(subject.loaded.tokenizer.decode(example.input_ids[start:end], skip_special_tokens=True))
 
 
 def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
