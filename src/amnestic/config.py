@@ -128,8 +128,8 @@ class Option:
 
     @property
     def help(self) -> str:
-        """Return the docstring below the field."""
-        return _field_docstrings(self.owner).get(self.name, "")
+        """Return the docstring below the field, in one line."""
+        return " ".join(_field_docstrings(self.owner).get(self.name, "").split())
 
 
 def options(config_class: Any) -> tuple[Option, ...]:

@@ -172,7 +172,8 @@ def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequen
     if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
         return probe, retain
     held_out = {row.input_ids.tobytes() for row in probe}  # by content: a copy of a probe row is no row of training
-    return probe, [row for row in retain if row.input_ids.tobytes() not in held_out]
+    rest = [row for row in retain if row.input_ids.tobytes() not in held_out]
+    return probe, rest or retain
 
 
 def control_of(method: Method, options: MultiplierOptions) -> Bounded:

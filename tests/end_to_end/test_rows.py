@@ -47,10 +47,12 @@ def test_messages_take_the_chat_template_as_questions_do(people, unlearn, as_fil
         files[split] = as_file(tmp_path / f"{split}.jsonl", rows)
     outcome = unlearn(**files, bound=20, chat_template=template)
     assert outcome.results["template"]["kind"] == "chat"
-    answers = [row["answer"] for row in people.rows["forget"]]
-    # after ": " a scored answer begins with its first letter; the end of turn is scored with it
-    expected = sum(len(tokenizer.tokenize(f": {answer}")) - len(tokenizer.tokenize(":")) + 1 for answer in answers)
-    assert outcome.results["data"]["forget"]["scored_tokens"] == pytest.approx(expected, abs=len(answers))
+    scored = 0
+    for row in people.rows["forget"]:
+        prompt = f"<bos>user: {row['question']}\n<bos>assistant: "
+        whole = tokenizer(f"{prompt}{row['answer']}<eos>", add_special_tokens=False, return_offsets_mapping=True)
+        scored += sum(end > len(prompt) for _, end in whole["offset_mapping"])
+    assert outcome.results["data"]["forget"]["scored_tokens"] == scored
     assert "[[" in outcome.err
     assert "<eos>]]" in outcome.err
     assert outcome.digest == unlearn(bound=20, chat_template=template).digest

@@ -93,7 +93,7 @@ def test_candidates_come_at_each_epochs_end_and_at_the_last_step():
 
 
 def test_a_run_reports_every_step_and_every_candidate(observe):
-    observed = observe(num_train_epochs=2.5, warmup_steps=2)
+    observed = observe(num_train_epochs=2.5, warmup_steps=2, lr_scheduler_type="linear")
     seconds = observed.run()
     assert observed.candidates == [(3, 1.0), (6, 2.0), (8, pytest.approx(8 / 3))]
     assert [record["step"] for record in observed.records] == list(range(1, 9))
@@ -195,7 +195,7 @@ def spoil(observed: Observed, after: int):
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(observe):
     observed = observe(max_steps=6)
     sentence = (
-        r"^step 3: loss nan, retain loss nan, gradient norm nan are not all finite; lower --learning_rate, or use "
+        r"^step 3: forget_loss nan, retain_loss nan, gradient norm nan are not all finite; lower --learning_rate, or use "
         r"--dtype float32\.$"
     )
     with pytest.raises(RunError, match=sentence):
@@ -235,9 +235,9 @@ def test_every_unlearning_pairs_at_least_one_retain_example():
 
 
 def test_defaults_are_the_papers():
-    """TOFU in arXiv:2506.05314: AdamW, 1e-5, 10 epochs of which one warms up, decay 0.01, norm 1, linear."""
+    """TOFU in arXiv:2506.05314: AdamW, 1e-5, 10 epochs of which one warms up, decay 0.01, norm 1; MUSE's constant rate."""
     paper = UnlearnTraining()
     assert (paper.learning_rate, paper.num_train_epochs, paper.warmup_epochs) == (1e-5, 10.0, 1.0)
-    assert (paper.weight_decay, paper.max_grad_norm, paper.lr_scheduler_type) == (0.01, 1.0, "linear")
+    assert (paper.weight_decay, paper.max_grad_norm, paper.lr_scheduler_type) == (0.01, 1.0, "constant_with_warmup")
     assert paper.retain_per_forget == 1
     assert FinetuneTraining().num_train_epochs == 5.0

@@ -1,5 +1,7 @@
 """Which retain examples hold the bound, and which train."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,8 +11,9 @@ from amnestic.unlearning import draw_probe
 
 
 def rows(count: int) -> list[Encoded]:
-    tokens = np.arange(3, 7)
-    return [Encoded(f"retain:{i}", tokens, tokens > 4, 2, False, "", "") for i in range(count)]
+    """Rows that all differ in their last token."""
+    scored = np.array([False, False, True, True])
+    return [Encoded(f"retain:{i}", np.array([3, 4, 5, 6 + i]), scored, 2, False, "", "") for i in range(count)]
 
 
 def ids(examples) -> list[str]:
@@ -55,6 +58,21 @@ def test_probe_is_the_same_each_time_in_the_order_of_the_split_and_from_all_of_i
     assert ids(training) == [name for name in ids(retain) if name not in set(ids(probe))]
     # 40 of 400 at random: no stretch of 100 rows is left out (chance 1e-5) or holds more than half
     assert all(0 < sum(low <= n < low + 100 for n in numbers) <= 20 for low in range(0, 400, 100))
+
+
+def test_copies_of_probe_rows_do_not_train():
+    """200 rows and a copy of each: what is held out is a content, wherever it stands."""
+    retain = [replace(row, id=f"{row.id}{copy}") for row in rows(200) for copy in "ab"]
+    probe, training = draw_probe(retain, BoundOptions(probe_size=40))
+    contents = [{row.input_ids.tobytes() for row in part} for part in (probe, training)]
+    assert contents[0].isdisjoint(contents[1])
+    assert len(training) == 2 * (200 - len(contents[0]))
+
+
+def test_a_split_of_copies_alone_trains_all_the_same():
+    retain = [rows(1)[0]] * 100
+    probe, training = draw_probe(retain, BoundOptions(probe_size=10))
+    assert (len(probe), len(training)) == (10, 100)
 
 
 def test_default_probe_has_256_rows():
