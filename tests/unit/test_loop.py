@@ -195,8 +195,8 @@ def spoil(observed: Observed, after: int):
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(observe):
     observed = observe(max_steps=6)
     sentence = (
-        r"^step 3: forget_loss nan, retain_loss nan, gradient norm nan are not all finite; lower --learning_rate, or use "
-        r"--dtype float32\.$"
+        r"^step 3: forget_loss nan, retain_loss nan, gradient norm nan are not all finite; lower --learning_rate, or "
+        r"use --dtype float32\.$"
     )
     with pytest.raises(RunError, match=sentence):
         observed.run(spoil(observed, after=1))
@@ -235,7 +235,7 @@ def test_every_unlearning_pairs_at_least_one_retain_example():
 
 
 def test_defaults_are_the_papers():
-    """TOFU in arXiv:2506.05314: AdamW, 1e-5, 10 epochs of which one warms up, decay 0.01, norm 1; MUSE's constant rate."""
+    """arXiv:2506.05314 on TOFU: AdamW, 1e-5, 10 epochs of which one warms up, decay 0.01, norm 1; on MUSE: constant."""
     paper = UnlearnTraining()
     assert (paper.learning_rate, paper.num_train_epochs, paper.warmup_epochs) == (1e-5, 10.0, 1.0)
     assert (paper.weight_decay, paper.max_grad_norm, paper.lr_scheduler_type) == (0.01, 1.0, "constant_with_warmup")
