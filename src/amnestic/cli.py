@@ -225,6 +225,7 @@ def _undisturbed() -> Iterator[None]:
             logging: Any = import_module("transformers.utils.logging")
             logging.disable_progress_bar()
             logging.set_verbosity_error()
+            import_module("huggingface_hub.utils.logging").set_verbosity_error()
             warnings.simplefilter("ignore")
         yield
 

@@ -72,7 +72,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{path}, line {line}: {error.problem}; {FORM}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path} is no YAML: {' '.join(str(error).split())}; {FORM}.") from error
     if content is not None and not isinstance(content, dict):
         raise InputError(f"{path} holds no options, but a {type(content).__name__}; {FORM}.")

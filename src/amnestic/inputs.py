@@ -87,18 +87,35 @@ def gather(
     loaded = _load(model, seed, given)
     encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
     splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
+    _refuse_unknown_tokens(loaded, splits)
     _note_lengths(loaded, encoder, splits)
+    _note_template(loaded, encoder)
     named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
     return Inputs(loaded, encoder, examples, splits, named)
 
 
-def refuse_shared(examples: Mapping[str, list[Example]]) -> None:
-    """Raise InputError where the forget and the retain split share rows: they cannot be both forgotten and kept."""
-    shared = shared_rows(examples["forget"], examples["retain"])
-    if shared:
+def refuse_shared(inputs: Inputs) -> None:
+    """Raise InputError where the forget and the retain split share rows: they cannot be both forgotten and kept.
+
+    Rows are the same if their contents are, or if they become the same tokens.
+    """
+    forget, retain = inputs.examples["forget"], inputs.examples["retain"]
+    kept = {row.input_ids.tobytes() for row in inputs.splits["retain"].examples}
+    same_tokens = sum(row.input_ids.tobytes() in kept for row in inputs.splits["forget"].examples)
+    if shared := max(shared_rows(forget, retain), same_tokens):
         raise InputError(
-            f"forget and retain share {shared} rows of {len(examples['forget'])} and {len(examples['retain'])}; take "
-            "them out of one of the two."
+            f"forget and retain share {shared} rows of {len(forget)} and {len(retain)}; take them out of one "
+            "of the two."
+        )
+
+
+def _refuse_unknown_tokens(loaded: Loaded, splits: Mapping[str, Split]) -> None:
+    known = loaded.model.get_input_embeddings().weight.shape[0]
+    highest = max(int(row.input_ids.max()) for split in splits.values() for row in split.examples)
+    if highest >= known:
+        raise InputError(
+            f"the tokenizer writes token {highest}, and the model knows the tokens below {known}; give the tokenizer "
+            "that belongs to the model with --tokenizer."
         )
 
 
@@ -151,6 +168,12 @@ def _note_lengths(loaded: Loaded, encoder: Encoder, splits: Mapping[str, Split])
             )
         if split.left_out and encoder.options.too_long != "drop":
             loaded.notes.append(f"{split.left_out} of {split.rows} {name} rows have no token left to score: left out.")
+
+
+def _note_template(loaded: Loaded, encoder: Encoder) -> None:
+    for name in encoder.arguments:
+        if name not in str(encoder.chat_template):
+            loaded.notes.append(f"the chat template does not read the argument '{name}': it changes nothing.")
     if encoder.writes_today:
         loaded.notes.append(
             "the chat template writes today's date into every prompt; pin it with --template_args.date_string."

@@ -86,7 +86,7 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
     method = execution.given.method or build(config.method.method, config.method.method_args)
     with execution.timed("load"):
         inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
-        refuse_shared(inputs.examples)
+        refuse_shared(inputs)
         retrained = _retrained(execution, inputs, config.evaluation.retrained)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
     with execution.timed("reference"):
@@ -96,6 +96,7 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
         if retrained is not None:
             collected["retrained"] = execution.measure("measure the retrained model", retrained, task.measured)
             del retrained  # training needs the memory
+    execution.config = task.resolved(judge)
     with execution.opened(inputs):
         with execution.timed("train"):
             trained = task.train(execution, judge)

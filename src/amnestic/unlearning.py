@@ -1,5 +1,6 @@
 """Unlearning as a constrained problem: which rows train, which hold the bound, and the training itself."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from .constraints.options import BoundOptions, MultiplierOptions
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .data.encode import Encoded
-from .errors import RunError
+from .errors import InputError, RunError
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
 from .methods.base import Method
@@ -74,6 +75,14 @@ class Unlearning:
         plan = Plan.of(training, step_rows.steps_per_epoch)
         return cls(config, problem, control, inputs, forget, retain, probe, held_out, step_rows, plan)
 
+    def resolved(self, judge: Probe) -> UnlearnConfig:
+        """Return the configuration with the bound and the multiplier that were chosen for what it left open."""
+        names = ("initial", "rate", "warmup_epochs", "update")
+        multiplier = MultiplierOptions(**{f"multiplier_{name}": getattr(self.control, name) for name in names})
+        stated: dict[str, Any] = {judge.bound.kind: judge.bound.requested}
+        bound = replace(self.config.bound, **stated)
+        return replace(self.config, bound=bound, multiplier=multiplier)
+
     @property
     def measured(self) -> Measured:
         """Return the examples on which metrics are computed before and after."""
@@ -93,6 +102,11 @@ class Unlearning:
         """Measure the model before unlearning; raises InputError for a bound that it does not hold today."""
         whole_split = len(self.probe) == len(self.inputs.splits["retain"].examples)
         judge = Probe(Bound.of(self.config.bound), self.probe_losses(), whole_split)
+        if not math.isfinite(judge.reference.mean):
+            raise InputError(
+                f"the model's loss on the retain probe is {judge.reference.mean} before unlearning; its weights are "
+                "broken, or out of range in this --dtype."
+            )
         judge.bound.value(judge.reference.mean)
         return judge
 
@@ -173,7 +187,8 @@ def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequen
         return probe, retain
     held_out = {row.input_ids.tobytes() for row in probe}  # by content: a copy of a probe row is no row of training
     rest = [row for row in retain if row.input_ids.tobytes() not in held_out]
-    return probe, rest or retain
+    enough = len(rest) >= HELD_OUT_FROM // 2 * options.probe_size  # not where most rows are copies
+    return probe, rest if enough else retain
 
 
 def control_of(method: Method, options: MultiplierOptions) -> Bounded:

@@ -7,22 +7,31 @@ differ. The runs are deterministic: whatever differs, differs by the flag.
 import functools
 import hashlib
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.models.llama.modeling_llama import LlamaMLP
 
+from amnestic import execution
 from amnestic.config import FinetuneConfig, UnlearnConfig, options
+from amnestic.evaluation import needs
+from amnestic.methods.base import Method
+from amnestic.model import generate
+from amnestic.model.signals import Needs
+from amnestic.reports import environment
+from amnestic.training import problem
 
 CONFIGS = {"unlearn": UnlearnConfig, "finetune": FinetuneConfig}
 TEMPLATE = (
     "{% for message in messages %}<bos>{{ message['role'] }}{{ mark }}: {{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}<eos>{% endif %}\n{% endfor %}"
 )
-LENGTH = 30
+LENGTH = 34
 """Tokens; some rows of the people are longer, some are not."""
 
 
@@ -40,11 +49,11 @@ SHARED = {
     "tokenizer": Case("{other_tokenizer}", "data weights tokenizer"),
     "dtype": Case("bfloat16", "environment weights"),
     "question_column": Case("asked", "prompt weights", {"data": "{columns}"}),
-    "answer_column": Case("told", "data weights", {"data": "{columns}"}),
+    "answer_column": Case("told", "scores weights", {"data": "{columns}"}),
     "prompt_column": Case("asked", "prompt weights", {"data": "{prompts}"}),
-    "completion_column": Case("told", "data weights", {"data": "{prompts}"}),
+    "completion_column": Case("told", "scores weights", {"data": "{prompts}"}),
     "messages_column": Case("asked", "prompt weights", {"data": "{messages}", "chat_template": "{template}"}),
-    "text_column": Case("told", "data weights", {"data": "{texts}"}),
+    "text_column": Case("told", "scores weights", {"data": "{texts}"}),
     "max_length": Case(LENGTH, "data weights notes"),
     "too_long": Case("drop", "data weights notes", {"max_length": LENGTH}),
     "chat_template": Case("{template}", "prompt weights"),
@@ -53,9 +62,9 @@ SHARED = {
     "question_template": Case("Q: {{question}}\nA:", "prompt weights"),
     "answer_template": Case(" It is: {{answer}}", "prompt weights"),
     "learning_rate": Case(2e-3, "weights steps"),
-    "lr_scheduler_type": Case("linear", "weights steps"),
-    "warmup_epochs": Case(0, "weights steps"),
-    "warmup_steps": Case(2, "weights steps", {"warmup_epochs": 0}),
+    "lr_scheduler_type": Case("linear", "weights steps", {"warmup_epochs": 0}),
+    "warmup_epochs": Case(0, "weights steps", {"max_steps": 3}),
+    "warmup_steps": Case(2, "weights steps", {"max_steps": 3, "warmup_epochs": 0}),
     "num_train_epochs": Case(0.5, "weights steps", {"max_steps": None, "num_train_epochs": 1}),
     "max_steps": Case(1, "weights steps"),
     "per_device_train_batch_size": Case(3, "weights steps"),
@@ -81,7 +90,7 @@ UNLEARN = SHARED | {
     "alpha": Case(2, "bound", {"bound": None}),
     "bound": Case(1, "bound", {"bound": None}),
     "probe_size": Case(5, "bound scores metrics"),
-    "train_on_probe": Case(True, "bound weights", {"probe_size": 2}),
+    "train_on_probe": Case(True, "bound weights", {"probe_size": 2, "max_steps": 4}),
     "multiplier_initial": Case(3, "multiplier weights"),
     "multiplier_rate": Case(7, "multiplier weights", {"multiplier_warmup_epochs": 0}),
     "multiplier_warmup_epochs": Case(0, "multiplier weights"),
@@ -111,39 +120,206 @@ def test_every_option_of_both_commands_has_a_case():
         assert {option.name for option in options(config)} == set(CASES[command]) | ELSEWHERE
 
 
-@pytest.fixture(scope="module")
-def places(people, retrained, as_file, tmp_path_factory) -> dict[str, str]:
-    """The files and folders that the cases name."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+@dataclass(frozen=True)
+class Scaled(Method):
+    """Some multiple of the log-probability."""
 
-    folder = tmp_path_factory.mktemp("places")
-    tokenizer = AutoTokenizer.from_pretrained(people.model)
-    tokenizer.add_tokens(["Where", "was", "born"])
-    tokenizer.save_pretrained(folder / "other_tokenizer")
-    AutoModelForCausalLM.from_pretrained(people.model, dtype=torch.bfloat16).save_pretrained(folder / "bfloat16")
-    AutoTokenizer.from_pretrained(people.model).save_pretrained(folder / "bfloat16")
-    (folder / "template").write_text(TEMPLATE, encoding="utf-8")
-    rows = people.rows["holdout"]
-    forms = {
-        "columns": lambda row, other: {"question": row["question"], "answer": row["answer"]} | other,
-        "prompts": lambda row, other: {"prompt": row["question"], "completion": row["answer"]} | other,
-        "messages": lambda row, other: {"messages": turns(row), "asked": turns({"question": "Who?"} | row)[1:]},
-        "texts": lambda row, other: {"text": row["question"]} | other,
-    }
-    for name, form in forms.items():
-        made = [form(row, {"asked": row["paraphrased_question"], "told": row["paraphrased_answer"]}) for row in rows]
-        if name == "messages":
-            made = [row | {"asked": turns(other)} for row, other in zip(made, rows[1:] + rows[:1], strict=True)]
-        as_file(folder / f"{name}.jsonl", made)
-    as_file(folder / "other_forget.jsonl", people.rows["forget"][:9])
-    as_file(folder / "other_retain.jsonl", people.rows["retain"][:20])
-    named = {path.stem: str(path) for path in folder.iterdir()}
-    return named | {"retrained": str(retrained.folder / "model"), "method": f"{__name__}.Scaled"}
+    scale: float = 1.0
+    needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
+
+    def objective(self, model):
+        return self.scale * model.forget.token_logp
+
+
+FORMS: dict[str, Callable[[dict, dict], dict[str, Any]]] = {
+    "columns": lambda row, other: {
+        "question": row["question"],
+        "answer": row["answer"],
+        "asked": row["paraphrased_question"],
+        "told": row["paraphrased_answer"],
+    },
+    "prompts": lambda row, other: {
+        "prompt": row["question"],
+        "completion": row["answer"],
+        "asked": row["paraphrased_question"],
+        "told": row["paraphrased_answer"],
+    },
+    "messages": lambda row, other: {"messages": turns(row), "asked": turns(other)},
+    "texts": lambda row, other: {"text": row["question"], "told": row["answer"]},
+}
+"""Files with two of each column: the one that is detected, and the one that a flag names."""
 
 
 def turns(row: dict[str, Any]) -> list[dict[str, str]]:
     return [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
 
 
+@pytest.fixture(scope="module")
+def places(people, retrained, as_file, tmp_path_factory) -> dict[str, str]:
+    """The files and folders that the cases name."""
+    folder = tmp_path_factory.mktemp("places")
+    tokenizer = AutoTokenizer.from_pretrained(people.model)
+    tokenizer.save_pretrained(folder / "bfloat16")
+    AutoModelForCausalLM.from_pretrained(people.model, dtype=torch.bfloat16).save_pretrained(folder / "bfloat16")
+    tokenizer.add_tokens(["Where", "born"])
+    tokenizer.save_pretrained(folder / "other_tokenizer")
+    (folder / "template").write_text(TEMPLATE, encoding="utf-8")
+    rows = people.rows["holdout"]
+    for name, form in FORMS.items():
+        made = [form(row, other) for row, other in zip(rows, rows[1:] + rows[:1], strict=True)]
+        as_file(folder / f"{name}.jsonl", made[:6])
+        as_file(folder / f"{name}_rest.jsonl", made[6:])
+    as_file(folder / "other_forget.jsonl", people.rows["forget"][:9])
+    as_file(folder / "other_retain.jsonl", people.rows["retain"][:20])
+    named = {path.stem: str(path) for path in folder.iterdir()}
+    return named | {"retrained": str(retrained.folder / "model"), "method": f"{__name__}.Scaled"}
+
+
+@pytest.fixture(scope="module")
+def light():
+    """Leave out what costs time and is the same in each run: the page, and the list of installed packages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execution, "render_report", lambda folder: None)
+        patch.setattr(environment, "installed", functools.cache(environment.installed))
+        yield
+
+
+@pytest.fixture(scope="module")
+def observe(places, light, unlearn, finetune):
+    """Run a command with some options and return what can be seen of it, by name; each run is made once."""
+
+    def run(command: str, **options: Any) -> dict[str, Any]:
+        key = json.dumps([command, options], sort_keys=True)
+        if key not in seen:
+            found = {name: filled(value, places) for name, value in options.items()}
+            if command == "unlearn" and "data" in found:
+                path = found.pop("data")
+                found |= {"forget": path, "retain": path.replace(".jsonl", "_rest.jsonl")}
+            bound = {"bound": 20} if command == "unlearn" and "keep" not in found and "alpha" not in found else {}
+            seen[key] = visible({"unlearn": unlearn, "finetune": finetune}[command](**bound | found))
+        return seen[key]
+
+    seen: dict[str, dict[str, Any]] = {}
+    return run
+
+
 def filled(value: Any, places: dict[str, str]) -> Any:
     return value.format(**places) if isinstance(value, str) else value
+
+
+def visible(outcome: Any) -> dict[str, Any]:
+    """What can be seen of a run, but for times and paths."""
+    results, folder = outcome.results, outcome.folder
+    data = {name: {**facts, "source": ""} for name, facts in results["data"].items()}
+    return {
+        "weights": outcome.digest,
+        "steps": [{**step, "seconds": 0} for step in outcome.steps],
+        "scores": [outcome.scores(path.stem) for path in sorted((folder / "scores").iterdir())],
+        "tokenizer": hashlib.sha256((folder / "model" / "tokenizer.json").read_bytes()).hexdigest(),
+        "environment": outcome.environment["dtype"],
+        "prompt": results["template"].get("first_prompt_sha256"),
+        "data": data,
+        "retrained": results.get("retrained_metrics"),
+        **{name: results.get(name) for name in ("metrics", "notes", "bound", "multiplier", "method", "candidates")},
+    }
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_equal_runs_are_equal(observe, command):
+    assert observe(command) == observe(command, seed=42)
+
+
+@pytest.mark.parametrize(("command", "name"), [(command, name) for command in CASES for name in CASES[command]])
+def test_the_flag_changes_something(observe, command, name):
+    case = CASES[command][name]
+    base, variant = observe(command, **case.base), observe(command, **case.base | {name: case.value})
+    assert [key for key in case.differs.split() if base[key] == variant[key]] == []
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_run_goes_where_it_should_and_replaces_what_it_may(request, light, tmp_path, command):
+    run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
+    assert run(output_dir=tmp_path / "a" / "b", **bound).results["seeds"]["training"] == 42
+    assert run(output_dir=tmp_path / "a" / "b", seed=7, **bound).status == 2
+    second = run(output_dir=tmp_path / "a" / "b", seed=7, overwrite=True, **bound)
+    assert second.results["seeds"]["training"] == 7
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_device_is_used_or_refused(request, light, tmp_path, command):
+    run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
+    assert run(device="cpu", **bound).environment["device"] == "cpu"
+    refused = run(device="cuda:99", output_dir=tmp_path / "run", **bound)
+    assert (refused.status, "--device is 'cuda:99'" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_checkpointing_computes_each_layer_once_more_and_changes_nothing(request, light, monkeypatch, command):
+    """Of the two layers each has one pass more for each micro-batch: two a step of unlearning, one of training."""
+    run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
+    forward, calls = LlamaMLP.forward, []
+
+    def counted(module, *arguments):
+        calls.append(module)
+        return forward(module, *arguments)
+
+    monkeypatch.setattr(LlamaMLP, "forward", counted)
+    plain = run(**bound)
+    passes = len(calls)
+    checkpointed = run(gradient_checkpointing=True, **bound)
+    micro_batches = {"unlearn": 2, "finetune": 1}[command] * len(plain.steps)
+    assert len(calls) - passes == passes + 2 * micro_batches
+    assert checkpointed.digest == plain.digest
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_no_measurement_has_more_rows_than_asked_for(request, light, monkeypatch, command):
+    run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
+    sizes: dict[str, list[int]] = {"likelihood": [], "generation": [], "loss": []}
+
+    def spy(module: Any, name: str, kind: str, rows: Callable[..., Any]) -> None:
+        original = getattr(module, name)
+
+        def counted(*arguments):
+            sizes[kind].append(len(rows(*arguments)))
+            return original(*arguments)
+
+        monkeypatch.setattr(module, name, counted)
+
+    spy(needs, "pad", "likelihood", lambda split, rows: rows)
+    spy(problem, "pad", "loss", lambda split, rows: rows)
+    spy(generate, "_continue", "generation", lambda model, examples, settings: examples)
+    plain = run(**bound)
+    assert {kind: max(found) > 5 for kind, found in sizes.items()} == dict.fromkeys(sizes, True)
+    for found in sizes.values():
+        found.clear()
+    small = run(per_device_eval_batch_size=5, **bound)
+    assert {kind: max(found) for kind, found in sizes.items()} == dict.fromkeys(sizes, 5)
+    assert small.digest == plain.digest
+    assert small.results["metrics"] == pytest.approx(plain.results["metrics"], rel=1e-4)
+
+
+@pytest.fixture
+def hub(people, retrained, monkeypatch, tmp_path):
+    """A cache of the Hub with two revisions of one model, as huggingface_hub lays it out."""
+    repository = tmp_path / "hub" / "models--owner--name"
+    for revision, model, commit in (("main", people.model, "a" * 40), ("second", retrained.folder / "model", "b" * 40)):
+        shutil.copytree(model, repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / revision).write_text(commit, encoding="utf-8")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return repository
+
+
+@pytest.mark.parametrize("command", CASES)
+def test_a_revision_names_one_state_of_a_model_of_the_hub(request, light, people, retrained, hub, command):
+    run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
+    named = [run(model="owner/name", **bound), run(model="owner/name", model_revision="second", **bound)]
+    local = [run(model=people.model, **bound), run(model=retrained.folder / "model", **bound)]
+    assert [outcome.digest for outcome in named] == [outcome.digest for outcome in local]
+    assert named[0].digest != named[1].digest
+    for outcome, commit in zip(named, ("a" * 40, "b" * 40), strict=True):
+        read = [path for path in outcome.environment["sha256"] if path.endswith("model.safetensors")]
+        assert [commit in path for path in read] == [True]
+    assert run(model="owner/name", model_revision="third", **bound).status == 2

@@ -95,6 +95,11 @@ class Encoder:
         self.options = options
         self.limit = min(options.max_length, model_limit or options.max_length)
         self.chat_template = _chat_template(tokenizer, options.chat_template)
+        if self.chat_template is None and (options.template_args or options.system_prompt is not None):
+            raise InputError(
+                "--template_args and --system_prompt are for chat templates, and there is none; leave them out, or "
+                "give --chat_template FILE."
+            )
         self.arguments = {key: _literal(value) for key, value in options.template_args.items()}
         self.closing = _closing_tokens(tokenizer)
 

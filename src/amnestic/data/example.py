@@ -24,8 +24,9 @@ class Example:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of prompt and answer: equal for equal content, whatever the file or the row number."""
-        content = json.dumps([self.kind, self.prompt, self.answer], ensure_ascii=True)
+        """Return a hash of prompt and answer, without outer white space: equal for equal content in any file or row."""
+        prompt = self.prompt.strip() if isinstance(self.prompt, str) else self.prompt
+        content = json.dumps([self.kind, prompt, self.answer.strip()], ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     @property

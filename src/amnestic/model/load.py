@@ -173,6 +173,8 @@ def _config(options: ModelOptions) -> Any:
     name = options.model
     if _looks_local(name) and not Path(name).is_dir():
         raise InputError(f"--model is {name!r}, and there is no such folder; expected a model folder or a Hub id.")
+    if Path(name).is_dir() and options.model_revision is not None:
+        raise InputError(f"--model_revision is {options.model_revision!r}, but {name} is a local folder; leave it out.")
     try:
         config = AutoConfig.from_pretrained(name, revision=options.model_revision or "main", trust_remote_code=False)
     except Exception as error:  # not there, no network, broken JSON, fields that do not fit
@@ -318,7 +320,10 @@ def _switch_checkpointing(model: Any, on: bool) -> None:
 
 
 def _looks_local(name: str) -> bool:
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or Path(name).exists()
+    """Return whether `name` can only be a path: by its form, or because its first folder exists here."""
+    path = Path(name)
+    is_inside = "/" in name and path.parent.is_dir()
+    return name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists() or is_inside
 
 
 def _first_line(error: Exception) -> str:

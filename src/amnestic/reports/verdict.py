@@ -24,7 +24,13 @@ def _held(bound: Mapping[str, Any], holds: bool) -> str:
 
 def _forgotten(before: float, after: float) -> str:
     change = f"forget probability {before:.3g} -> {after:.3g}"
-    share = after / before if before > 0 else 1.0
+    if before < 0.01:
+        return (
+            f"{change}: the model hardly knew these answers before (is the template the one that it was trained with?)"
+        )
+    share = after / before
+    if share > 1.1:
+        return f"{change}: the answers became more likely"
     if share > 0.9:
         return f"{change}: almost nothing was forgotten"
     if share > 0.5:

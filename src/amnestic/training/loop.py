@@ -60,6 +60,7 @@ class Loop:
     candidate: Callable[[int, float], None]
     """Called with (steps done, epochs done) after each epoch and after the last step."""
 
+    @torch.enable_grad()  # also where a caller has switched gradients off
     def run(self) -> float:
         """Take all steps and return the seconds that they took, without the candidates' measurements.
 

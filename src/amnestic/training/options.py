@@ -67,7 +67,10 @@ class TrainingOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class UnlearnTraining(TrainingOptions):
-    """Training under a retention: the paper's settings (arXiv:2506.05314), per process."""
+    """Training under a retention: the paper's settings for TOFU (arXiv:2506.05314), per process.
+
+    One departure: the rate stays constant after the warm-up, as in the paper's MUSE runs (docs/architecture.md).
+    """
 
     retain_per_forget: int = 1
     """Random retain examples for each forget example."""
