@@ -1,0 +1,122 @@
+"""The programs in examples/ and the code of the README do what they say."""
+
+import ast
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+def block(language: str, after: str) -> str:
+    """Return the first block of code in `language` of the README behind the text `after`."""
+    found = re.search(rf"^```{language}\n(.*?)^```$", README[README.index(after) :], re.MULTILINE | re.DOTALL)
+    return found[1]
+
+
+def unlearning(code: str) -> ast.Call:
+    """Return the one call of amnestic.unlearn in a program."""
+    calls = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call)]
+    (found,) = [call for call in calls if ast.unparse(call.func) == "amnestic.unlearn"]
+    return found
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run an example as a program and return what it wrote to stdout."""
+
+    def program(name: str, *arguments: object) -> str:
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / "examples" / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return program
+
+
+@pytest.fixture
+def own_files(people, tmp_path, monkeypatch):
+    """A working directory with a model and the two files that the README names."""
+    shutil.copytree(people.model, tmp_path / "path" / "or" / "id")
+    shutil.copytree(people.model, tmp_path / "path" / "or" / "hub-id")
+    for split in ("forget", "retain"):
+        shutil.copy(people.file(split), tmp_path / f"{split}.jsonl")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_every_example_is_run_here():
+    source = Path(__file__).read_text(encoding="utf-8")
+    assert [name for name in EXAMPLES if f'run("{name}"' not in source] == []
+
+
+def test_the_readme_s_python_is_the_example_s():
+    """The same call, but for its paths, which the example takes from its arguments."""
+    ours = block("python", "<!-- example: examples/unlearn.py -->")
+    example = (ROOT / "examples" / "unlearn.py").read_text(encoding="utf-8")
+    shown, whole = unlearning(ours), unlearning(example)
+    assert [key.arg for key in shown.keywords] == [key.arg for key in whole.keywords]
+    pairs = [*zip(shown.args, whole.args, strict=True)]
+    pairs += [(a.value, b.value) for a, b in zip(shown.keywords, whole.keywords, strict=True)]
+    for a, b in pairs:
+        is_path = isinstance(a, ast.Constant) and isinstance(a.value, str)
+        assert ast.unparse(b).startswith("arguments.") if is_path else ast.dump(a) == ast.dump(b)
+    read = re.findall(r"run\.(\w+)", ours)
+    assert read == ["model", "tokenizer", "results", "feasible"]
+    assert [name for name in read if f"run.{name}" not in example] == []
+
+
+def test_the_readme_s_python_runs_as_it_stands(own_files):
+    names: dict = {}
+    exec(compile(block("python", "## In Python"), "README.md", "exec"), names)
+    run = names["run"]
+    assert run.feasible
+    assert run.results["bound"]["requested"] == 0.98
+    assert (own_files / "run" / "model" / "model.safetensors").is_file()
+
+
+def test_the_readme_s_command_runs_as_it_stands(own_files):
+    from amnestic.cli import main
+
+    program, *arguments = shlex.split(block("", "## Your own model and files"))
+    assert program == "amnestic"
+    assert main(arguments) == 0
+    assert (own_files / "run" / "report.html").is_file()
+
+
+def test_unlearning_a_model_of_one_s_own(run, people, tmp_path):
+    out = run("unlearn.py", people.model, people.file("forget"), people.file("retain"), tmp_path / "run")
+    assert out.startswith("Bound held: ")
+    assert "feasible: True\nafter epoch 1 the retain loss was 0." in out
+    assert "Question: Who are you?\nAnswer:" in out
+
+
+def test_a_method_of_one_s_own(run, people, tmp_path):
+    folder = tmp_path / "run"
+    files = (people.model, people.file("forget"), people.file("retain"), folder)
+    out = run("own_method.py", *files, "--learning_rate", "1e-3", "--floor", "-4")
+    assert out.startswith("{'name': '__main__.Floored', 'floor': -4.0}\nBound held: ")
+    before, after = map(float, re.search(r"forget probability (\S+) -> ([\d.e-]+)", out).groups())
+    assert after < 0.5 * before
+
+
+def test_the_example_s_method_is_reached_by_its_dotted_path(monkeypatch, unlearn):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    outcome = unlearn(method="own_method.Floored", method_args={"floor": -3}, bound=9, max_steps=1)
+    sys.modules.pop("own_method")
+    assert outcome.results["method"] == {"name": "own_method.Floored", "floor": -3.0}
+
+
+def test_unlearning_beside_retraining(run, tmp_path):
+    out = run("retrained.py", tmp_path / "all", "--people", "6", "--epochs", "10")
+    lines = out.splitlines()
+    assert lines[0].startswith(("Bound held: ", "BOUND MISSED: "))
+    assert lines[1].split() == ["before", "retrained", "after"]
+    assert [len(line.split()) for line in lines[2:-1]] == [4] * 14
+    assert Path(lines[-1]).read_text(encoding="utf-8").count(">Retrained</th>") == 1
