@@ -27,7 +27,7 @@ class Floored(Method):
     """Log-probability, in nats, below which a token is left alone."""
 
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
-    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded(rate=5.0, initial=20.0)),)
+    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded(rate=5.0, initial=10.0)),)
 
     def objective(self, model: Passes) -> Tensor:
         """Return log p of each scored token, (N,), and no gradient where it is below the floor."""
@@ -47,7 +47,7 @@ def main() -> None:
         forget=arguments.forget,
         retain=arguments.retain,
         method=Floored(floor=arguments.floor),
-        keep=0.9,
+        keep=0.95,
         learning_rate=arguments.learning_rate,
         retain_per_forget=2,
         output_dir=arguments.output_dir,
