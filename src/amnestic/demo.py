@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +52,25 @@ def demo(config: DemoConfig, progress: Progress | None = None) -> Run:
     for name in ("full", "forget", "retain"):
         _write_rows(folder / "data" / f"{name}.jsonl", splits[name])
     write_start(folder / "start", splits["full"])
-    for name, rows in (("full", "full"), ("retrained", "retain")):
-        progress.note(f"training the model '{name}' from scratch on {len(splits[rows])} answers.")
-        run_finetune(_finetune(config, folder, name, rows), progress)
-    progress.note(f"making the model 'full' forget {len(splits['forget'])} of its answers.")
-    return run_unlearn(_unlearn(config, folder, len(splits["retain"])), progress)
+    with _one_thread():
+        for name, rows in (("full", "full"), ("retrained", "retain")):
+            progress.note(f"training the model '{name}' from scratch on {len(splits[rows])} answers.")
+            run_finetune(_finetune(config, folder, name, rows), progress)
+        progress.note(f"making the model 'full' forget {len(splits['forget'])} of its answers.")
+        return run_unlearn(_unlearn(config, folder, len(splits["retain"])), progress)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute on one thread: for models this small, threads that wait for a busy core cost more than they bring."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def write_start(folder: Path, rows: Iterable[Row]) -> None:
