@@ -128,15 +128,16 @@ def test_examples_are_taken_as_they_are(people, quick, baseline):
     assert equal(run.model, baseline.folder / "model")
 
 
-def test_the_saved_model_is_the_one_at_hand_in_bfloat16_too(people, quick):
+@pytest.mark.parametrize("command", ["unlearn", "finetune"])
+def test_the_saved_model_is_the_one_at_hand_in_bfloat16_too(people, quick, tmp_path, command):
     """Computed in float32, saved in bfloat16: what is returned was rounded as the file was."""
-    model = AutoModelForCausalLM.from_pretrained(people.model, dtype=torch.bfloat16)
-    tokenizer = AutoTokenizer.from_pretrained(people.model)
-    folder = quick["output_dir"].parent / "bfloat16"
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    splits = {split: people.rows[split] for split in ("forget", "retain")}
-    run = amnestic.unlearn(folder, **splits, **quick, dtype="float32")
+    AutoModelForCausalLM.from_pretrained(people.model, dtype=torch.bfloat16).save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(people.model).save_pretrained(tmp_path / "model")
+    data = {split: people.rows[split] for split in ("forget", "retain")}
+    if command == "finetune":
+        data = {"data": people.rows["holdout"]}
+        del quick["bound"]
+    run = getattr(amnestic, command)(tmp_path / "model", **data, **quick, dtype="float32")
     assert run.model.dtype == torch.float32
     saved = load_file(quick["output_dir"] / "model" / "model.safetensors")
     for name, value in run.model.named_parameters():

@@ -228,13 +228,15 @@ def test_json_is_the_results_and_quiet_is_the_verdict_alone(unlearn):
 
 
 def test_a_missed_bound_exits_3_says_so_first_and_writes_the_model_all_the_same(people, unlearn, answers):
-    outcome = unlearn(keep=0.999, multiplier_initial=0, multiplier_rate=0, learning_rate=1e-2, max_steps=6)
+    """Nothing holds the retain loss: it rises from epoch to epoch, and the first candidate is the nearest miss."""
+    options = {"keep": 0.999, "multiplier_initial": 0, "multiplier_rate": 0, "learning_rate": 2e-3, "max_steps": 4}
+    outcome = unlearn(**options, per_device_train_batch_size=12)
     results = outcome.results
     assert outcome.status == 3
     assert outcome.out.startswith("BOUND MISSED: ")
     assert (results["status"], results["verdict"]) == ("infeasible", outcome.out.splitlines()[0])
     assert not any(candidate["holds"] for candidate in results["candidates"])
-    assert results["kept_step"] == min(results["candidates"], key=lambda c: (c["reached"], -c["step"]))["step"]
+    assert results["kept_step"] == min(results["candidates"], key=lambda c: c["reached"])["step"] == 1
     after = pooled(answers(outcome.folder / "model", people.rows["retain"]), "logp").mean()
     assert -after == pytest.approx(results["bound"]["reached"], rel=1e-5)
     assert -after > results["bound"]["value"]
