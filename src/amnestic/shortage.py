@@ -76,8 +76,8 @@ def refuse_full_disk(folder: Path, model: Any, saved_bytes: int, config: Unlearn
     if need > free:
         raise RunError(
             f"--output_dir {folder} has room for {_size(free)}, and the run may need {_size(need)}: "
-            f"{_size(saved_bytes)} for the model, as much for the best candidate, and {kept} checkpoints of {_size(each)}; make room, or "
-            "give a folder on another disk."
+            f"{_size(saved_bytes)} for the model, as much for the best candidate, and {kept} checkpoints of "
+            f"{_size(each)}; make room, or give a folder on another disk."
         )
 
 
