@@ -14,8 +14,7 @@ from .errors import InputError, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
-from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
-from .model.options import ModelOptions
+from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
 from .progress import Progress
 from .reports.environment import environment, file_hashes
 from .reports.render import render_report
@@ -154,8 +153,7 @@ class Execution:
         if not np.isfinite(live).all():
             raise RunError(f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.")
         dtype = str(loaded.model.dtype).removeprefix("torch.")
-        options = ModelOptions(model=str(self.folder.path / "model"), dtype=dtype, device=str(loaded.model.device))  # type: ignore[arg-type]
-        again = load(options)
+        again = reload(loaded, self.folder.path / "model")
         difference = float(np.abs(live - check.losses(again.model, size)).max())
         self.progress.advance()
         if not difference <= RELOAD_TOLERANCE[dtype]:

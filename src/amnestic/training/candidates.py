@@ -88,7 +88,7 @@ class Candidates:
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.path.with_suffix(".tmp")
         weights = {
-            name: parameter.detach().to(self.loaded.saved_dtype).contiguous()
+            name: parameter.detach().to(self.loaded.dtype_of(name)).contiguous()
             for name, parameter in self.loaded.model.named_parameters()
         }
         save_file(weights, temporary)
