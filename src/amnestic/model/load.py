@@ -52,12 +52,14 @@ class Loaded:
         return self.odd_dtypes.get(name, self.saved_dtype)
 
 
-def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0) -> Loaded:
+def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0, attention: str | None = None) -> Loaded:
     """Load the model and tokenizer that `options` name; with `from_scratch` only the model's shape, and random weights.
 
-    Raises InputError where there is no such model, where it is no causal language model, or has no tokenizer.
+    `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. Raises InputError where there is no such model, where it is no causal language model, or has no tokenizer.
     """
     config = read_config(options)
+    if attention is not None:
+        config._attn_implementation = attention
     device = _device(options.device)
     tokenizer = read_tokenizer(options)
     if from_scratch:
@@ -75,16 +77,12 @@ def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0) -> Lo
 
 
 def reload(loaded: Loaded, folder: Path) -> Loaded:
-    """Load what was saved in `folder` as `loaded` is: same precision, same device, its own code run or not."""
-    dtype = str(loaded.model.dtype).removeprefix("torch.")
-    return load(
-        ModelOptions(
-            model=str(folder),
-            dtype=dtype,  # type: ignore[arg-type]
-            device=str(loaded.model.device),
-            trust_remote_code=loaded.runs_own_code,
-        )
+    """Load what was saved in `folder` as `loaded` is: precision, device, form of attention, its own code run or not."""
+    dtype: Any = str(loaded.model.dtype).removeprefix("torch.")
+    options = ModelOptions(
+        model=str(folder), dtype=dtype, device=str(loaded.model.device), trust_remote_code=loaded.runs_own_code
     )
+    return load(options, attention=getattr(loaded.model.config, "_attn_implementation", None))
 
 
 def prepare(
@@ -102,7 +100,7 @@ def prepare(
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
-        for name in _noises(module):
+        for name in _drops(module):
             setattr(module, name, 0.0)
     if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped product of experts has no float64
@@ -146,7 +144,7 @@ def checkpointed(loaded: Loaded, on: bool = True) -> Iterator[None]:
     model, config = loaded.model, loaded.model.config.get_text_config()
     if not model.supports_gradient_checkpointing:
         raise InputError(f"{type(model).__name__} has no gradient checkpointing; leave --gradient_checkpointing out.")
-    rates = {name: getattr(config, name) for name in _noises(config)}
+    rates = {name: getattr(config, name) for name in _drops(config)}
     _switch_checkpointing(model, True)
     try:
         for name in rates:
@@ -281,13 +279,12 @@ def _is_savable(settings: Any) -> bool:
     return True
 
 
-def _noises(holder: Any) -> list[str]:
-    """Return the names of the rates of dropout and router jitter among the attributes of a module or configuration."""
-    return [
-        name
-        for name, value in vars(holder).items()
-        if ("drop" in name or "jitter" in name) and isinstance(value, float)
-    ]
+def _drops(holder: Any) -> list[str]:
+    """Return the names of the dropout rates among the attributes of a module or a configuration.
+
+    The jitter of a router is no such rate: some routers have it decide outside of training mode too.
+    """
+    return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float)]
 
 
 def _has_own_code(model: Any) -> bool:
