@@ -55,7 +55,8 @@ class Loaded:
 def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0, attention: str | None = None) -> Loaded:
     """Load the model and tokenizer that `options` name; with `from_scratch` only the model's shape, and random weights.
 
-    `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. Raises InputError where there is no such model, where it is no causal language model, or has no tokenizer.
+    `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. Raises
+    InputError where there is no such model, where it is no causal language model, or has no tokenizer.
     """
     config = read_config(options)
     if attention is not None:
