@@ -42,6 +42,8 @@ def read_config(options: ModelOptions) -> Any:
             f"cannot load the model {name!r}: {first_line(error)} Give a model folder or the id of a Hub model."
         ) from error
     if not _is_causal(config, options.trust_remote_code):
+        if own_code_note(config, options.trust_remote_code):
+            raise InputError(_untrusted(f"the model {name!r}"))
         kind = ", ".join(config.architectures or []) or type(config).__name__
         raise InputError(f"the model {name!r} is {kind}; expected a causal language model (...ForCausalLM).")
     return config
