@@ -32,6 +32,7 @@ from amnestic.training.options import TrainingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
 from amnestic.training.step import step
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 KNOWN = 320
 """Tokens of the tokenizer."""
 SPARE = 8
@@ -370,3 +371,26 @@ def test_greedy_answers_are_those_of_one_row_without_padding(
     model = prepare(copy.deepcopy(built(name, is_tied, attention)), tokenizer).model
     prompts = rows(3, (9, 7), (4, 2), (12, 10), (6, 2))
     assert generate(model, numbers(), prompts, NEW, 4) == [naive(model, example) for example in prompts]
+
+
+def test_the_documentation_lists_what_is_tested() -> None:
+    """The table of docs/models.md, made anew from the cases above."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    found = text.partition("<!-- architectures -->\n")[2].partition("<!-- /architectures -->")[0]
+    assert found == table()
+
+
+def table() -> str:
+    header = "| architecture | class in transformers | embeddings | attention | checkpointing | of note |\n"
+    lines = [header, "| --- | --- | --- | --- | --- | --- |\n"]
+    for case in sorted(CASES, key=lambda case: case.name.lower()):
+        forms = [case.attention] + ["eager"] * (case.name in BOTH_FORMS)
+        cells = [case.name, f"`{architecture(case)}`", "untied, tied", ", ".join(forms)]
+        cells += ["yes" if case.checkpointing else "no", case.what]
+        lines.append(f"| {' | '.join(cells)} |".replace("|  |", "| |") + "\n")
+    return "".join(lines)
+
+
+def architecture(case: Case) -> str:
+    config = getattr(transformers, case.config)
+    return str(AutoModelForCausalLM._model_mapping[config].__name__)
