@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForCausalLM,
     BartConfig,
     BertConfig,
+    DeepseekV3Config,
     FalconConfig,
     GPT2Config,
     GPT2LMHeadModel,
@@ -324,6 +325,28 @@ def test_a_mixed_model_in_memory_keeps_each_precision(tiny_model, tokenizer, tmp
     save(loaded, tmp_path)
     found = {name: value.dtype for name, value in load_file(tmp_path / "model.safetensors").items()}
     assert {name for name, dtype in found.items() if dtype == torch.float32} == {"model.norm.weight"}
+
+
+@pytest.mark.parametrize("stored", [torch.bfloat16, torch.float32])
+def test_a_buffer_that_is_saved_keeps_its_precision(copy, tmp_path, stored):
+    """The bias of DeepSeek's router: no parameter, computed in float32 here, in the files of the model in bfloat16."""
+    folder = copy()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "n_group": 2}
+    heads = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4, "v_head_dim": 8}
+    config = small(DeepseekV3Config, **sizes, **experts, **heads, topk_group=1, first_k_dense_replace=0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tensors = load_file(folder / "model.safetensors")
+    (bias,) = [name for name in tensors if "e_score_correction_bias" in name]
+    tensors[bias] = torch.linspace(0, 1, 4).to(stored)
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    loaded = load(options(folder, dtype="float32"))
+    assert (loaded.saved_dtype, loaded.model.state_dict()[bias].dtype) == (torch.bfloat16, torch.float32)
+    save(loaded, tmp_path / "saved")
+    again = load_file(tmp_path / "saved" / "model.safetensors")
+    assert again[bias].dtype == stored
+    assert torch.equal(again[bias], tensors[bias])
+    assert {value.dtype for name, value in again.items() if name != bias} == {torch.bfloat16}
 
 
 def test_a_file_of_one_precision_follows_its_configuration(copy):

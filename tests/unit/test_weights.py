@@ -1,6 +1,7 @@
 """Files of weights, whole or not, and what a folder may hold in place of a model."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -295,3 +296,48 @@ def test_weights_that_lack_a_tensor_are_refused(copy):
         f"the weights of {str(folder)!r} lack 1 tensors of the model, model.norm.weight among them; expected a whole "
         "causal language model."
     )
+
+
+# Models of the Hub
+
+
+@pytest.fixture
+def of_the_hub(pickled, tmp_path, monkeypatch) -> str:
+    """The name of a model of the Hub that was downloaded before; it has pickles alone."""
+    snapshot = tmp_path / "hub" / "models--owner--name" / "snapshots" / ("0" * 40)
+    shutil.copytree(pickled, snapshot)
+    reference = snapshot.parents[1] / "refs" / "main"
+    reference.parent.mkdir()
+    reference.write_text("0" * 40)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("transformers.utils.hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return "owner/name"
+
+
+def test_pickles_of_the_hub_are_not_read_unless_allowed(of_the_hub, tiny_model):
+    found = refusal(of_the_hub)
+    assert found.startswith("cannot load the weights of 'owner/name': ")
+    assert found.endswith(" (weights in pickles alone are read with --allow_pickle).")
+    loaded = load(options(of_the_hub, allow_pickle=True))
+    assert digest(loaded) == digest(load(options(tiny_model(tied=False))))
+    assert "pytorch_model.bin" in [path.name for path in loaded.files]
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_nobody_is_asked_to_convert_a_model(tiny_model, monkeypatch, before):
+    """transformers would have a service convert pickles of the Hub, and load the result from a pull request."""
+    name = "DISABLE_SAFETENSORS_CONVERSION"
+    monkeypatch.delenv(name, raising=False)
+    if before is not None:
+        monkeypatch.setenv(name, before)
+    found = []
+    original = AutoModelForCausalLM.from_pretrained
+
+    def spy(*arguments, **named):
+        found.append(os.environ.get(name))
+        return original(*arguments, **named)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", spy)
+    load(options(tiny_model()))
+    assert found == ["1"]
+    assert os.environ.get(name) == before

@@ -31,7 +31,7 @@ class Loaded:
     files: list[Path] = field(default_factory=list)
     """Local files that the weights and the tokenizer were read from."""
     odd_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    """Tensors that came in another precision than `saved_dtype`, as the norms of some models do."""
+    """What came in another precision than `saved_dtype`, as the norms of some models do; and that of saved buffers."""
     selects: bool = True
     """The head is shown the scored positions alone; False: the plain form, which computes all logits (`examine`)."""
     runs_own_code: bool = False
@@ -204,8 +204,14 @@ def _load_weights(options: ModelOptions, config: Any, tokenizer: Any, device: to
         notes = [f"{len(rounded)} tensors, such as {rounded[0]}, are stored in a wider precision: computed in float32."]
         model, found = read_weights(options, config, torch.float32)
     loaded = prepare(model.to(device), tokenizer, saved, notes + found)
-    loaded.odd_dtypes = odd
+    loaded.odd_dtypes = {name: saved for name in _saved_buffers(model)} | odd
     return loaded
+
+
+def _saved_buffers(model: Any) -> list[str]:
+    """Return the names of the buffers that are saved, with numbers that have a precision; a router's bias is one."""
+    saved = model.state_dict()
+    return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
 
 def _loses(stored: torch.dtype, read: torch.dtype) -> bool:

@@ -4,8 +4,10 @@ A file of weights knows the precision of each tensor: what is saved goes back in
 """
 
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from ..errors import InputError
 from .options import ModelOptions
 from .source import first_line
 
+NO_CONVERSION = "DISABLE_SAFETENSORS_CONVERSION"
 SAFE, PICKLE = "model.safetensors", "pytorch_model.bin"
 WIDTHS = {"F64": torch.float64, "F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
@@ -149,17 +152,18 @@ def _load(
     """Return model and loading report; each attempt says whether to read safetensors (True) or pickles."""
     for is_safe in attempts:
         try:
-            loading: Any = AutoModelForCausalLM.from_pretrained(
-                options.model,
-                revision=options.model_revision or "main",
-                config=config,
-                dtype=dtype,
-                trust_remote_code=options.trust_remote_code,
-                output_loading_info=True,
-                ignore_mismatched_sizes=True,  # reported by name
-                use_safetensors=is_safe,
-                weights_only=True,
-            )
+            with _from_the_source_alone():
+                loading: Any = AutoModelForCausalLM.from_pretrained(
+                    options.model,
+                    revision=options.model_revision or "main",
+                    config=config,
+                    dtype=dtype,
+                    trust_remote_code=options.trust_remote_code,
+                    output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # reported by name
+                    use_safetensors=is_safe,
+                    weights_only=True,
+                )
         except Exception as error:  # missing files, broken ones, code of the model that fails
             if is_safe and is_safe is not attempts[-1] and isinstance(error, OSError):
                 continue
@@ -170,6 +174,19 @@ def _load(
         model, found = loading
         return model, found
     raise InputError(f"cannot load the weights of {options.model!r}.")
+
+
+@contextmanager
+def _from_the_source_alone() -> Iterator[None]:
+    """Keep transformers from asking a service to convert a Hub model's pickles, and from loading what that made."""
+    before = os.environ.get(NO_CONVERSION)
+    os.environ[NO_CONVERSION] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[NO_CONVERSION]
+        if before is not None:
+            os.environ[NO_CONVERSION] = before
 
 
 def _lacks_safe(error: Exception) -> bool:
