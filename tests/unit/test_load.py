@@ -15,6 +15,7 @@ from transformers import (
     BertConfig,
     DeepseekV3Config,
     FalconConfig,
+    Gemma3Config,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -347,6 +348,26 @@ def test_a_buffer_that_is_saved_keeps_its_precision(copy, tmp_path, stored):
     assert again[bias].dtype == stored
     assert torch.equal(again[bias], tensors[bias])
     assert {value.dtype for name, value in again.items() if name != bias} == {torch.bfloat16}
+
+
+def test_each_part_of_a_configuration_keeps_its_precision(copy, tmp_path):
+    """Gemma 3 has one part that reads and one that sees; computed in float32, it is a bfloat16 model all the same."""
+    folder = copy()
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {"vocab_size": 320, "num_key_value_heads": 1, "head_dim": 8, "layer_types": ["full_attention"]}
+    vision = {"image_size": 28, "patch_size": 14}
+    tokens = {"image_token_index": 317, "boi_token_index": 318, "eoi_token_index": 319, "mm_tokens_per_image": 4}
+    config = Gemma3Config(text_config=sizes | text, vision_config=sizes | vision, **tokens)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    before = json.loads((folder / "config.json").read_text())
+    assert before["architectures"] == ["Gemma3ForConditionalGeneration"]
+    loaded = load(options(folder, dtype="float32"))
+    save(loaded, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved" / "config.json").read_text()) == before
+    assert before["text_config"]["dtype"] == before["vision_config"]["dtype"] == "bfloat16"
+    assert loaded.model.config.text_config.dtype == torch.float32
+    stored, again = (load_file(path / "model.safetensors") for path in (folder, tmp_path / "saved"))
+    assert all(torch.equal(value, again[name]) for name, value in stored.items())
 
 
 def test_a_file_of_one_precision_follows_its_configuration(copy):

@@ -121,14 +121,19 @@ def save(loaded: Loaded, folder: Path) -> None:
     tensors = dict(model.named_parameters())
     tensors |= {name: buffer for name, buffer in model.named_buffers() if name in loaded.odd_dtypes}
     exact = {name: tensor.data for name, tensor in tensors.items()}
+    parts = [(part, part.dtype) for name in model.config.sub_configs if (part := getattr(model.config, name, None))]
     try:
         for name, tensor in tensors.items():
             tensor.data = tensor.data.to(loaded.dtype_of(name))
+        for part, _ in parts:  # of the whole configuration transformers writes the precision itself
+            part.dtype = loaded.saved_dtype
         model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     finally:
         for name, tensor in tensors.items():
             tensor.data = exact[name]
+        for part, dtype in parts:
+            part.dtype = dtype
 
 
 @contextmanager
@@ -204,7 +209,7 @@ def _load_weights(options: ModelOptions, config: Any, tokenizer: Any, device: to
         notes = [f"{len(rounded)} tensors, such as {rounded[0]}, are stored in a wider precision: computed in float32."]
         model, found = read_weights(options, config, torch.float32)
     loaded = prepare(model.to(device), tokenizer, saved, notes + found)
-    loaded.odd_dtypes = {name: saved for name in _saved_buffers(model)} | odd
+    loaded.odd_dtypes = dict.fromkeys(_saved_buffers(model), saved) | odd
     return loaded
 
 
