@@ -73,7 +73,7 @@ class Unlearning:
         step_rows = StepRows(sizes, batch_size, training.seed, training.retain_per_forget)
         control = control_of(method, config.multiplier)
         terms = (forget_term(method), retain_term(Retention(NLL(), control)))
-        problem = Problem(terms, inputs.loaded.model, inputs.loaded.vocabulary)
+        problem = Problem(terms, inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.selects)
         held_out = len(retain) < len(inputs.splits["retain"].examples)
         plan = Plan.of(training, step_rows.steps_per_epoch)
         return cls(config, method, problem, control, inputs, forget, retain, probe, held_out, step_rows, plan)

@@ -55,6 +55,8 @@ class Problem:
     model: Any
     vocabulary: int
     """Vocabulary rows that the tokenizer knows."""
+    selects: bool = True
+    """The model's head is shown scored positions alone (`Loaded.selects`)."""
 
     def counts(self, batch: Batch) -> list[int]:
         """Return how many units each term has in `batch`, K numbers."""
@@ -69,7 +71,7 @@ class Problem:
         needs = Needs()
         for term in self.terms:
             needs |= term.needs if term.split == batch.split else Needs()
-        signals = read(self.model, batch, needs, self.vocabulary)
+        signals = read(self.model, batch, needs, self.vocabulary, self.selects)
         absent = torch.zeros(0, device=batch.targets.device, dtype=next(iter(signals.values.values())).dtype)
         return [term.loss(signals.only(term.needs)) if term.split == batch.split else absent for term in self.terms]
 
