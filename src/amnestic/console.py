@@ -54,10 +54,10 @@ class ConsoleProgress(Progress):
         """Write a sentence for the user."""
         self.console.print(f"note: {visible(text)}")
 
-    def preview(self, tokens: list[tuple[str, bool]]) -> None:
-        """Write one rendered example with its scored tokens marked."""
+    def preview(self, tokens: list[tuple[str, bool]], shown: str = "scored tokens") -> None:
+        """Write one rendered example with the tokens marked that are `shown`."""
         marked = self.console.is_terminal
-        self.console.print(f"First example, scored tokens {'underlined' if marked else 'in [[ ]]'}:")
+        self.console.print(f"First example, {shown} {'underlined' if marked else 'in [[ ]]'}:")
         text = Text()
         for is_scored, run in groupby(tokens, key=lambda token: token[1]):
             stretch = _readable("".join(token for token, _ in run))

@@ -13,8 +13,8 @@ class Progress:
     def note(self, text: str) -> None:
         """Receive one sentence that the user should read."""
 
-    def preview(self, tokens: list[tuple[str, bool]]) -> None:
-        """Receive one rendered example: its tokens as text, and whether each is scored."""
+    def preview(self, tokens: list[tuple[str, bool]], shown: str = "scored tokens") -> None:
+        """Receive one rendered example: its tokens as text, and whether each is one of those that are `shown`."""
 
     def plan(self, facts: Mapping[str, Any]) -> None:
         """Receive the numbers of examples, scored tokens and steps before training starts."""

@@ -63,7 +63,7 @@ class Unlearning:
     @classmethod
     def of(cls, config: UnlearnConfig, inputs: Inputs, method: Method, batch_size: int) -> "Unlearning":
         """Set the problem up from what was read."""
-        forget = inputs.splits["forget"].examples
+        forget = [row for row in inputs.splits["forget"].examples if row.is_forgotten.any()]
         probe, retain = draw_probe(inputs.splits["retain"].examples, config.bound)
         training = config.training
         sizes = {"forget": len(forget), "retain": len(retain)}

@@ -89,6 +89,10 @@ class SplitFacts(TypedDict):
     """Rows of which nothing was used."""
     longest: int
     """Tokens of the longest example."""
+    span_examples: NotRequired[int]
+    """Examples with a span that is marked to be forgotten; absent where no row marks one."""
+    span_tokens: NotRequired[int]
+    """Scored tokens that overlap such a span."""
 
 
 class TemplateFacts(TypedDict):
@@ -191,6 +195,8 @@ class Comparison(NamedTuple):
 
 
 LABELS = {
+    "span_probability": "Probability of a marked span",
+    "span_reproduction": "Marked spans reproduced",
     "probability": "Probability of an answer",
     "token_probability": "Probability per answer token",
     "rouge": "ROUGE-L recall",
@@ -199,7 +205,17 @@ LABELS = {
     "margin": "Logit margin",
     "entropy": "Entropy, nats",
 }
-SHARES = frozenset({"probability", "token_probability", "rouge", "exact_memorization", "extraction_strength"})
+SHARES = frozenset(
+    {
+        "span_probability",
+        "span_reproduction",
+        "probability",
+        "token_probability",
+        "rouge",
+        "exact_memorization",
+        "extraction_strength",
+    }
+)
 SPLITS = ("forget", "retain", "data")
 _DIRECTIONS = {
     "forget": "lower means more forgotten",

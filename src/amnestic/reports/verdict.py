@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
+SPANS = "forget.span_probability"
+"""The metric that says what was forgotten where rows mark spans."""
+
 
 def verdict(bound: Mapping[str, Any], holds: bool, before: Mapping[str, float], after: Mapping[str, float]) -> str:
     """Return the sentence; `bound` as in results.json, `before` and `after` its flat metrics."""
-    return f"{_held(bound, holds)}; {_forgotten(before['forget.probability'], after['forget.probability'])}."
+    return f"{_held(bound, holds)}; {_forgotten(before, after)}."
 
 
 def _held(bound: Mapping[str, Any], holds: bool) -> str:
@@ -22,15 +25,21 @@ def _held(bound: Mapping[str, Any], holds: bool) -> str:
     return f"BOUND MISSED: {measured}"
 
 
-def _forgotten(before: float, after: float) -> str:
-    change = f"forget probability {before:.3g} -> {after:.3g}"
-    if before < 0.01:
+def _forgotten(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+    """Return what was forgotten: the answers, or where spans are marked, these."""
+    what, known = "answers", "forget.probability"
+    whole = f"{before[known]:.3g} -> {after[known]:.3g}"
+    change = f"forget probability {whole}"
+    if SPANS in before:
+        what, known = "spans", SPANS
+        change = f"forget span probability {before[known]:.3g} -> {after[known]:.3g} (whole answers {whole})"
+    if before[known] < 0.01:
         return (
-            f"{change}: the model hardly knew these answers before (is the template the one that it was trained with?)"
+            f"{change}: the model hardly knew these {what} before (is the template the one that it was trained with?)"
         )
-    share = after / before
+    share = after[known] / before[known]
     if share > 1.1:
-        return f"{change}: the answers became more likely"
+        return f"{change}: the {what} became more likely"
     if share > 0.9:
         return f"{change}: almost nothing was forgotten"
     if share > 0.5:
