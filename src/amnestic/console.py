@@ -54,15 +54,22 @@ class ConsoleProgress(Progress):
         """Write a sentence for the user."""
         self.console.print(f"note: {visible(text)}")
 
-    def preview(self, tokens: list[tuple[str, bool]], shown: str = "scored tokens") -> None:
-        """Write one rendered example with the tokens marked that are `shown`."""
+    def preview(self, tokens: list[tuple[str, bool]]) -> None:
+        """Write one rendered example with its scored tokens marked."""
+        self._preview(tokens, "scored tokens")
+
+    def preview_spans(self, tokens: list[tuple[str, bool]]) -> None:
+        """Write one rendered example with the tokens of its spans marked."""
+        self._preview(tokens, "tokens to forget")
+
+    def _preview(self, tokens: list[tuple[str, bool]], what: str) -> None:
         marked = self.console.is_terminal
-        self.console.print(f"First example, {shown} {'underlined' if marked else 'in [[ ]]'}:")
+        self.console.print(f"First example, {what} {'underlined' if marked else 'in [[ ]]'}:")
         text = Text()
-        for is_scored, run in groupby(tokens, key=lambda token: token[1]):
+        for is_marked, run in groupby(tokens, key=lambda token: token[1]):
             stretch = _readable("".join(token for token, _ in run))
-            shown = stretch if marked or not is_scored else f"[[{stretch}]]"
-            text.append(shown, style="bold underline" if is_scored else "")
+            shown = stretch if marked or not is_marked else f"[[{stretch}]]"
+            text.append(shown, style="bold underline" if is_marked else "")
         self.console.print(text, end="\n\n")
 
     def plan(self, facts: Mapping[str, Any]) -> None:

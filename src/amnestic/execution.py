@@ -85,8 +85,8 @@ class Execution:
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts."""
         first = preview_example(next(iter(inputs.splits.values())).examples)
-        shown = "scored tokens" if first.is_span is None else "tokens to forget"
-        self.progress.preview(inputs.encoder.preview(first), shown)
+        show = self.progress.preview if first.is_span is None else self.progress.preview_spans
+        show(inputs.encoder.preview(first))
         counts = {f"{name} split": _counted(split) for name, split in inputs.splits.items()}
         steps = {"steps": f"{plan.steps}, {plan.steps_per_epoch} an epoch", "effective batch": self.batch_size}
         self.progress.plan(counts | steps | dict(facts))
