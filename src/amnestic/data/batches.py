@@ -50,6 +50,8 @@ class Batch:
     """(N,) int64: the scored tokens, in the order of `predicting`."""
     row: torch.Tensor
     """(N,) int64: the row of the batch that each scored token belongs to."""
+    ids: tuple[str, ...]
+    """Of the examples, B."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     """"forgotten" and "context": the tokens in spans, or of answers without any, and those around spans. Empty where no
     row marks a span: every scored token is then to be forgotten."""
@@ -57,8 +59,9 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "predicting")}
+        move |= {name: getattr(self, name).to(device) for name in ("targets", "row")}
         parts = {name: part.to(device) for name, part in self.parts.items()}
-        return Batch(self.split, **move, targets=self.targets.to(device), row=self.row.to(device), parts=parts)
+        return Batch(self.split, **move, ids=self.ids, parts=parts)
 
 
 def pad(split: str, rows: Sequence[Encoded]) -> Batch:
@@ -74,8 +77,8 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     predicting[row_of, position - 1] = True
     as_tensor = torch.from_numpy
     targets = input_ids[row_of, position]
-    parts = _parts(rows, row_of)
-    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of), parts)
+    ids, parts = tuple(row.id for row in rows), _parts(rows, row_of)
+    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of), ids, parts)
 
 
 def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:
@@ -157,7 +160,7 @@ class StepRows:
 
 
 def micro_batches(
-    splits: dict[str, Sequence[Encoded]], rows: dict[str, np.ndarray], most_rows: int, pass_cost: int
+    splits: Mapping[str, Sequence[Encoded]], rows: dict[str, np.ndarray], most_rows: int, pass_cost: int
 ) -> Iterator[Batch]:
     """Yield the rows of one step, split by split, as padded batches of at most `most_rows` rows."""
     for name, numbers in rows.items():
