@@ -69,8 +69,10 @@ class CandidateFacts(TypedDict):
     """Loss on the retain probe, nats a token."""
     upper_limit: float | None
     """Its one-sided upper confidence limit."""
+    context_reached: NotRequired[float]
+    """Loss around the marked spans, where that is held too."""
     holds: bool
-    """Whether the bound was held."""
+    """Whether every bound was held."""
 
 
 class SplitFacts(TypedDict):
@@ -114,6 +116,8 @@ class MultiplierFacts(TypedDict):
     warmup_epochs: float
     update: Literal["step", "epoch"]
     final: float
+    context_final: NotRequired[float]
+    """The last value of the multiplier of what stands around the marked spans."""
 
 
 class TrainingFacts(TypedDict):
@@ -144,6 +148,8 @@ class Results(TypedDict):
     model: NotRequired[str]
     """The model that the run started from."""
     bound: NotRequired[BoundFacts]
+    context_bound: NotRequired[BoundFacts]
+    """The same of what stands around the marked spans, where --keep_context holds it; the probe is all of it."""
     metrics: Mapping[str, float]
     """The model that the run wrote."""
     reference_metrics: NotRequired[Mapping[str, float]]

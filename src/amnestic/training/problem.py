@@ -30,6 +30,11 @@ class Term:
     part: Literal["whole", "forgotten", "context"] = "whole"
     """Which scored tokens of the split it reads: all, those to be forgotten, or those around what is to be."""
 
+    @property
+    def name(self) -> str:
+        """Return what its loss is called: the split, or the part that it reads of what is to be forgotten."""
+        return "context" if self.part == "context" else self.split
+
     def count(self, batch: Batch) -> int:
         """Return the number of units of `batch` that the mean runs over."""
         return len(self.owners(batch))
