@@ -105,6 +105,8 @@ class Execution:
         """Return a sentence, with a blank before it, that says how a run that did not end goes on."""
         if not self.folder.is_open:
             return " Nothing was written." if self.source is None else ""
+        if self.config.training.optim.startswith(PAGED):
+            return f" The state of --optim {self.config.training.optim} cannot be kept: start anew with --overwrite."
         steps = [path.name.removeprefix("checkpoint-") for path in found_in(self.folder.checkpoints)]
         what = f"Its state after step {steps[0]} is kept; go on" if steps else "No checkpoint was written; start again"
         data = self.config.data

@@ -111,6 +111,9 @@ ELSEWHERE = {
     "device",
     "gradient_checkpointing",
     "per_device_eval_batch_size",
+    "save_steps",
+    "save_total_limit",
+    "resume_from_checkpoint",
 }
 """Options with a test of their own: their runs are equal by design, or refused."""
 
