@@ -153,8 +153,10 @@ def test_what_forgets_nothing_reads_no_spans(options: DataOptions) -> None:
         ({"start": 5, "end": 13}, f"{PLACE} is an object; {PAIRS}"),
         (
             [],
-            f"{PLACE} is an empty list, which marks nothing; leave it out (null, an empty cell) to forget the whole "  # noqa: ISC004
-            "answer, or remove the row to forget nothing of it.",
+            (
+                f"{PLACE} is an empty list, which marks nothing; leave it out (null, an empty cell) to forget the whole "
+                "answer, or remove the row to forget nothing of it."
+            ),
         ),
     ],
 )
