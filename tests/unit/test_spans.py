@@ -154,8 +154,8 @@ def test_what_forgets_nothing_reads_no_spans(options: DataOptions) -> None:
         (
             [],
             (
-                f"{PLACE} is an empty list, which marks nothing; leave it out (null, an empty cell) to forget the whole "
-                "answer, or remove the row to forget nothing of it."
+                f"{PLACE} is an empty list, which marks nothing; leave it out (null, an empty cell) to forget the "
+                "whole answer, or remove the row to forget nothing of it."
             ),
         ),
     ],

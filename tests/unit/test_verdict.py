@@ -62,24 +62,24 @@ def test_where_spans_are_marked_these_are_what_was_forgotten():
             (0.03, 0.04),
             0.2,
             (
-                "Bounds held: retain loss 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; context "
-                "loss 0.2 nats a token, bound 0.2, held"
+                "Bounds held: retain loss 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; "
+                "context loss 0.2 nats a token, bound 0.2, held"
             ),
         ),
         (
             (0.03, 0.04),
             0.21,
             (
-                "BOUND MISSED: retain loss 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; context "
-                "loss 0.21 nats a token, bound 0.2, not held"
+                "BOUND MISSED: retain loss 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; "
+                "context loss 0.21 nats a token, bound 0.2, not held"
             ),
         ),
         (
             (0.03, 0.06),
             0.1,
             (
-                "BOUND NOT HELD: held on average, not with 95 % confidence (retain loss 0.03 nats a token, at most 0.06 "
-                "with 95 % confidence, bound 0.05, not held; context loss 0.1 nats a token, bound 0.2, held)"
+                "BOUND NOT HELD: held on average, not with 95 % confidence (retain loss 0.03 nats a token, at most "
+                "0.06 with 95 % confidence, bound 0.05, not held; context loss 0.1 nats a token, bound 0.2, held)"
             ),
         ),
     ],
