@@ -725,20 +725,19 @@ def test_marked_tokens_are_those_whose_bytes_meet_those_of_the_span(
 @pytest.mark.parametrize(
     ("template", "expected"),
     [
-        (CHATML, "assistant Ċ Ġ [Ida] [.] Ċ <|im_end|>"),
-        (GEMMA, "m o d e l Ċ [Ida] [.] </turn>"),
-        (SPACED, "A [ĠIda] [.] Ġ <eos>"),
-        (BARE, "assistant : Ġ [Ida] [.] Ċ <eos>"),
-        (THINKING, "< / t h i n k > Ċ Ċ Ġ [Ida] [.] Ċ <|im_end|>"),
+        (CHATML, "assistant Ċ Ġ Ida [.] Ċ <|im_end|>"),
+        (GEMMA, "m o d e l Ċ Ida [.] </turn>"),
+        (SPACED, "A ĠIda [.] Ġ <eos>"),
+        (BARE, "assistant : Ġ Ida [.] Ċ <eos>"),
+        (THINKING, "< / t h i n k > Ċ Ċ Ġ Ida [.] Ċ <|im_end|>"),
     ],
 )
 def test_spans_count_the_answer_as_the_row_has_it_whatever_a_template_trims(template: str, expected: str) -> None:
-    tokenizer = byte_level(
-        chat_template=template, words=[word for word in WORDS if word != " Ida" or template == SPACED]
-    )
-    example = replace(chat("Ida.", "Ida.", "Who?", " Ida.\n"), forget_spans=((1, 5),))
+    words = [word for word in WORDS if word != " Ida" or template == SPACED]
+    tokenizer = byte_level(chat_template=template, words=words)
+    example = marked(chat("Ida.", "Ida.", "Who?", " Ida.\n"), ".")
     assert spanned(tokenizer, example).endswith(expected)
-    assert spanned(tokenizer, example).count("[") == 2
+    assert spanned(tokenizer, example).count("[") == 1
 
 
 def test_the_whole_answer_as_a_span_is_all_of_it_but_its_end() -> None:
@@ -783,6 +782,7 @@ def test_a_tail_of_one_token_takes_no_span_apart_either() -> None:
     """Of nine letters the last would stand alone; h would be first where it is given g, so it gets f as well."""
     tokenizer = byte_level(post=None)
     assert spanned_chunks(tokenizer, corpus_of_nine("i"), 4) == ["a b c d", "e f g", "h [i]"]
+    assert spanned_chunks(tokenizer, corpus_of_nine("h"), 4) == ["a b c d", "e f", "g [h] i"]
     assert spanned_chunks(tokenizer, corpus_of_nine("hi"), 4) == ["a b c d", "e f", "g [h] [i]"]
 
 
@@ -819,6 +819,9 @@ def test_a_span_that_a_template_trims_away_is_refused() -> None:
     example = replace(chat("Who?", "Ida. \n"), forget_spans=((0, 3), (4, 6)))
     with pytest.raises(InputError, match=r"^s:0: the span \[4, 6\] of its answer overlaps no scored token"):
         encode(byte_level(chat_template=GEMMA), example)
+    example = replace(chat("Who?", " Ida."), forget_spans=((0, 1),))  # the space in ĠIda is the template's
+    with pytest.raises(InputError, match=r"^s:0: the span \[0, 1\] of its answer overlaps no scored token"):
+        encode(byte_level(chat_template=SPACED), example)
 
 
 def test_a_marked_row_that_is_dropped_as_too_long_is_dropped() -> None:
