@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .data.encode import Encoder, Split
+from .data.encode import Encoder, Split, span_facts
 from .data.example import Example
 from .data.options import DataOptions
 from .data.sources import read_examples, shared_rows, source_files
+from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method
 from .model.form import examine
@@ -70,6 +71,7 @@ class Inputs:
                 "too_long": split.too_long,
                 "left_out": split.left_out,
                 "longest": split.longest,
+                **span_facts(split.examples),
             }
             for name, split in self.splits.items()
         }
@@ -83,6 +85,7 @@ def gather(
     Raises InputError for whatever cannot be used. The data is read first: a broken line costs no loading.
     """
     examples = {name: read_examples(given.data.get(name, source), name, data) for name, source in sources.items()}
+    refuse_misplaced(examples, data)
     if exclude is not None:
         _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
     loaded = _load(model, seed, given)

@@ -16,6 +16,10 @@ class Progress:
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Receive one rendered example: its tokens as text, and whether each is scored."""
 
+    def preview_spans(self, tokens: list[tuple[str, bool]]) -> None:
+        """Receive, in place of `preview`, one with marked spans: its tokens, and whether each is to be forgotten."""
+        self.preview(tokens)
+
     def plan(self, facts: Mapping[str, Any]) -> None:
         """Receive the numbers of examples, scored tokens and steps before training starts."""
 

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from .config import FinetuneConfig, UnlearnConfig, from_mapping
-from .constraints.bound import Probe
 from .constraints.retention import NLL
 from .data.batches import StepRows
 from .errors import InputError
@@ -19,7 +18,7 @@ from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
 from .training.problem import Problem, Term
-from .unlearning import PROBE_SEED, Trained, Unlearning
+from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
 
 
 @dataclass
@@ -99,8 +98,8 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
-        judge = task.judge(execution)
-        execution.announce(inputs, task.plan, task.facts(judge))
+        probes = task.judge(execution)
+        execution.announce(inputs, task.plan, task.facts(probes))
         recorded = {
             "before": execution.measure_once("before", "measure the model before", inputs.loaded, task.measured)
         }
@@ -110,32 +109,32 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
             del retrained  # training needs the memory
     with execution.opened(inputs):
         with execution.timed("train"):
-            trained = task.train(execution, judge)
+            trained = task.train(execution, probes)
         with execution.timed("save"):
             difference = execution.save(inputs.loaded, task.check)
         with execution.timed("measure"):
             recorded["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
-        results = _unlearn_results(execution, task, judge, trained, recorded) | {"reload_difference": difference}
+        results = _unlearn_results(execution, task, probes, trained, recorded) | {"reload_difference": difference}
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
 
 
 def _unlearn_results(
-    execution: Execution, task: Unlearning, judge: Probe, trained: Trained, recorded: Mapping[str, Recorded]
+    execution: Execution, task: Unlearning, probes: Probes, trained: Trained, recorded: Mapping[str, Recorded]
 ) -> dict[str, Any]:
     method, config = task.method, task.config
     before, after, reached = recorded["before"].values, recorded["after"].values, trained.kept.reached
-    bound = task.bound_facts(judge, reached)
+    bounds = task.bound_facts(probes, reached)
     return {
         "command": "unlearn",
-        "status": "feasible" if reached.holds else "infeasible",
-        "verdict": verdict(bound, reached.holds, before, after),
-        "bound": bound,
+        "status": "feasible" if trained.kept.holds else "infeasible",
+        "verdict": verdict(bounds, before, after),
+        **bounds,
         "metrics": after,
         "reference_metrics": before,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
         "method": {"name": method.name} | (asdict(method) if is_dataclass(method) else {}),
-        "multiplier": task.multiplier_facts(trained.multiplier),
+        "multiplier": task.multiplier_facts(trained.multipliers),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
         "probe_ids": [example.id for example in task.probe],

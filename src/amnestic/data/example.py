@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 
 Messages = tuple[dict[str, str], ...]
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -21,10 +22,15 @@ class Example:
     kind: str
     prompt: str | Messages
     answer: str
+    forget_spans: Spans = ()
+    """The parts of the answer to be forgotten, as ranges of its characters ``[start, end)``; none: all of it."""
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of prompt and answer, without outer white space: equal for equal content in any file or row."""
+        """Return a hash of prompt and answer, without outer white space: equal for equal content in any file or row.
+
+        What is marked in the answer is left out: a marked answer and the same answer unmarked are one content.
+        """
         prompt = self.prompt.strip() if isinstance(self.prompt, str) else self.prompt
         content = json.dumps([self.kind, prompt, self.answer.strip()], ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()

@@ -127,7 +127,7 @@ def _named_form(kind: str, place: str, found: Mapping[Any, Any], options: DataOp
 
 def _columns(row: Row) -> Mapping[Any, Any]:
     if not isinstance(row.value, Mapping):
-        raise InputError(f"{row.place} is {_described(row.value)}; expected an object that maps columns to values.")
+        raise InputError(f"{row.place} is {described(row.value)}; expected an object that maps columns to values.")
     return row.value
 
 
@@ -136,7 +136,7 @@ def _text(where: str, value: object) -> str:
     if isinstance(value, Real | Decimal) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
-        raise InputError(f"{where} is {_described(value)}; expected text.")
+        raise InputError(f"{where} is {described(value)}; expected text.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
@@ -172,22 +172,22 @@ def _conversation(cells: list[tuple[str, Any]]) -> tuple[Messages, str]:
 
 def _turns(where: str, value: object) -> list[dict[str, str]]:
     """Return a list of messages with nothing but role and content."""
-    value = _decoded(value) if isinstance(value, str) else value
+    value = decoded(value) if isinstance(value, str) else value
     if not isinstance(value, list | tuple):
-        raise InputError(f"{where} is {_described(value)}; expected a list of messages with role and content.")
+        raise InputError(f"{where} is {described(value)}; expected a list of messages with role and content.")
     return [_turn(f"{where}, message {number} (counted from 0)", message) for number, message in enumerate(value)]
 
 
 def _turn(where: str, message: object) -> dict[str, str]:
     if not isinstance(message, Mapping):
-        raise InputError(f"{where} is {_described(message)}; expected an object with role and content.")
+        raise InputError(f"{where} is {described(message)}; expected an object with role and content.")
     lacking = [key for key in ("role", "content") if key not in message]
     if lacking:
         raise InputError(f"{where} has no {lacking[0]} (found: {listing(message)}); expected role and content.")
     return {key: _text(f"{where}: {key}", message[key]) for key in ("role", "content")}
 
 
-def _decoded(text: str) -> object:
+def decoded(text: str) -> object:
     """Return what a string of JSON holds, since a cell of a CSV file is a string; other text stays as it is."""
     try:
         return json.loads(text)
@@ -195,7 +195,7 @@ def _decoded(text: str) -> object:
         return text
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
     """Return what a value is, in the words of JSON."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)

@@ -11,6 +11,7 @@ from .example import Example
 from .files import READERS, is_readable, one_line, read_rows
 from .options import DataOptions
 from .rows import Form, Row, form_of, listing, renewed
+from .spans import marked, spans_column
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:.*)?")
 KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]"
@@ -26,13 +27,15 @@ def read_examples(source: str | Path | Iterable[Any], split: str, options: DataO
     """
     form: Form | None = None
     examples = []
+    spans = spans_column(options)
     for number, row in enumerate(_rows(source, split)):
         id = f"{split}:{number}"
         if isinstance(row.value, Example):
-            examples.append(renewed(id, row.place, row.value))
+            example = renewed(id, row.place, row.value)
         else:
             form = form or form_of(row, options)
-            examples.append(form.example(id, row))
+            example = form.example(id, row)
+        examples.append(marked(example, row, spans))
     if not examples:
         raise InputError(f"{source if isinstance(source, str | Path) else split} is empty; expected at least one row.")
     return examples

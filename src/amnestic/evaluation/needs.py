@@ -60,6 +60,7 @@ class Likelihood:
             entropy=values["entropy"],
             counts=np.array([example.scored for example in examples]),
             closes=np.array([example.closes for example in examples]),
+            is_span=_marked(examples),
         )
 
 
@@ -89,6 +90,18 @@ class Generation:
             return example.answer
         end = start + subject.options.max_new_tokens
         return str(subject.loaded.tokenizer.decode(example.input_ids[start:end], skip_special_tokens=True))
+
+
+def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
+    """Return (N,) bool: the scored token overlaps a marked span; None where no example has one."""
+    if all(example.is_span is None for example in examples):
+        return None
+    none = np.zeros(0, dtype=bool)
+    parts = [
+        np.zeros(example.scored, dtype=bool) if example.is_span is None else example.is_span[example.is_scored]
+        for example in examples
+    ]
+    return np.concatenate([none, *parts])
 
 
 def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:

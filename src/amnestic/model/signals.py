@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.batches import Batch
+from ..data.batches import Batch, Part
 from .head import HEAD_SIGNALS
 
 
@@ -51,6 +51,11 @@ class Signals:
     def only(self, needs: Needs) -> "Signals":
         """Return the part of these signals that `needs` declares."""
         return Signals({name: self.values[name] for name in needs.head}, self.row, self.answers)
+
+    def of(self, part: Part) -> "Signals":
+        """Return the signals of `part` alone, as if nothing else had been scored."""
+        values = {name: value[part.index] for name, value in self.values.items()}
+        return Signals(values, part.row, len(part.answers))
 
 
 def read(model: Any, batch: Batch, needs: Needs, vocabulary: int, selects: bool = True) -> Signals:
