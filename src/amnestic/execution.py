@@ -10,6 +10,7 @@ import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded
+from .data.records import take
 from .errors import InputError, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
@@ -218,7 +219,7 @@ def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:
     """Return at most `most` of `examples`, evenly spaced."""
     if len(examples) <= most:
         return examples
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, most).round().astype(int)]
+    return take(examples, np.linspace(0, len(examples) - 1, most).round().astype(int))
 
 
 def _unchanged(learning_rate: float, loaded: Loaded) -> str:

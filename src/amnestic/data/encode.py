@@ -16,9 +16,12 @@ import numpy as np
 from ..errors import InputError
 from .example import Example
 from .options import DataOptions
+from .records import DIGEST, Records, Rows, column
 
 BATCH = 1024
 """Conversations that are handed to the tokenizer at once."""
+BATCH_CHARACTERS = 2**21
+"""Characters of them, unless one alone has more: their tokens and offsets are held as Python objects."""
 MARK = "answer-0d1c7a52"
 """Stands in for an answer to find out what a chat template writes before and after one."""
 
@@ -45,12 +48,18 @@ class Encoded:
         return int(self.is_scored.sum())
 
 
+def encoded_rows() -> Records[Encoded]:
+    """Return an empty sequence for any number of encoded examples, with length, scored tokens and digest of each."""
+    columns = [("length", np.int32), ("scored", np.int32), ("tokens", DIGEST)]
+    return Records(Encoded, columns, lambda row: (len(row.input_ids), row.scored, _digest(row)))
+
+
 @dataclass
 class Split:
     """The encoded examples of one split, and what did not fit."""
 
     name: str
-    examples: list[Encoded] = field(default_factory=list)
+    examples: Records[Encoded] = field(default_factory=encoded_rows)
     rows: int = 0
     """Rows of the source."""
     too_long: int = 0
@@ -60,11 +69,18 @@ class Split:
     the first and the closing one."""
     longest: int = 0
     """Tokens of the longest row before cutting."""
+    highest: int = -1
+    """The largest token id."""
 
     @property
     def scored(self) -> int:
         """Return the number of scored tokens."""
-        return sum(example.scored for example in self.examples)
+        return int(self.examples.facts["scored"].sum(dtype=np.int64))
+
+    def add(self, encoded: Encoded) -> None:
+        """Add an example."""
+        self.examples.append(encoded)
+        self.highest = max(self.highest, int(encoded.input_ids.max()))
 
 
 @dataclass(frozen=True)
@@ -110,8 +126,8 @@ class Encoder:
         messages meet a tokenizer without a chat template.
         """
         split = Split(name, rows=len(examples))
-        for first in range(0, len(examples), BATCH):
-            for example, encoded in self._tokens(examples[first : first + BATCH]):
+        for batch in _batches(examples):
+            for example, encoded in self._tokens(batch):
                 self._add(split, example, encoded)
         if split.too_long and self.options.too_long == "error":
             raise InputError(
@@ -214,7 +230,8 @@ class Encoder:
         split.longest = max(split.longest, len(ids))
         if example.kind == "text":
             chunks = list(self._chunks(example, ids))
-            split.examples.extend(chunks)
+            for chunk in chunks:
+                split.add(chunk)
             split.left_out += not chunks
             return
         is_too_long = len(ids) > self.limit
@@ -226,7 +243,7 @@ class Encoder:
             split.left_out += 1
             return
         is_scored = np.arange(len(ids)) >= first
-        split.examples.append(Encoded(example.id, ids, is_scored, first, closes, example.prompt_text, example.answer))
+        split.add(Encoded(example.id, ids, is_scored, first, closes, example.prompt_text, example.answer))
 
     def _chunks(self, example: Example, ids: np.ndarray) -> Iterator[Encoded]:
         """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""
@@ -336,4 +353,32 @@ def _literal(value: str) -> str | bool:
 
 def lengths(examples: Iterable[Encoded]) -> np.ndarray:
     """Return the number of tokens of each example, (B,)."""
+    if isinstance(examples, Rows):
+        return column(examples, "length").astype(np.int64)
     return np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+
+
+def token_digests(examples: Iterable[Encoded]) -> np.ndarray:
+    """Return a hash of the tokens of each example, (B,) of 16 bytes: equal for equal tokens."""
+    if isinstance(examples, Rows):
+        return column(examples, "tokens")
+    return np.array([_digest(example) for example in examples], dtype=DIGEST)
+
+
+def _digest(encoded: Encoded) -> bytes:
+    return hashlib.sha256(encoded.input_ids.tobytes()).digest()[: DIGEST.itemsize]
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield examples in lists of at most BATCH, and of at most BATCH_CHARACTERS unless one alone has more."""
+    batch: list[Example] = []
+    characters = 0
+    for example in examples:
+        size = len(example.prompt_text) + len(example.answer)
+        if batch and (len(batch) == BATCH or characters + size > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(example)
+        characters += size
+    if batch:
+        yield batch

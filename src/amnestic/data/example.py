@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+
+from .records import DIGEST, Records, Rows, column
 
 Messages = tuple[dict[str, str], ...]
 
@@ -35,3 +40,19 @@ class Example:
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
+
+
+def example_rows() -> Records[Example]:
+    """Return an empty sequence for any number of examples, with a digest of the content of each."""
+    return Records(Example, [("content", DIGEST)], lambda example: (_digest(example),))
+
+
+def content_digests(examples: Iterable[Example]) -> np.ndarray:
+    """Return a hash of each example's content, (B,) of 16 bytes: equal where the fingerprints are."""
+    if isinstance(examples, Rows):
+        return column(examples, "content")
+    return np.array([_digest(example) for example in examples], dtype=DIGEST)
+
+
+def _digest(example: Example) -> bytes:
+    return bytes.fromhex(example.fingerprint)[: DIGEST.itemsize]

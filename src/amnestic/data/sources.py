@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from .example import Example
+from .example import Example, content_digests, example_rows
 from .files import READERS, is_readable, one_line, read_rows
 from .options import DataOptions
+from .records import Rows, is_among
 from .rows import Form, Row, form_of, listing, renewed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:.*)?")
 KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]"
 
 
-def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> list[Example]:
+def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> Rows[Example]:
     """Return the examples of `source`, called ``split:row`` with rows counted from 0 over all its files.
 
     `source` is a file, a folder of files (read in the order of their names), a Hub data set
@@ -25,7 +26,7 @@ def read_examples(source: str | Path | Iterable[Any], split: str, options: DataO
     cannot be used, with the file and the line.
     """
     form: Form | None = None
-    examples = []
+    examples = example_rows()
     for number, row in enumerate(_rows(source, split)):
         id = f"{split}:{number}"
         if isinstance(row.value, Example):
@@ -46,10 +47,9 @@ def source_files(source: str | Path | Iterable[Any]) -> list[Path]:
     return (_local_files(source) if isinstance(source, str | Path) else None) or []
 
 
-def shared_rows(a: list[Example], b: list[Example]) -> int:
+def shared_rows(a: Iterable[Example], b: Iterable[Example]) -> int:
     """Return how many examples of `a` stand in `b` with the same content."""
-    known = {example.fingerprint for example in b}
-    return sum(example.fingerprint in known for example in a)
+    return int(is_among(content_digests(a), content_digests(b)).sum())
 
 
 def _rows(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
