@@ -8,13 +8,15 @@ from typing import Any
 
 from ..errors import InputError, nearest
 from .example import Example, content_digests, example_rows
-from .files import READERS, is_readable, one_line, read_rows
+from .files import PARQUET_ROWS, READERS, is_readable, one_line, read_rows
+from .opening import UNPACK, is_packed
 from .options import DataOptions
 from .records import Rows, is_among
 from .rows import Form, Row, form_of, listing, renewed
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:.*)?")
 KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]"
+SUFFIXES = f"{', '.join(READERS)}; .gz may follow all but the last"
 
 
 def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> Rows[Example]:
@@ -57,7 +59,7 @@ def _rows(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
         return _in_memory(source, split)
     files = _local_files(source)
     if files is None:
-        return _numbered(_from_hub(str(source)), str(source))
+        return _numbered(_plain_rows(_from_hub(str(source)), split), str(source))
     return chain.from_iterable(map(read_rows, files))
 
 
@@ -90,18 +92,29 @@ def _advice(path: Path) -> str:
 def _files(path: Path) -> list[Path]:
     """Return the files that a local path stands for: itself, or the readable ones of a folder, sorted by name."""
     if not path.is_dir():
-        if not is_readable(path):
-            raise InputError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(READERS)}.")
+        _refuse_no_file(path)
         return [path]
     inside = sorted(path.iterdir(), key=lambda child: child.name)
+    if packed := [child for child in inside if is_packed(child)]:
+        raise InputError(f"{packed[0]} would be left out; {UNPACK}")
     files = [child for child in inside if child.is_file() and is_readable(child) and not child.name.startswith(".")]
     if not files:
         names = [f"{child.name}/" if child.is_dir() else child.name for child in inside]
         raise InputError(
             f"the folder {path} has no file that can be read (found: {listing(names)}); expected files that end in "
-            f"{', '.join(READERS)}, in the folder itself."
+            f"{SUFFIXES}, in the folder itself."
         )
     return files
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Raise InputError for a pipe or a device, which could be read only once, and for a suffix that says no kind."""
+    if not path.is_file():
+        raise InputError(f"{path} is a pipe or a device; expected a file, so write the data to one.")
+    if is_packed(path):
+        raise InputError(f"{path} is compressed, by its suffix; {UNPACK}")
+    if not is_readable(path):
+        raise InputError(f"{path} has the suffix '{path.suffix}'; expected one of {SUFFIXES}.")
 
 
 def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
@@ -112,15 +125,38 @@ def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
         )
     if not isinstance(source, Iterable):
         raise InputError(
-            f"{split} is of the type {type(source).__name__}; expected a list of rows, a data set, or a path."
+            f"{split} is of the type {type(source).__name__}; expected a list of rows, a data set, a table of pandas, "
+            "polars or pyarrow, or a path."
         )
-    return _numbered(source, split)
+    return _numbered(_plain_rows(source, split), split)
 
 
-def _numbered(rows: Any, name: str) -> Iterator[Row]:
-    # a data set may be set to give out tensors
-    plain = rows.with_format(None) if hasattr(rows, "with_format") else rows
-    return (Row(f"row {number} of {name} (counted from 0)", value) for number, value in enumerate(plain))
+def _numbered(rows: Iterable[Any], name: str) -> Iterator[Row]:
+    return (Row(f"row {number} of {name} (counted from 0)", value) for number, value in enumerate(rows))
+
+
+def _plain_rows(source: Any, split: str) -> Iterator[Any]:
+    """Yield the rows of a data set or a table as dictionaries; of anything else, its items."""
+    if hasattr(source, "with_format"):  # of datasets: it may be set to give out tensors
+        yield from source.with_format(None)
+    elif hasattr(source, "iter_rows") and hasattr(source, "columns"):  # of polars
+        yield from source.iter_rows(named=True)
+    elif hasattr(source, "to_batches") and hasattr(source, "column_names"):  # of pyarrow
+        _refuse_twice(source.column_names, split)
+        for batch in source.to_batches(max_chunksize=PARQUET_ROWS):
+            yield from batch.to_pylist()
+    elif hasattr(source, "itertuples") and hasattr(source, "columns"):  # of pandas
+        names = list(source.columns)
+        _refuse_twice(names, split)
+        for row in source.itertuples(index=False, name=None):
+            yield dict(zip(names, row, strict=True))
+    else:
+        yield from source
+
+
+def _refuse_twice(names: list[Any], split: str) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{split} names the column {twice[0]!r} twice; expected every column once.")
 
 
 def _from_hub(source: str) -> Any:
