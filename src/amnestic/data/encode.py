@@ -22,6 +22,10 @@ BATCH = 1024
 """Conversations that are handed to the tokenizer at once."""
 BATCH_CHARACTERS = 2**21
 """Characters of them, unless one alone has more: their tokens and offsets are held as Python objects."""
+LONGEST_CHARACTER = 4
+"""Most tokens of one character: one for each byte of UTF-8."""
+REPLACEMENT = "\ufffd"
+"""What bytes that are no whole character decode to."""
 MARK = "answer-0d1c7a52"
 """Stands in for an answer to find out what a chat template writes before and after one."""
 
@@ -49,9 +53,9 @@ class Encoded:
 
 
 def encoded_rows() -> Records[Encoded]:
-    """Return an empty sequence for any number of encoded examples, with length, scored tokens and digest of each."""
-    columns = [("length", np.int32), ("scored", np.int32), ("tokens", DIGEST)]
-    return Records(Encoded, columns, lambda row: (len(row.input_ids), row.scored, _digest(row)))
+    """Return an empty sequence for any number of encoded examples; some numbers of each stay at hand."""
+    columns = [("length", np.int32), ("scored", np.int32), ("highest", np.int32), ("tokens", DIGEST)]
+    return Records(Encoded, columns, lambda row: (len(row.input_ids), row.scored, row.input_ids.max(), _digest(row)))
 
 
 @dataclass
@@ -69,18 +73,16 @@ class Split:
     the first and the closing one."""
     longest: int = 0
     """Tokens of the longest row before cutting."""
-    highest: int = -1
-    """The largest token id."""
 
     @property
     def scored(self) -> int:
         """Return the number of scored tokens."""
         return int(self.examples.facts["scored"].sum(dtype=np.int64))
 
-    def add(self, encoded: Encoded) -> None:
-        """Add an example."""
-        self.examples.append(encoded)
-        self.highest = max(self.highest, int(encoded.input_ids.max()))
+    @property
+    def highest(self) -> int:
+        """Return the largest token id."""
+        return int(self.examples.facts["highest"].max())
 
 
 @dataclass(frozen=True)
@@ -170,11 +172,8 @@ class Encoder:
         )
 
     def preview(self, encoded: Encoded) -> list[tuple[str, bool]]:
-        """Return the tokens of an example as text, each with whether it is scored."""
-        return [
-            (self.tokenizer.decode([token]), bool(scored))
-            for token, scored in zip(encoded.input_ids.tolist(), encoded.is_scored, strict=True)
-        ]
+        """Return the tokens of an example as text, each with whether it is scored; parts of a character as one."""
+        return _whole_characters(self.tokenizer, encoded.input_ids.tolist(), encoded.is_scored.tolist())
 
     def _tokens(self, examples: Sequence[Example]) -> Iterator[tuple[Example, tuple[np.ndarray, int, bool]]]:
         """Yield (input_ids, index of the first answer token, closes) for each example, in order."""
@@ -230,8 +229,7 @@ class Encoder:
         split.longest = max(split.longest, len(ids))
         if example.kind == "text":
             chunks = list(self._chunks(example, ids))
-            for chunk in chunks:
-                split.add(chunk)
+            split.examples.extend(chunks)
             split.left_out += not chunks
             return
         is_too_long = len(ids) > self.limit
@@ -243,23 +241,34 @@ class Encoder:
             split.left_out += 1
             return
         is_scored = np.arange(len(ids)) >= first
-        split.add(Encoded(example.id, ids, is_scored, first, closes, example.prompt_text, example.answer))
+        split.examples.append(Encoded(example.id, ids, is_scored, first, closes, example.prompt_text, example.answer))
 
     def _chunks(self, example: Example, ids: np.ndarray) -> Iterator[Encoded]:
         """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""
-        cuts = [*range(0, len(ids), self.limit), len(ids)]
+        cuts = [0]
+        while cuts[-1] + self.limit < len(ids):
+            cuts.append(self._between_characters(ids, cuts[-1] + 2, cuts[-1] + self.limit))
+        cuts.append(len(ids))
         if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
             cuts[-2] -= 1
         for number, (start, end) in enumerate(pairwise(cuts)):
             chunk = ids[start:end]
             if len(chunk) < 2:
                 continue
-            half = (len(chunk) + 1) // 2
+            half = self._between_characters(chunk, 1, (len(chunk) + 1) // 2)
             name = example.id if len(cuts) == 2 else f"{example.id}.{number}"
             prompt, answer = (
                 self.tokenizer.decode(part, skip_special_tokens=True) for part in (chunk[:half], chunk[half:])
             )
             yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer)
+
+    def _between_characters(self, ids: np.ndarray, low: int, cut: int) -> int:
+        """Return the last place from `low` to `cut` at which no character's tokens are torn apart; else `cut`."""
+        for place in range(cut, max(low - 1, cut - LONGEST_CHARACTER), -1):
+            text = self.tokenizer.decode(ids[max(0, place - LONGEST_CHARACTER) : place])
+            if not text.endswith(REPLACEMENT):
+                return place
+        return cut
 
     def _render(self, example: Example) -> Rendered:
         if example.kind == "text":
@@ -332,6 +341,18 @@ def _closing_tokens(tokenizer: Any) -> set[int]:
     added = {token for token, entry in tokenizer.added_tokens_decoder.items() if entry.special or entry.content.strip()}
     closing = (set(tokenizer.all_special_ids) | added) - {tokenizer.unk_token_id}
     return closing if tokenizer.eos_token_id is None else closing | {tokenizer.eos_token_id}
+
+
+def _whole_characters(tokenizer: Any, tokens: list[int], marks: list[bool]) -> list[tuple[str, bool]]:
+    """Return the text of each token with its mark; the tokens of one character, bytes of it, are one text."""
+    found: list[tuple[str, bool]] = []
+    begin = 0
+    for end in range(1, len(tokens) + 1):
+        text = tokenizer.decode(tokens[begin:end])
+        if not text.endswith(REPLACEMENT) or end - begin == LONGEST_CHARACTER or end == len(tokens):
+            found.append((text, any(marks[begin:end])))
+            begin = end
+    return found
 
 
 def _start(body: str, before: str, answer: str) -> int | None:

@@ -7,7 +7,7 @@ import marshal
 import os
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from typing import IO, Any, TypeVar, overload
 
@@ -106,6 +106,11 @@ class Records(Rows[T]):
         self._size += 1
         if len(self._tail) > MEMORY:
             self._write()
+
+    def extend(self, rows: Iterable[T]) -> None:
+        """Add several rows."""
+        for row in rows:
+            self.append(row)
 
     def _row(self, number: int) -> T:
         begin = int(self._table["end"][number - 1]) if number else 0
