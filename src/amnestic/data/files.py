@@ -4,11 +4,11 @@ import csv
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from ..errors import InputError
 from .json_rows import read_json
@@ -96,13 +96,20 @@ def _records(path: Path, file: TextIO, delimiter: str) -> Iterator[tuple[str, li
 
 def _check_header(place: str, header: list[str], delimiter: str) -> None:
     """Raise InputError for a column named twice, and for columns that another character separates."""
-    twice = [name for name in header if name and header.count(name) > 1]
-    if twice:
-        raise InputError(f"{place} names the column '{twice[0]}' twice; expected every column once.")
+    refuse_twice(place, filter(None, header))  # a spreadsheet writes any number of columns without a name
     if delimiter == "," and len(header) == 1 and re.search("[;\t]", header[0]):
         raise InputError(
             f"{place} names one column, {listing(header)}; expected commas between the cells of a .csv file."
         )
+
+
+def refuse_twice(place: str, names: Iterable[Any]) -> None:
+    """Raise InputError where two columns have one name."""
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise InputError(f"{place} names the column {str(name)!r} twice; expected every column once.")
+        seen.add(name)
 
 
 @contextmanager
@@ -122,6 +129,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
+            refuse_twice(str(path), file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=PARQUET_ROWS):
                 for value in batch.to_pylist():
                     yield Row(f"{path}, row {number} (counted from 0)", value)

@@ -49,7 +49,9 @@ def open_bytes(path: Path) -> io.BufferedReader | gzip.GzipFile:
 def is_packed(path: Path) -> bool:
     """Return whether the name is that of data which must be unpacked first."""
     suffixes = [suffix.lower() for suffix in path.suffixes]
-    return bool(suffixes) and (suffixes[-1] in PACKED_SUFFIXES or suffixes[-2:] == [".parquet", ".gz"])
+    return bool(suffixes) and (
+        suffixes[-1] in PACKED_SUFFIXES or suffixes[-2:] in ([".parquet", ".gz"], [".tar", ".gz"])
+    )
 
 
 def refuse_no_text(path: Path) -> None:
@@ -92,16 +94,19 @@ def _beginning(start: bytes, kinds: Mapping[bytes, str]) -> str | None:
     return next((kind for mark, kind in kinds.items() if start.startswith(mark)), None)
 
 
-def _unmarked(start: bytes, least: float = 0.5) -> str | None:
-    """Return the name of a wide encoding without a mark: Latin letters leave zeros at every other byte, and only there.
+def _unmarked(start: bytes, least: float = 0.0) -> str | None:
+    """Return the name of a wide encoding without a mark: its Latin letters leave zeros at every other byte.
 
-    `least` is the share of these bytes that are zero.
+    With the first letter a Latin one, as a file of data begins, that is enough; else `least` is the share of these
+    bytes that must be zero.
     """
-    even, odd = start[0::2], start[1::2]
-    for zeros, others in ((even, odd), (odd, even)):
-        if len(zeros) > 1 and not others.count(0) and zeros.count(0) >= least * len(zeros):
-            return "UTF-16 without a byte order mark"
-    return None
+    zeros = [byte == 0 for byte in start[:4].ljust(4, b"x")]
+    if zeros in ([False, True, True, True], [True, True, True, False]):
+        return "UTF-32 without a byte order mark"
+    counts = sorted((start[0::2].count(0), start[1::2].count(0)))
+    is_one_sided = counts[1] > 1 and counts[1] > 2 * counts[0]
+    begins_so = zeros[0] != zeros[1] if not least else counts[1] >= least * len(start) / 2
+    return "UTF-16 without a byte order mark" if is_one_sided and begins_so else None
 
 
 def _is_utf8(line: bytes) -> bool:

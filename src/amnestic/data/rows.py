@@ -135,6 +135,8 @@ def _reach(found: Mapping[Any, Any], column: str) -> Any:
         return found[column]
     outer, _, inner = column.partition(".")
     within = found.get(outer, ABSENT) if inner else ABSENT
+    if within is None:  # a missing object has a missing value
+        return None
     return _reach(within, inner) if isinstance(within, Mapping) else ABSENT
 
 
@@ -244,4 +246,6 @@ def _described(value: object) -> str:
         return "text"
     if isinstance(value, list | tuple):
         return "a list"
+    if _is_missing(value):
+        return f"missing ({type(value).__name__})"
     return "an object" if isinstance(value, Mapping) else f"of the type {type(value).__name__}"

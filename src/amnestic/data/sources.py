@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError, nearest
 from .example import Example, content_digests, example_rows
-from .files import PARQUET_ROWS, READERS, is_readable, one_line, read_rows
+from .files import PARQUET_ROWS, READERS, is_readable, one_line, read_rows, refuse_twice
 from .opening import UNPACK, is_packed
 from .options import DataOptions
 from .records import Rows, is_among
@@ -74,6 +74,8 @@ def _local_files(source: str | Path) -> list[Path] | None:
     try:
         if path.exists():
             return _files(path)
+        if path.is_symlink():
+            raise InputError(f"{path} is a link that leads nowhere; give the file itself.")
         if isinstance(source, str) and HUB_ID.fullmatch(source) and not is_readable(path):
             return None
         raise InputError(f"there is no file or folder {path}{_advice(path)}")
@@ -123,7 +125,7 @@ def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
             f"{split} is a {type(source).__name__} of {listing(source)}; expected a list of rows or one data set, so "
             "hand over one of its values."
         )
-    if not isinstance(source, Iterable):
+    if not isinstance(source, Iterable) and not _is_arrow(source):
         raise InputError(
             f"{split} is of the type {type(source).__name__}; expected a list of rows, a data set, a table of pandas, "
             "polars or pyarrow, or a path."
@@ -141,22 +143,22 @@ def _plain_rows(source: Any, split: str) -> Iterator[Any]:
         yield from source.with_format(None)
     elif hasattr(source, "iter_rows") and hasattr(source, "columns"):  # of polars
         yield from source.iter_rows(named=True)
-    elif hasattr(source, "to_batches") and hasattr(source, "column_names"):  # of pyarrow
-        _refuse_twice(source.column_names, split)
-        for batch in source.to_batches(max_chunksize=PARQUET_ROWS):
-            yield from batch.to_pylist()
+    elif _is_arrow(source):
+        refuse_twice(split, source.column_names)
+        for first in range(0, source.num_rows, PARQUET_ROWS):
+            yield from source.slice(first, PARQUET_ROWS).to_pylist()
     elif hasattr(source, "itertuples") and hasattr(source, "columns"):  # of pandas
         names = list(source.columns)
-        _refuse_twice(names, split)
+        refuse_twice(split, names)
         for row in source.itertuples(index=False, name=None):
             yield dict(zip(names, row, strict=True))
     else:
         yield from source
 
 
-def _refuse_twice(names: list[Any], split: str) -> None:
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{split} names the column {twice[0]!r} twice; expected every column once.")
+def _is_arrow(source: Any) -> bool:
+    """Return whether `source` is a table or a record batch of pyarrow, which cannot be iterated over."""
+    return all(hasattr(source, name) for name in ("num_rows", "column_names", "slice", "to_pylist"))
 
 
 def _from_hub(source: str) -> Any:
