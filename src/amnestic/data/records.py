@@ -6,6 +6,7 @@ A sequence of `Rows` is used like a list; what it gives out is made anew at each
 import marshal
 import os
 import tempfile
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
@@ -126,6 +127,7 @@ class Records(Rows[T]):
         try:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - it lives as long as the rows do
+                weakref.finalize(self, self._file.close)
             rest = memoryview(self._tail)
             while rest:
                 rest = rest[self._file.write(rest) :]
