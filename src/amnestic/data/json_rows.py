@@ -103,7 +103,7 @@ class Unread:
                 if self._may_go_on(error) and self._more():
                     continue
                 raise self.placed(error.msg, error.pos) from error
-            if end < len(self._text) or not self._more():  # a number may go on
+            if end <= len(self._text) - CUT_SHORT or not self._more():  # a number may go on: ``1`` as ``1.5e+3``
                 self._at = end
                 return value
 
