@@ -102,8 +102,8 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         "f.jsonl.gz",
         ZIPPED[: len(ZIPPED) // 2],
         (
-            "f.jsonl.gz cannot be unpacked by gzip (Compressed file ended before the end-of-stream marker was reached); it "
-            "is cut off or damaged, so copy it or compress it again."
+            "f.jsonl.gz cannot be unpacked by gzip (Compressed file ended before the end-of-stream marker was "
+            "reached); it is cut off or damaged, so copy it or compress it again."
         ),
     ),
     "gzip cut in its head": ("f.csv.gz", b"\x1f\x8b", "f.csv.gz cannot be unpacked by gzip (Compressed file ended"),
@@ -146,8 +146,8 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
         "f.txt",
         "text",
         (
-            "f.txt has the suffix '.txt'; expected one of .json, .jsonl, .csv, .tsv, .parquet; .gz may follow all but the "
-            "last."
+            "f.txt has the suffix '.txt'; expected one of .json, .jsonl, .csv, .tsv, .parquet; .gz may follow all but "
+            "the last."
         ),
     ),
     "UTF-16": ("f.jsonl", LINES.encode("utf-16"), f"f.jsonl is UTF-16 by its first bytes{SAVE}"),
@@ -416,8 +416,8 @@ def test_a_table_of_polars_is_read_by_its_rows_as_dictionaries() -> None:
         (
             pandas.DataFrame({"question": ["Q", "Q"], "answer": ["A", float("nan")]}),
             (
-                "row 1 of s (counted from 0): 'answer' is the number nan; expected text, so write some there, or remove "
-                "the row."
+                "row 1 of s (counted from 0): 'answer' is the number nan; expected text, so write some there, or "
+                "remove the row."
             ),
         ),
         (
