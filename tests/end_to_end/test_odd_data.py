@@ -1,12 +1,22 @@
 """Odd data through the commands: few rows, copies, other scripts, compressed files, rows of a megabyte."""
 
 import gzip
+import hashlib
 import html
 import json
 import os
 import re
 
 import pytest
+
+QUICK = {
+    "max_steps": 2,
+    "learning_rate": 1e-3,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 1,
+    "max_new_tokens": 3,
+}
+"""The two steps of the fixture `unlearn`."""
 
 
 def note(outcome, text):
@@ -132,3 +142,15 @@ def test_columns_within_columns_are_reached_by_flags(people, unlearn, as_file, t
     kept = as_file(tmp_path / "retain.jsonl", retain)
     columns = {"question_column": "qa.q", "answer_column": "qa.a.text"}
     assert unlearn(forget=nested, retain=kept, bound=9, **columns).digest == unlearn(bound=9).digest
+
+
+def test_data_frames_are_data_for_python_callers(people, unlearn, tmp_path):
+    import pandas
+
+    import amnestic
+
+    frames = {split: pandas.DataFrame(people.rows[split])[["question", "answer"]] for split in ("forget", "retain")}
+    run = amnestic.unlearn(people.model, **frames, output_dir=tmp_path / "run", bound=9, **QUICK)
+    assert run.results["data"]["forget"]["source"] == "<DataFrame in memory>"
+    weights = (tmp_path / "run" / "model" / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == unlearn(bound=9).digest

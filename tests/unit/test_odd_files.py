@@ -69,6 +69,9 @@ READ: dict[str, str | bytes] = {
     "no last line end.jsonl": LINES.rstrip(),
     "other columns.jsonl": LINES.replace("}", ', "n": [NaN, 1e999, 123456789012345678901234567890]}'),
     "commas at all ends.csv": 'question,answer,,\nWho?,Zoë 🙂,,\nOù?,"你好\n再见",,\nWhy?,"So, ""so"".",,\n',
+    "BZh and PAR1.csv": TABLE.replace("question,answer", "BZh,PAR1,question,answer")
+    .replace("\nW", "\n1,2,W")
+    .replace("\nO", "\n1,2,O"),
     "deep but ignored.jsonl": LINES.replace("}", ', "tree": ' + "[" * 500 + "]" * 500 + "}"),
 }
 
@@ -134,7 +137,7 @@ REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "bzip2 inside": ("f.json", bz2.compress(b"[]"), f"f.json is compressed by bzip2 by its first bytes{UNPACK}"),
     "parquet inside": (
         "f.jsonl",
-        b"PAR1...",
+        b"PAR1\x15\x04",
         "f.jsonl is a Parquet file by its first bytes; give it the suffix .parquet.",
     ),
     "gzip inside": (
@@ -395,6 +398,14 @@ def test_a_table_in_memory_is_read_row_by_row(table: Callable[[list[dict[str, An
     rows = [{"question": f"Q{i}", "answer": i, "other": None} for i in range(300)]
     expected = [Example(f"s:{i}", "question", f"Q{i}", str(i)) for i in range(300)]
     assert read_examples(table(rows), "s", PLAIN) == expected
+
+
+def test_messages_of_a_data_frame_may_be_arrays() -> None:
+    """So they are after reading Parquet with pandas."""
+    turns = np.array([{"role": "user", "content": "Who?"}, {"role": "assistant", "content": "Ann."}], dtype=object)
+    frame = pandas.DataFrame({"messages": [turns]})
+    asked = ({"role": "user", "content": "Who?"},)
+    assert read_examples(frame, "s", PLAIN) == [Example("s:0", "messages", asked, "Ann.")]
 
 
 def test_a_table_of_polars_is_read_by_its_rows_as_dictionaries() -> None:

@@ -10,6 +10,8 @@ from ..errors import InputError
 
 GZIP = b"\x1f\x8b"
 """How a gzip file begins."""
+PARQUET = b"PAR1\x15"
+"""How a Parquet file begins."""
 START = 4096
 """Bytes at the beginning of a file that tell what it is."""
 WIDE = {
@@ -22,7 +24,7 @@ WIDE = {
 PACKED = {
     b"\x28\xb5\x2f\xfd": "is compressed by Zstandard",
     b"PK\x03\x04": "is a ZIP archive, as .zip and .xlsx files are,",
-    b"BZh": "is compressed by bzip2",
+    **{f"BZh{level}1AY&SY".encode(): "is compressed by bzip2" for level in range(1, 10)},
     b"\xfd7zXZ\0": "is compressed by xz",
     b"7z\xbc\xaf": "is a 7z archive",
 }
@@ -62,7 +64,7 @@ def refuse_no_text(path: Path) -> None:
         raise InputError(f"{path} is not compressed by gzip, though its name says so; rename it, or compress it again.")
     if (kind := _beginning(raw, PACKED)) is not None:
         raise InputError(f"{path} {kind} by its first bytes; {UNPACK}")
-    if raw.startswith(b"PAR1"):
+    if raw.startswith(PARQUET):
         raise InputError(f"{path} is a Parquet file by its first bytes; give it the suffix .parquet.")
     with open_bytes(path) as file:
         start = file.read(START)

@@ -151,7 +151,8 @@ def _plain_rows(source: Any, split: str) -> Iterator[Any]:
         names = list(source.columns)
         refuse_twice(split, names)
         for row in source.itertuples(index=False, name=None):
-            yield dict(zip(names, row, strict=True))
+            cells = [cell.tolist() if hasattr(cell, "tolist") else cell for cell in row]
+            yield dict(zip(names, cells, strict=True))
     else:
         yield from source
 
