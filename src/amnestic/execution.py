@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
-from .data.encode import Encoded, Split, span_facts
+from .data.encode import Encoded, Split, fact, span_facts
+from .data.records import take
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
@@ -340,12 +341,13 @@ def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:
     """Return at most `most` of `examples`, evenly spaced."""
     if len(examples) <= most:
         return examples
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, most).round().astype(int)]
+    return take(examples, np.linspace(0, len(examples) - 1, most).round().astype(int))
 
 
 def preview_example(examples: Sequence[Encoded]) -> Encoded:
     """Return the first example that has a marked span, so that a user sees where it stands; else the first."""
-    return next((row for row in examples if row.is_span is not None and row.is_forgotten.any()), examples[0])
+    has_span = fact(examples, "is_marked") & (fact(examples, "forgotten") > 0)
+    return examples[int(has_span.argmax())]
 
 
 def _counted(split: Split) -> str:

@@ -14,7 +14,8 @@ from .constraints.multiplier import Bounded
 from .constraints.options import BoundOptions, MultiplierOptions
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
-from .data.encode import Encoded
+from .data.encode import Encoded, fact, token_digests
+from .data.records import is_among, take
 from .errors import InputError, RunError
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
@@ -237,13 +238,13 @@ def _to_train(forget: Sequence[Encoded], keep_context: bool) -> Sequence[Encoded
     Raises InputError where there is nothing around a span that could be held.
     """
     if not keep_context:
-        return [row for row in forget if row.is_forgotten.any()]
-    if all(row.is_span is None for row in forget):
+        return take(forget, np.flatnonzero(fact(forget, "forgotten") > 0))
+    if not fact(forget, "is_marked").any():
         raise InputError(
             "--keep_context holds what stands around the spans to forget, and no forget row marks one; mark spans in "
             "the column forget_spans, or leave --keep_context out."
         )
-    if not any(row.is_context.any() for row in forget):
+    if not (fact(forget, "scored") > fact(forget, "forgotten")).any():
         raise InputError(
             "--keep_context holds what stands around the spans to forget, and the spans leave nothing of any answer; "
             "leave it out."
@@ -256,11 +257,12 @@ def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequen
     if len(retain) <= options.probe_size:
         return retain, retain
     chosen = np.random.default_rng(PROBE_SEED).choice(len(retain), options.probe_size, replace=False)
-    probe = [retain[i] for i in sorted(chosen.tolist())]
+    probe = take(retain, np.sort(chosen))
     if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
         return probe, retain
-    held_out = {row.input_ids.tobytes() for row in probe}  # by content: a copy of a probe row is no row of training
-    rest = [row for row in retain if row.input_ids.tobytes() not in held_out]
+    # by content: a copy of a probe row is no row of training
+    held_out = is_among(token_digests(retain), token_digests(probe))
+    rest = take(retain, np.flatnonzero(~held_out))
     enough = len(rest) >= HELD_OUT_FROM // 2 * options.probe_size  # not where most rows are copies
     return probe, rest if enough else retain
 

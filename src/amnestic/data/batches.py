@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from .encode import Encoded, lengths
+from .records import take
 
 
 @dataclass(frozen=True)
@@ -114,17 +115,17 @@ def cut(examples: Sequence[Encoded], most_rows: int, pass_cost: int = 128) -> li
 
 def like_lengths(examples: Sequence[Encoded], most_rows: int) -> Iterator[list[int]]:
     """Yield the indices of any number of examples in batches of like lengths, the longest first."""
-    order = np.argsort(-lengths(examples), kind="stable").tolist()
+    order = np.argsort(-lengths(examples), kind="stable")
     for first in range(0, len(order), 32 * most_rows):
-        window = order[first : first + 32 * most_rows]
-        for batch in cut([examples[i] for i in window], most_rows):
+        window = order[first : first + 32 * most_rows].tolist()
+        for batch in cut(take(examples, window), most_rows):
             yield [window[i] for i in batch]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def permutation(size: int, seed: int, stream: int, epoch: int) -> np.ndarray:
-    """Return the order of `size` rows in one pass; the same everywhere for the same four numbers."""
-    return np.random.default_rng([seed, stream, epoch]).permutation(size)
+    """Return the order of `size` rows in one pass, (B,) int32; the same everywhere for the same four numbers."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(size).astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ answer starts; the closing end-of-sequence (or end-of-turn) token is scored too.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -16,9 +16,16 @@ import numpy as np
 from ..errors import InputError
 from .example import Example
 from .options import DataOptions
+from .records import DIGEST, Records, Rows, column
 
 BATCH = 1024
 """Conversations that are handed to the tokenizer at once."""
+BATCH_CHARACTERS = 2**21
+"""Characters of them, unless one alone has more: their tokens and offsets are held as Python objects."""
+LONGEST_CHARACTER = 4
+"""Most tokens of one character: one for each byte of UTF-8."""
+REPLACEMENT = "\ufffd"
+"""What bytes that are no whole character decode to."""
 MARK = "answer-0d1c7a52"
 """Stands in for an answer to find out what a chat template writes before and after one."""
 
@@ -60,12 +67,41 @@ class Encoded:
         return is_context
 
 
+def _digest(encoded: Encoded) -> bytes:
+    return hashlib.sha256(encoded.input_ids.tobytes()).digest()[: DIGEST.itemsize]
+
+
+FACTS: dict[str, tuple[Any, Callable[[Encoded], Any]]] = {
+    "length": (np.int32, lambda row: len(row.input_ids)),
+    "scored": (np.int32, lambda row: row.scored),
+    "highest": (np.int32, lambda row: row.input_ids.max()),
+    "tokens": (DIGEST, _digest),
+    "forgotten": (np.int32, lambda row: int(row.is_forgotten.sum())),
+    "is_marked": (np.bool_, lambda row: row.is_span is not None),
+}
+"""What stays at hand of each encoded example, however many there are: its type, and how it is found."""
+
+
+def encoded_rows() -> Records[Encoded]:
+    """Return an empty sequence for any number of encoded examples."""
+    columns = [(name, kind) for name, (kind, _) in FACTS.items()]
+    return Records(Encoded, columns, lambda row: tuple(find(row) for _, find in FACTS.values()))
+
+
+def fact(examples: Iterable[Encoded], name: str) -> np.ndarray:
+    """Return one of FACTS for each example, (B,); none is read where they lie in a file."""
+    if isinstance(examples, Rows):
+        return column(examples, name)
+    kind, find = FACTS[name]
+    return np.array([find(row) for row in examples], dtype=kind)
+
+
 @dataclass
 class Split:
     """The encoded examples of one split, and what did not fit."""
 
     name: str
-    examples: list[Encoded] = field(default_factory=list)
+    examples: Records[Encoded] = field(default_factory=encoded_rows)
     rows: int = 0
     """Rows of the source."""
     too_long: int = 0
@@ -79,7 +115,12 @@ class Split:
     @property
     def scored(self) -> int:
         """Return the number of scored tokens."""
-        return sum(example.scored for example in self.examples)
+        return int(self.examples.facts["scored"].sum(dtype=np.int64))
+
+    @property
+    def highest(self) -> int:
+        """Return the largest token id."""
+        return int(self.examples.facts["highest"].max())
 
 
 @dataclass(frozen=True)
@@ -150,9 +191,9 @@ class Encoder:
         messages meet a tokenizer without a chat template.
         """
         split = Split(name, rows=len(examples))
-        for first in range(0, len(examples), BATCH):
-            for example, tokens in self._tokens(examples[first : first + BATCH]):
-                self._add(split, example, tokens)
+        for batch in _batches(examples):
+            for example, encoded in self._tokens(batch):
+                self._add(split, example, encoded)
         if split.too_long and self.options.too_long == "error":
             raise InputError(
                 f"{split.too_long} of {split.rows} {name} rows are longer than {self.limit} tokens (the longest has "
@@ -194,11 +235,11 @@ class Encoder:
         )
 
     def preview(self, encoded: Encoded) -> list[tuple[str, bool]]:
-        """Return the tokens of an example as text, each with whether it is scored: of a marked answer, in a span."""
-        return [
-            (self.tokenizer.decode([token]), bool(shown))
-            for token, shown in zip(encoded.input_ids.tolist(), encoded.is_forgotten, strict=True)
-        ]
+        """Return the tokens of an example as text, each with whether it is scored: of a marked answer, in a span.
+
+        The tokens of one character are one text.
+        """
+        return _whole_characters(self.tokenizer, encoded.input_ids.tolist(), encoded.is_forgotten.tolist())
 
     def _tokens(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Tokens]]:
         """Yield each example with its tokens, in order."""
@@ -292,12 +333,12 @@ class Encoder:
     def _chunks(self, example: Example, tokens: Tokens) -> Iterator[Encoded]:
         """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""
         is_span = tokens.is_span
-        cuts = self._cuts(len(tokens.ids), is_span)
+        cuts = self._cuts(tokens.ids, is_span)
         for number, (start, end) in enumerate(pairwise(cuts)):
             chunk = tokens.ids[start:end]
             if len(chunk) < 2:
                 continue
-            half = (len(chunk) + 1) // 2
+            half = self._between_characters(chunk, 1, (len(chunk) + 1) // 2)
             name = example.id if len(cuts) == 2 else f"{example.id}.{number}"
             prompt, answer = (
                 self.tokenizer.decode(part, skip_special_tokens=True) for part in (chunk[:half], chunk[half:])
@@ -305,16 +346,24 @@ class Encoder:
             part = None if is_span is None else is_span[start:end]
             yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer, part)
 
-    def _cuts(self, length: int, is_span: np.ndarray | None) -> list[int]:
-        """Return where a text is cut; before a span where a cut would make its token the first, which is not scored."""
+    def _cuts(self, ids: np.ndarray, is_span: np.ndarray | None) -> list[int]:
+        """Return where a text is cut: between characters, and not where the first token, never scored, is in a span."""
         cuts = [0]
-        while cuts[-1] + self.limit < length:
-            cut = cuts[-1] + self.limit
+        while cuts[-1] + self.limit < len(ids):
+            cut = self._between_characters(ids, cuts[-1] + 2, cuts[-1] + self.limit)
             cuts.append(_outside(is_span, cuts[-1] + 2, cut))
-        cuts.append(length)
+        cuts.append(len(ids))
         if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
             cuts[-2] = _outside(is_span, cuts[-3] + 2, cuts[-2] - 1)
         return cuts
+
+    def _between_characters(self, ids: np.ndarray, low: int, cut: int) -> int:
+        """Return the last place from `low` to `cut` at which no character's tokens are torn apart; else `cut`."""
+        for place in range(cut, max(low - 1, cut - LONGEST_CHARACTER), -1):
+            text = self.tokenizer.decode(ids[max(0, place - LONGEST_CHARACTER) : place])
+            if not text.endswith(REPLACEMENT):
+                return place
+        return cut
 
     def _render(self, example: Example) -> Rendered:
         if example.kind == "text":
@@ -414,10 +463,24 @@ def _indent(text: str) -> int:
     return len(text) - len(text.lstrip())
 
 
-def span_facts(examples: Iterable[Encoded]) -> dict[str, int]:
+def span_facts(examples: Sequence[Encoded]) -> dict[str, int]:
     """Return how many examples have a marked span, and how many tokens these are; nothing where none is marked."""
-    found = [int(example.is_forgotten.sum()) for example in examples if example.is_span is not None]
-    return {"span_examples": sum(tokens > 0 for tokens in found), "span_tokens": sum(found)} if found else {}
+    if not (is_marked := fact(examples, "is_marked")).any():
+        return {}
+    found = fact(examples, "forgotten")[is_marked]
+    return {"span_examples": int((found > 0).sum()), "span_tokens": int(found.sum(dtype=np.int64))}
+
+
+def _whole_characters(tokenizer: Any, tokens: list[int], marks: list[bool]) -> list[tuple[str, bool]]:
+    """Return the text of each token with its mark; the tokens of one character, bytes of it, are one text."""
+    found: list[tuple[str, bool]] = []
+    begin = 0
+    for end in range(1, len(tokens) + 1):
+        text = tokenizer.decode(tokens[begin:end])
+        if not text.endswith(REPLACEMENT) or end - begin == LONGEST_CHARACTER or end == len(tokens):
+            found.append((text, any(marks[begin:end])))
+            begin = end
+    return found
 
 
 def _start(body: str, before: str, answer: str) -> int | None:
@@ -439,4 +502,24 @@ def _literal(value: str) -> str | bool:
 
 def lengths(examples: Iterable[Encoded]) -> np.ndarray:
     """Return the number of tokens of each example, (B,)."""
-    return np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+    return fact(examples, "length").astype(np.int64)
+
+
+def token_digests(examples: Iterable[Encoded]) -> np.ndarray:
+    """Return a hash of the tokens of each example, (B,) of 16 bytes: equal for equal tokens."""
+    return fact(examples, "tokens")
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield examples in lists of at most BATCH, and of at most BATCH_CHARACTERS unless one alone has more."""
+    batch: list[Example] = []
+    characters = 0
+    for example in examples:
+        size = len(example.prompt_text) + len(example.answer)
+        if batch and (len(batch) == BATCH or characters + size > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(example)
+        characters += size
+    if batch:
+        yield batch

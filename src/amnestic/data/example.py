@@ -2,7 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+import numpy as np
+
+from .records import DIGEST, Records, Rows, column
 
 Messages = tuple[dict[str, str], ...]
 Spans = tuple[tuple[int, int], ...]
@@ -41,3 +46,27 @@ class Example:
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
+
+
+def example_rows() -> Records[Example]:
+    """Return an empty sequence for any number of examples; a digest of the content of each stays at hand."""
+    columns = [("content", DIGEST), ("is_marked", np.bool_)]
+    return Records(Example, columns, lambda example: (_digest(example), bool(example.forget_spans)))
+
+
+def content_digests(examples: Iterable[Example]) -> np.ndarray:
+    """Return a hash of each example's content, (B,) of 16 bytes: equal where the fingerprints are."""
+    if isinstance(examples, Rows):
+        return column(examples, "content")
+    return np.array([_digest(example) for example in examples], dtype=DIGEST)
+
+
+def marked_rows(examples: Iterable[Example]) -> np.ndarray:
+    """Return the numbers of the examples that mark a span."""
+    if isinstance(examples, Rows):
+        return np.flatnonzero(column(examples, "is_marked"))
+    return np.flatnonzero([bool(example.forget_spans) for example in examples])
+
+
+def _digest(example: Example) -> bytes:
+    return bytes.fromhex(example.fingerprint)[: DIGEST.itemsize]

@@ -11,7 +11,7 @@ class DataOptions:
     """How rows become tokens."""
 
     question_column: str | None = None
-    """Column of the question, rendered with the template [default: question]."""
+    """Column of the question, rendered with the template; a.b is the column b within a [default: question]."""
     answer_column: str | None = None
     """Column of the answer to the question [default: answer]."""
     prompt_column: str | None = None

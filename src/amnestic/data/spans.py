@@ -10,7 +10,7 @@ from numbers import Integral
 from typing import Any
 
 from ..errors import InputError
-from .example import Example, Spans
+from .example import Example, Spans, marked_rows
 from .options import DataOptions, UnlearnData
 from .rows import Row, decoded, described
 
@@ -45,13 +45,13 @@ def refuse_misplaced(examples: Mapping[str, Sequence[Example]], options: DataOpt
     """
     column = spans_column(options)
     for name, rows in examples.items():
-        found = [example.id for example in rows if example.forget_spans]
-        if found and name != "forget":
+        found = marked_rows(rows)
+        if len(found) and name != "forget":
             raise InputError(
-                f"{len(found)} {name} rows mark spans to forget in '{column}' (the first is {found[0]}), and {name} "
-                "rows are kept whole; move them to the forget data, or leave their spans out."
+                f"{len(found)} {name} rows mark spans to forget in '{column}' (the first is {rows[int(found[0])].id}), "
+                f"and {name} rows are kept whole; move them to the forget data, or leave their spans out."
             )
-        if name == "forget" and not found and getattr(options, "forget_spans_column", None) is not None:
+        if name == "forget" and not len(found) and getattr(options, "forget_spans_column", None) is not None:
             raise InputError(
                 f"no forget row marks a span in the column '{column}' that --forget_spans_column names; check the name."
             )

@@ -4,7 +4,7 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,7 +65,7 @@ class Metric(ABC):
     name: ClassVar[str]
 
     @classmethod
-    def applies(cls, examples: Iterable[Encoded]) -> bool:
+    def applies(cls, examples: Sequence[Encoded]) -> bool:
         """Return whether the metric can be computed on `examples`; where it cannot, it is not part of a suite."""
         return True
 

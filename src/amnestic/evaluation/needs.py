@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.batches import like_lengths, pad
-from ..data.encode import Encoded
+from ..data.encode import Encoded, fact
 from ..model.generate import generate
 from ..model.load import Loaded
 from ..model.signals import Needs, read
@@ -94,7 +94,7 @@ class Generation:
 
 def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
     """Return (N,) bool: the scored token overlaps a marked span; None where no example has one."""
-    if all(example.is_span is None for example in examples):
+    if not fact(examples, "is_marked").any():
         return None
     none = np.zeros(0, dtype=bool)
     parts = [

@@ -82,6 +82,8 @@ class SplitFacts(TypedDict):
     """File, folder or data set."""
     rows: NotRequired[int]
     """Rows of the source."""
+    duplicates: NotRequired[int]
+    """Rows that repeat an earlier one."""
     examples: int
     """What became of them: a long text is several examples."""
     scored_tokens: int

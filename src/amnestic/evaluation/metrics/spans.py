@@ -1,12 +1,12 @@
 """Metrics of the spans that rows mark to be forgotten; an answer without a span has no value."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
-from ...data.encode import Encoded
+from ...data.encode import Encoded, fact
 from ..metric import Likelihoods, Measurement, metric
 from .likelihood import LikelihoodMetric
 
@@ -16,9 +16,9 @@ class SpanMetric(LikelihoodMetric):
     """A metric of the tokens that overlap marked spans; it takes part where any is marked."""
 
     @classmethod
-    def applies(cls, examples: Iterable[Encoded]) -> bool:
+    def applies(cls, examples: Sequence[Encoded]) -> bool:
         """Return whether any of `examples` has a token in a span."""
-        return any(example.is_span is not None and example.is_forgotten.any() for example in examples)
+        return bool((fact(examples, "is_marked") & (fact(examples, "forgotten") > 0)).any())
 
 
 @metric("span_probability")
