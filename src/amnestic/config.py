@@ -21,11 +21,12 @@ from typing import Any, Literal, TypeVar
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions
 from .data.options import FinetuneData, UnlearnData
+from .data.quoting import REDACTED
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, UnlearnEvaluation
 from .methods.options import MethodOptions
 from .model.options import FinetuneModel, ModelOptions
-from .reports.files import write_text
+from .reports.files import plain, write_text
 from .training.options import FinetuneTraining, UnlearnTraining
 
 __all__ = [
@@ -57,6 +58,8 @@ class RunOptions:
     """The run folder."""
     overwrite: bool = False
     """Replace an earlier run in it."""
+    redact: bool = False
+    """Keep texts out of the run folder: hashes stand in for prompts and answers."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
@@ -264,10 +267,15 @@ _EXPECTED = {
 
 
 def write_yaml(config: Any, path: str | Path) -> None:
-    """Write `config` so that ``--config`` with this file repeats it; raises RunError where the file system refuses."""
+    """Write `config` so that ``--config`` with this file repeats it; raises RunError where the file system refuses.
+
+    What may not be written, credentials and the system prompt of a redacted run, has to be given again.
+    """
     mapping = to_mapping(config)
+    if mapping.get("redact") and mapping.get("system_prompt") is not None:
+        mapping["system_prompt"] = REDACTED
     parts = []
     for title, group in itertools.groupby(options(type(config)), key=lambda option: option.group):
         content = {option.name: mapping[option.name] for option in group}
-        parts.append(f"# {title}\n{yaml_text(content)}")
+        parts.append(f"# {title}\n{yaml_text(plain(content))}")
     write_text(path, "\n".join(parts))

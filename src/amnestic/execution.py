@@ -10,6 +10,7 @@ import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded
+from .data.quoting import hiding_rows
 from .errors import InputError, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
@@ -18,6 +19,7 @@ from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
 from .model.options import ModelOptions
 from .progress import Progress
 from .reports.environment import environment, file_hashes
+from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA
 from .reports.run_folder import RunFolder, peak_memory
@@ -54,6 +56,7 @@ class Execution:
         self.config = config
         self.progress = progress or Progress()
         self.given = given or Given()
+        self.redaction = Redaction(config.run.redact)
         check_library(config.training)
         self.folder = RunFolder(config.run.output_dir, config.run.overwrite)
         self.seconds: dict[str, float] = {}
@@ -74,7 +77,8 @@ class Execution:
     def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
-        inputs = gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
+        with hiding_rows(self.redaction.is_on):
+            inputs = gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
         self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         if not any(parameter.requires_grad for parameter in inputs.loaded.model.parameters()):
             raise InputError("no parameter of the model is trainable; set requires_grad of those that should learn.")
@@ -84,12 +88,15 @@ class Execution:
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts."""
-        first = next(iter(inputs.splits.values()))
-        self.progress.preview(inputs.encoder.preview(first.examples[0]))
+        first = next(iter(inputs.splits.values())).examples[0]
         counts = {
             f"{name} split": f"{len(split.examples)} examples, {split.scored} scored tokens"
             for name, split in inputs.splits.items()
         }
+        if self.redaction.is_on:  # screens are captured in logs
+            counts["first example"] = f"{len(first.input_ids)} tokens, {first.scored} of them scored"
+        else:
+            self.progress.preview(inputs.encoder.preview(first))
         steps = {"steps": f"{plan.steps}, {plan.steps_per_epoch} an epoch", "effective batch": self.batch_size}
         self.progress.plan(counts | steps | dict(facts))
         for note in inputs.loaded.notes:
@@ -124,7 +131,9 @@ class Execution:
             "seed": training.seed,
             "sha256": file_hashes(files),
         }
-        self.folder.write("environment.json", environment() | facts)
+        described = environment()
+        command = self.redaction.command(described["command"], self.config.data.system_prompt)
+        self.folder.write("environment.json", described | facts | {"command": command})
 
     def recorder(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
         """Return what the loop calls after each step; `complete` turns the loop's record into the one that is shown."""
@@ -170,16 +179,17 @@ class Execution:
     ) -> dict[str, Any]:
         """Write scores, results and report, and return the whole results."""
         for split, examples in measured.items():
-            self.folder.write_scores(split, scores(split, examples, collected))
+            self.folder.write_scores(split, self.redaction.columns(scores(split, examples, collected)))
         results = {
             "schema": SCHEMA,
             "model": self.config.model.model,
             **results,
             "data": inputs.facts,
-            "template": inputs.encoder.facts(next(iter(inputs.examples.values()))[0]),
+            "template": self.redaction.template(inputs.encoder.facts(next(iter(inputs.examples.values()))[0])),
             "timings": self.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,
+            **({"redacted": True} if self.redaction.is_on else {}),
         }
         self.folder.write("results.json", results)
         if "bound" in results:

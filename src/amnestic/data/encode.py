@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from .example import Example
 from .options import DataOptions
+from .quoting import quoted
 
 BATCH = 1024
 """Conversations that are handed to the tokenizer at once."""
@@ -288,7 +289,7 @@ class Encoder:
                 )
             )
         except Exception as error:  # templates raise whatever their author chose
-            raise InputError(f"the chat template refused a conversation: {error}.") from error
+            raise InputError(f"the chat template refused a conversation: {quoted(error)}.") from error
 
 
 def _chat_template(tokenizer: Any, choice: str) -> str | None:

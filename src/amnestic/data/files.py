@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import InputError
+from .quoting import quoted
 from .rows import Row, listing
 
 PARQUET_ROWS = 1024
@@ -113,7 +114,9 @@ def _skip(text: str, position: int) -> int:
 
 
 def _not_json(path: Path, error: Exception, line: int | None) -> InputError:
-    cause = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else one_line(error)
+    cause = quoted(one_line(error))
+    if isinstance(error, json.JSONDecodeError):
+        cause = f"{error.msg}, column {error.colno}"
     place = str(path) if line is None else f"{path}, line {line}"
     return InputError(
         f"{place} is not JSON ({cause}); expected one object a line, or one array of objects in the file."
@@ -146,8 +149,8 @@ def _records(path: Path, file: TextIO, delimiter: str) -> Iterator[tuple[str, li
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path}: the row that starts on line {line} is broken ({one_line(error)}); put cells that contain quotes "
-            "in double quotes, and double the quotes inside."
+            f"{path}: the row that starts on line {line} is broken ({quoted(one_line(error))}); put cells that "
+            "contain quotes in double quotes, and double the quotes inside."
         ) from error
 
 
@@ -155,10 +158,10 @@ def _check_header(place: str, header: list[str], delimiter: str) -> None:
     """Raise InputError for a column named twice, and for columns that another character separates."""
     twice = [name for name in header if name and header.count(name) > 1]
     if twice:
-        raise InputError(f"{place} names the column '{twice[0]}' twice; expected every column once.")
+        raise InputError(f"{place} names the column '{quoted(twice[0])}' twice; expected every column once.")
     if delimiter == "," and len(header) == 1 and re.search("[;\t]", header[0]):
         raise InputError(
-            f"{place} names one column, {listing(header)}; expected commas between the cells of a .csv file."
+            f"{place} names one column, {quoted(listing(header))}; expected commas between the cells of a .csv file."
         )
 
 
@@ -183,7 +186,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                     yield Row(f"{path}, row {number} (counted from 0)", value)
                     number += 1
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as Parquet ({one_line(error)}).") from error
+        raise InputError(f"{path} cannot be read as Parquet ({quoted(one_line(error))}).") from error
 
 
 def _text(path: Path, newline: str | None = None) -> TextIO:

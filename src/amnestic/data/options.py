@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from ..errors import InputError
+from .quoting import REDACTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,10 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
+        if self.system_prompt == REDACTED:
+            raise InputError(
+                f"--system_prompt is '{REDACTED}', which a redacted run writes in place of the text; give the text."
+            )
         if self.max_length < 2:
             raise InputError(f"--max_length is {self.max_length}; expected at least 2 tokens.")
         for name, placeholder in (("question_template", "{question}"), ("answer_template", "{answer}")):
