@@ -89,6 +89,7 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         _remove(temporary)
         write(temporary)
+        _share(temporary)
         _remove(self.path / name)
         temporary.replace(self.path / name)
 
@@ -99,6 +100,14 @@ class RunFolder:
 
 def _column(values: Sequence[Any]) -> list[Any]:
     return [None if isinstance(value, float | np.floating) and np.isnan(value) else value for value in values]
+
+
+def _share(folder: Path) -> None:
+    """Let everybody read the files of a new folder whom the umask lets read: safetensors' are the user's alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _is_ours(name: str) -> bool:
