@@ -65,6 +65,8 @@ class RunOptions:
         """Raise InputError for values that no run could use."""
         if not self.output_dir:
             raise InputError("--output_dir is empty; expected the path of a folder.")
+        if "\0" in self.output_dir:
+            raise InputError(f"--output_dir is {self.output_dir!r}; no path holds the character NUL.")
 
 
 @dataclass(frozen=True, kw_only=True)
