@@ -7,7 +7,8 @@ answer starts; the closing end-of-sequence (or end-of-turn) token is scored too.
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -155,11 +156,27 @@ class Encoder:
         )
 
     def preview(self, encoded: Encoded) -> list[tuple[str, bool]]:
-        """Return the tokens of an example as text, each with whether it is scored."""
-        return [
-            (self.tokenizer.decode([token]), bool(scored))
-            for token, scored in zip(encoded.input_ids.tolist(), encoded.is_scored, strict=True)
-        ]
+        """Return the tokens of an example as text, each with whether it is scored.
+
+        A character that takes several tokens stands at its last one.
+        """
+        found = []
+        for scored, run in groupby(
+            zip(encoded.input_ids.tolist(), encoded.is_scored.tolist(), strict=True), itemgetter(1)
+        ):
+            found += [(text, scored) for text in self._texts([token for token, _ in run])]
+        return found
+
+    def _texts(self, ids: list[int]) -> Iterator[str]:
+        """Yield what each of `ids` adds to the text: alone it may be half a letter, or a word without its blank."""
+        start, done = 0, 0
+        for end in range(1, len(ids) + 1):
+            before, whole = self.tokenizer.decode(ids[start:done]), self.tokenizer.decode(ids[start:end])
+            if whole.endswith("\ufffd") and end < len(ids):
+                yield ""
+                continue
+            yield whole[len(before) :]
+            start, done = done, end
 
     def _tokens(self, examples: Sequence[Example]) -> Iterator[tuple[Example, tuple[np.ndarray, int, bool]]]:
         """Yield (input_ids, index of the first answer token, closes) for each example, in order."""
