@@ -36,6 +36,7 @@ __all__ = [
     "Option",
     "RunOptions",
     "UnlearnConfig",
+    "disclosable",
     "from_mapping",
     "options",
     "override",
@@ -182,6 +183,14 @@ def to_mapping(config: Any) -> dict[str, Any]:
     return flat
 
 
+def disclosable(config: Any) -> dict[str, Any]:
+    """Return the options of `config` as they may be written: without credentials, or a redacted run's system prompt."""
+    flat = to_mapping(config)
+    if flat.get("redact") and flat.get("system_prompt") is not None:
+        flat["system_prompt"] = REDACTED
+    return plain(flat)
+
+
 def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str = "") -> C:
     """Return the configuration that a flat `mapping` describes; `source` names it in messages.
 
@@ -271,13 +280,11 @@ _EXPECTED = {
 def write_yaml(config: Any, path: str | Path) -> None:
     """Write `config` so that ``--config`` with this file repeats it; raises RunError where the file system refuses.
 
-    What may not be written, credentials and the system prompt of a redacted run, has to be given again.
+    What may not be written has to be given again.
     """
-    mapping = to_mapping(config)
-    if mapping.get("redact") and mapping.get("system_prompt") is not None:
-        mapping["system_prompt"] = REDACTED
+    mapping = disclosable(config)
     parts = []
     for title, group in itertools.groupby(options(type(config)), key=lambda option: option.group):
         content = {option.name: mapping[option.name] for option in group}
-        parts.append(f"# {title}\n{yaml_text(plain(content))}")
+        parts.append(f"# {title}\n{yaml_text(content)}")
     write_text(path, "\n".join(parts))
