@@ -81,12 +81,12 @@ def mask() -> Mask:
 
 def masked(text: str) -> str:
     """Return `text`, a single value, without any credential."""
-    return mask().of_text(text)
+    return text if len(text) < SHORTEST else mask().of_text(text)
 
 
 def masked_document(text: str) -> str:
     """Return the text of a whole file without any credential; its numbers stay as they are."""
-    return mask().of_document(text)
+    return text if len(text) < SHORTEST else mask().of_document(text)
 
 
 class MaskedStream:
@@ -126,7 +126,7 @@ def _secrets() -> Iterator[tuple[str, str]]:
             continue
         if _is_secret(name) and not _is_place(value):
             yield name, value
-        elif "@" in value and (login := _LOGIN.search(value)):
+        if "@" in value and (login := _LOGIN.search(value)):
             password = login[0].partition("://")[2].partition(":")[2][:-1]
             yield from ((name, text) for text in {password, unquote(password)} if len(text) >= SHORTEST)
 
@@ -166,7 +166,7 @@ def _forms(secret: str) -> set[str]:
         escape,
     ]
     forms = plain | {write(text) for text in plain for write in written}
-    return {form for form in forms if len(form) >= SHORTEST}
+    return {form for form in forms if len(form.strip()) >= SHORTEST}
 
 
 def _pattern(forms: list[str]) -> re.Pattern[str] | None:

@@ -14,7 +14,7 @@ class Progress:
         """Receive one sentence that the user should read."""
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
-        """Receive one rendered example: its tokens as text, and whether each is scored."""
+        """Receive one rendered example: its tokens as text, and whether each is scored; not of a redacted run."""
 
     def plan(self, facts: Mapping[str, Any]) -> None:
         """Receive the numbers of examples, scored tokens and steps before training starts."""

@@ -61,11 +61,13 @@ def test_a_secret_of_the_environment_is_replaced_by_its_name(environment, name):
         ("COMPASS", "some/folder"),
         ("HF_TOKEN", "7 chars"),
         ("HF_TOKEN", ""),
+        ("HF_TOKEN", " " * 9),
     ],
 )
 def test_what_is_no_secret_stays(environment, name, value):
     environment.setenv(name, value)
-    assert masked("in some/folder of 7 chars") == "in some/folder of 7 chars"
+    text = f"in some/folder of 7 chars{' ' * 12}x"
+    assert masked(text) == masked_document(text) == text
 
 
 def test_the_path_of_an_existing_file_is_no_secret(environment, tmp_path):
@@ -114,10 +116,11 @@ def test_the_login_of_a_url_is_masked(text, expected):
     assert masked(text) == masked_document(text) == expected
 
 
-def test_the_password_of_a_url_in_the_environment_is_a_secret(environment):
-    environment.setenv("HTTPS_PROXY", "http://me:hunter2%21hunter@proxy:3128")
-    assert masked("login hunter2!hunter refused") == "login [HTTPS_PROXY] refused"
-    assert masked("login hunter2%21hunter refused") == "login [HTTPS_PROXY] refused"
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "DB_AUTH"])
+def test_the_password_of_a_url_in_the_environment_is_a_secret(environment, name):
+    environment.setenv(name, "http://me:hunter2%21hunter@proxy:3128")
+    assert masked("login hunter2!hunter refused") == f"login [{name}] refused"
+    assert masked("login hunter2%21hunter refused") == f"login [{name}] refused"
     assert masked("me at proxy:3128") == "me at proxy:3128"
 
 

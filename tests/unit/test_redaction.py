@@ -44,7 +44,8 @@ def test_what_is_no_text_stays():
         "rouge": [0.5],
         "model": ["x"],
     }
-    found = redaction.columns(columns)
+    found = redaction.columns(columns | {"spans": ["a", None]})
+    assert found.pop("spans") == [redaction.text("a"), None]  # a text of a column that nobody foresaw
     assert found | {"prompt": 0, "answer": 0} == columns | {"prompt": 0, "answer": 0}
     assert [found["prompt"], found["answer"]] == [[redaction.text("a")], [redaction.text("b")]]
 

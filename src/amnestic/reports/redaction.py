@@ -5,11 +5,11 @@ import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..credentials import mask
+from ..credentials import Mask, mask
 from ..data.quoting import REDACTED
 
-TEXTS = ("prompt", "answer", "generated")
-"""Columns of scores that quote a row or a model."""
+NAMES = {"id", "model"}
+"""Columns of scores whose texts say nothing of a row."""
 
 
 class Redaction:
@@ -24,13 +24,15 @@ class Redaction:
         self.is_on = is_on
         self._key = secrets.token_bytes(32)
 
-    def text(self, value: str | None) -> str | None:
+    def text(self, value: str | None, masking: Mask | None = None) -> str | None:
         """Return what is written of a text: its hash, white space at its ends aside; of an empty one, the empty text.
 
-        Where nothing is redacted, the text as it is, without the environment's secrets.
+        Where nothing is redacted, the text as it is, without the environment's secrets; `masking` knows them.
         """
-        if value is None or not self.is_on:
-            return mask().of_environment(value) if value else value
+        if value is None:
+            return None
+        if not self.is_on:
+            return (masking or mask()).of_environment(value)
         if not value.strip():
             return ""
         digest = hashlib.blake2b(value.strip().encode(errors="surrogatepass"), digest_size=8, key=self._key)
@@ -38,10 +40,11 @@ class Redaction:
 
     def columns(self, columns: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
         """Return the columns of scores as they are written."""
-        return {
-            name: [self.text(value) for value in values] if name in TEXTS else values
-            for name, values in columns.items()
-        }
+        masking = mask()
+        written = dict(columns)
+        for name in columns.keys() - NAMES:
+            written[name] = [self.text(value, masking) if isinstance(value, str) else value for value in columns[name]]
+        return written
 
     def template(self, facts: Mapping[str, Any]) -> dict[str, Any]:
         """Return the facts about the template without a text, or a hash of one that could be guessed."""
