@@ -83,6 +83,12 @@ def test_of_two_secrets_the_longer_one_leaves_no_end(environment):
     assert masked("12345678x-and-more 12345678x") == "[B_KEY] [A_KEY]"
 
 
+def test_a_line_of_a_secret_is_one_too(environment):
+    environment.setenv("SSH_KEY", "-----BEGIN KEY-----\nabcdefghijkl\n  mnopqrstuvwx\r\n-----END KEY-----\n")
+    assert masked("no abcdefghijkl, mnopqrstuvwx") == "no [SSH_KEY], [SSH_KEY]"
+    assert masked("-----BEGIN KEY-----") == "-----BEGIN KEY-----"
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
