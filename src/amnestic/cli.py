@@ -13,14 +13,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from operator import getitem
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
 from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, options, override, read_yaml
-from .errors import AmnesticError
+from .credentials import masked_output
+from .data.quoting import HIDDEN
+from .errors import AmnesticError, RunError
 from .progress import Progress
+from .reports.display import visible
+from .reports.files import plain
 
 if TYPE_CHECKING:
     from .run import Run
@@ -62,6 +67,7 @@ Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.",
 Runner = Callable[[Any, Progress], "Run"]
 
 
+@masked_output()
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments` (default: those of the process) and return its exit status.
 
@@ -84,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _failed(text: str, exit_status: int) -> int:
     if _debugging():
-        traceback.print_exc()
-    print("error:", " ".join(text.split()), file=sys.stderr)
+        print(*map(visible, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
+    print("error:", visible(" ".join(text.split())), file=sys.stderr)
     return exit_status
 
 
@@ -206,13 +212,31 @@ def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | Non
 def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     from .console import open_console, show_results, watching
 
-    with _undisturbed(), watching(open_console(sys.stderr), quiet) as progress:
+    is_redacted = getattr(config, "run", config).redact
+    with _undisturbed(), watching(open_console(sys.stderr), quiet) as progress, _discreet(is_redacted):
         run = runner(config, progress)
     if as_json:
         _print_json(run.results)
     else:
         show_results(open_console(sys.stdout), run.results, run.output_dir, quiet)
     return 0 if run.feasible else INFEASIBLE
+
+
+@contextmanager
+def _discreet(is_redacted: bool) -> Iterator[None]:
+    """Show no text of an error that is not ours, where the run is redacted: it may quote a row."""
+    try:
+        yield
+    except AmnesticError as error:
+        if is_redacted:
+            raise error from None
+        raise
+    except Exception as error:
+        if not is_redacted:
+            raise
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise RunError(f"{type(error).__name__} in {where} (its text: {HIDDEN}).") from None
 
 
 @contextmanager
@@ -256,5 +280,4 @@ def _show(facts: Mapping[str, Any], as_json: bool) -> None:
 
 
 def _print_json(content: Mapping[str, Any]) -> None:
-    # what JSON does not know are numpy's numbers
-    print(json.dumps(content, indent=2, default=lambda number: number.tolist()))
+    print(json.dumps(plain(content), indent=2))

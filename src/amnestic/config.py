@@ -21,11 +21,12 @@ from typing import Any, ClassVar, Literal, TypeVar
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions
 from .data.options import FinetuneData, UnlearnData
+from .data.quoting import REDACTED
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, UnlearnEvaluation
 from .methods.options import MethodOptions
 from .model.options import FinetuneModel, ModelOptions
-from .reports.files import write_text
+from .reports.files import plain, write_text
 from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraining
 
 __all__ = [
@@ -36,6 +37,7 @@ __all__ = [
     "RunOptions",
     "UnlearnConfig",
     "decisive",
+    "disclosable",
     "from_mapping",
     "options",
     "override",
@@ -54,17 +56,21 @@ RIVALS = (("keep", "alpha", "bound"), ("num_train_epochs", "max_steps"), ("warmu
 class RunOptions:
     """Where a run goes."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"output_dir", "overwrite"})
+    indifferent: ClassVar[frozenset[str]] = frozenset({"output_dir", "overwrite", "redact"})
 
     output_dir: str
     """The run folder."""
     overwrite: bool = False
     """Replace an earlier run in it."""
+    redact: bool = False
+    """Keep texts out of the run folder: hashes stand in for prompts and answers."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
         if not self.output_dir:
             raise InputError("--output_dir is empty; expected the path of a folder.")
+        if "\0" in self.output_dir:
+            raise InputError(f"--output_dir is {self.output_dir!r}; no path holds the character NUL.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,11 +192,19 @@ def decisive(config: Any) -> dict[str, Any]:
     """Return the options of `config` that decide what a run computes: a resumed run must have the same.
 
     A class of options names those that do not in its class attribute `indifferent`: where files go, how a step is cut,
-    and the names of models and data, whose contents are compared instead.
+    and the names of models and data, whose contents are compared instead. Credentials are masked.
     """
     mapping = to_mapping(config)
     known = options(type(config))
-    return {o.name: mapping[o.name] for o in known if o.name not in getattr(o.owner, "indifferent", ())}
+    return plain({o.name: mapping[o.name] for o in known if o.name not in getattr(o.owner, "indifferent", ())})
+
+
+def disclosable(config: Any) -> dict[str, Any]:
+    """Return the options of `config` as they may be written: without credentials, or a redacted run's system prompt."""
+    flat = to_mapping(config)
+    if flat.get("redact") and flat.get("system_prompt") is not None:
+        flat["system_prompt"] = REDACTED
+    return plain(flat)
 
 
 def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str = "") -> C:
@@ -280,8 +294,11 @@ _EXPECTED = {
 
 
 def write_yaml(config: Any, path: str | Path) -> None:
-    """Write `config` so that ``--config`` with this file repeats it; raises RunError where the file system refuses."""
-    mapping = to_mapping(config)
+    """Write `config` so that ``--config`` with this file repeats it; raises RunError where the file system refuses.
+
+    What may not be written has to be given again.
+    """
+    mapping = disclosable(config)
     parts = []
     for title, group in itertools.groupby(options(type(config)), key=lambda option: option.group):
         content = {option.name: mapping[option.name] for option in group}

@@ -226,7 +226,7 @@ def pairs(facts: Mapping[str, Any]) -> Table:
     """Return a table of labels and values."""
     table = Table(box=None, show_header=False, pad_edge=False)
     for label, value in facts.items():
-        table.add_row(str(label), visible(_written(value)))
+        table.add_row(visible(str(label)), visible(_written(value)))
     return table
 
 
@@ -246,7 +246,7 @@ def environment_facts(environment: Mapping[str, Any]) -> dict[str, str]:
 def show_results(console: Console, results: Mapping[str, Any], output_dir: Path, quiet: bool) -> None:
     """Write the verdict, then, unless `quiet`, the measured values and where the files are."""
     style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
-    console.print(Text(results["verdict"], style=style))
+    console.print(Text(visible(results["verdict"]), style=style))
     if quiet:
         return
     if results.get("metrics"):
@@ -264,7 +264,7 @@ def _metrics(results: Mapping[str, Any]) -> Table:
     for name in columns:
         table.add_column(name, justify="right")
     for row in rows:
-        table.add_row(row.key, *(_written(getattr(row, name)) for name in columns))
+        table.add_row(visible(row.key), *(_written(getattr(row, name)) for name in columns))
     return table
 
 

@@ -109,7 +109,8 @@ def write_start(folder: Path, rows: Iterable[Row]) -> None:
 
 def _finetune(config: DemoConfig, folder: Path, name: str, rows: str) -> FinetuneConfig:
     options = {"model": str(folder / "start"), "from_scratch": True, "data": str(folder / "data" / f"{rows}.jsonl")}
-    return from_mapping(FinetuneConfig, {"output_dir": str(folder / name), "seed": config.seed} | options | TRAINING)
+    general = {"output_dir": str(folder / name), "redact": config.redact, "seed": config.seed}
+    return from_mapping(FinetuneConfig, general | options | TRAINING)
 
 
 def _unlearn(config: DemoConfig, folder: Path, retain_rows: int) -> UnlearnConfig:
@@ -119,6 +120,7 @@ def _unlearn(config: DemoConfig, folder: Path, retain_rows: int) -> UnlearnConfi
         "retrained": str(folder / "retrained" / "model"),
         "forget": str(folder / "data" / "forget.jsonl"),
         "retain": str(folder / "data" / "retain.jsonl"),
+        "redact": config.redact,
         "keep": config.keep,
         "probe_size": retain_rows,
         "seed": config.seed,

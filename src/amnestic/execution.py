@@ -11,6 +11,7 @@ import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
+from .data.quoting import hiding_rows
 from .data.records import take
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import Collected, collect, rows, suite
@@ -20,6 +21,7 @@ from .interruption import Interruption
 from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
 from .progress import Progress
 from .reports.environment import environment, file_hashes
+from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
@@ -79,6 +81,7 @@ class Execution:
         self.command = "unlearn" if isinstance(config, UnlearnConfig) else "finetune"
         self.progress = progress or Progress()
         self.given = given or Given()
+        self.redaction = Redaction(config.run.redact)
         self.seconds: dict[str, float] = {}
         self.interruption = Interruption()
         check_library(config.training)
@@ -109,12 +112,12 @@ class Execution:
             return f" The state of --optim {self.config.training.optim} cannot be kept: start anew with --overwrite."
         steps = [path.name.removeprefix("checkpoint-") for path in found_in(self.folder.checkpoints)]
         what = f"Its state after step {steps[0]} is kept; go on" if steps else "No checkpoint was written; start again"
-        data = self.config.data
-        names = [self.config.model.model, *(str(getattr(data, name)) for name in data.indifferent)]
-        if any(name.startswith("<") for name in names):
+        if vars(self.given) != vars(Given()):
             return f" {what} by the same call with resume_from_checkpoint='latest'."
         file = shlex.quote(str(self.folder.path / "config.yaml"))
-        return f" {what} with: amnestic {self.command} --config {file} --resume_from_checkpoint latest"
+        again = f" {what} with: amnestic {self.command} --config {file} --resume_from_checkpoint latest"
+        hidden = self.redaction.is_on and self.config.data.system_prompt is not None
+        return again + (" --system_prompt ... (whose text the file does not hold)" if hidden else "")
 
     def identify(self, inputs: Inputs) -> None:
         """Find out what the run is made from; raises InputError where the checkpoint to go on from is of another run.
@@ -163,7 +166,8 @@ class Execution:
     def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
-        inputs = gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
+        with hiding_rows(self.redaction.is_on):
+            inputs = gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
         self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         if not any(parameter.requires_grad for parameter in inputs.loaded.model.parameters()):
             raise InputError("no parameter of the model is trainable; set requires_grad of those that should learn.")
@@ -174,9 +178,12 @@ class Execution:
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts."""
         first = preview_example(next(iter(inputs.splits.values())).examples)
-        show = self.progress.preview if first.is_span is None else self.progress.preview_spans
-        show(inputs.encoder.preview(first))
         counts = {f"{name} split": _counted(split) for name, split in inputs.splits.items()}
+        if self.redaction.is_on:  # screens are captured in logs
+            counts["first example"] = f"{len(first.input_ids)} tokens, {first.scored} of them scored"
+        else:
+            show = self.progress.preview if first.is_span is None else self.progress.preview_spans
+            show(inputs.encoder.preview(first))
         steps = {"steps": f"{plan.steps}, {plan.steps_per_epoch} an epoch", "effective batch": self.batch_size}
         self.progress.plan(counts | steps | dict(facts))
         for note in inputs.loaded.notes:
@@ -190,7 +197,12 @@ class Execution:
         return Recorded.of(collect(subject, metrics), measured)
 
     def measure_once(self, name: str, title: str, loaded: Loaded, measured: Measured) -> Recorded:
-        """Measure a model as `measure` does, unless the run that is resumed has done so."""
+        """Measure a model as `measure` does, unless the run that is resumed has done so.
+
+        A redacted run keeps nothing that was generated, and so measures again.
+        """
+        if self.redaction.is_on:
+            return self.measure(title, loaded, measured)
         return Recorded(**self.recall(name, lambda: vars(self.measure(title, loaded, measured))))
 
     @contextmanager
@@ -228,7 +240,9 @@ class Execution:
         }
         path = self.folder.path / "environment.json"
         earlier = {"resumed_from": read_json(path)} if self.source is not None and path.exists() else {}
-        self.folder.write("environment.json", environment() | facts | earlier)
+        described = environment()
+        command = self.redaction.command(described["command"], self.config.data.system_prompt)
+        self.folder.write("environment.json", described | facts | {"command": command} | earlier)
 
     def recorder(
         self, complete: Callable[[dict[str, Any]], dict[str, Any]], plan: Plan
@@ -282,16 +296,17 @@ class Execution:
     def finish(self, results: dict[str, Any], inputs: Inputs, recorded: Mapping[str, Recorded]) -> dict[str, Any]:
         """Write scores, results and report, and return the whole results."""
         for split in next(iter(recorded.values())).columns:
-            self.folder.write_scores(split, _joined(split, recorded))
+            self.folder.write_scores(split, self.redaction.columns(_joined(split, recorded)))
         results = {
             "schema": SCHEMA,
             "model": self.config.model.model,
             **results,
             "data": inputs.facts,
-            "template": inputs.encoder.facts(next(iter(inputs.examples.values()))[0]),
+            "template": self.redaction.template(inputs.encoder.facts(next(iter(inputs.examples.values()))[0])),
             "timings": self.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,
+            **({"redacted": True} if self.redaction.is_on else {}),
         }
         self.folder.write("results.json", results)
         if "bound" in results:

@@ -14,7 +14,7 @@ class Progress:
         """Receive one sentence that the user should read."""
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
-        """Receive one rendered example: its tokens as text, and whether each is scored."""
+        """Receive one rendered example: its tokens as text, and whether each is scored; not of a redacted run."""
 
     def preview_spans(self, tokens: list[tuple[str, bool]]) -> None:
         """Receive, in place of `preview`, one with marked spans: its tokens, and whether each is to be forgotten."""

@@ -45,6 +45,7 @@ class Case:
 
 
 SHARED = {
+    "redact": Case(True, "scores prompt"),
     "model": Case("{retrained}", "weights metrics"),
     "tokenizer": Case("{other_tokenizer}", "data weights tokenizer"),
     "dtype": Case("bfloat16", "environment weights"),

@@ -98,7 +98,9 @@ def test_the_other_configurations_come_back_too(tmp_path, config_class):
 def test_written_yaml_is_grouped_and_readable(tmp_path):
     write_yaml(from_mapping(UnlearnConfig, REQUIRED | {"bound": 0.05}), tmp_path / "config.yaml")
     text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
-    assert text.startswith("# Run\noutput_dir: run\noverwrite: false\n\n# Model\nmodel: m\nmodel_revision: null\n")
+    assert text.startswith(
+        "# Run\noutput_dir: run\noverwrite: false\nredact: false\n\n# Model\nmodel: m\nmodel_revision: null\n"
+    )
     assert '\nquestion_template: "Question: {question}\\nAnswer:"\n' in text
     assert "\n# Retention bound\nkeep: null\nalpha: null\nbound: 0.05\n" in text
 

@@ -604,6 +604,21 @@ def test_the_preview_shows_each_token_as_text() -> None:
     ]
 
 
+@pytest.mark.parametrize("kind", ["byte-level", "pieces"])
+def test_the_preview_reads_as_the_text_where_a_letter_is_several_tokens(kind: str) -> None:
+    """One token alone would be half a letter, or a word without the blank before it."""
+    tokenizer = {"byte-level": byte_level, "pieces": sentence_pieces}[kind]()
+    if kind == "pieces":
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        tokenizer.backend_tokenizer.decoder = decoders.Sequence(steps)
+    prompt, answer = "Who was é 漢?\nAnswer:", "Il était là 😀, à Łódź"
+    shown = Encoder(tokenizer, DataOptions()).preview(one(tokenizer, completion(prompt, answer)))
+    texts = ["".join(text for text, scored in shown if scored == wanted) for wanted in (False, True)]
+    assert texts[0].removeprefix("<bos>").strip() == prompt
+    assert texts[1].removesuffix("<eos>") == answer
+    assert "" in [text for text, _ in shown]
+
+
 def sha256(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -16,6 +16,7 @@ import numpy as np
 from ..errors import InputError
 from .example import Example
 from .options import DataOptions
+from .quoting import quoted
 from .records import DIGEST, Records, Rows, column
 
 BATCH = 1024
@@ -409,7 +410,7 @@ class Encoder:
                 )
             )
         except Exception as error:  # templates raise whatever their author chose
-            raise InputError(f"the chat template refused a conversation: {error}.") from error
+            raise InputError(f"the chat template refused a conversation: {quoted(error)}.") from error
 
 
 def _chat_template(tokenizer: Any, choice: str) -> str | None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from ..errors import InputError
 from .json_rows import read_json
 from .opening import not_utf8, open_text, refuse_no_text, refuse_packed_table
+from .quoting import quoted
 from .rows import Row, listing
 
 PARQUET_ROWS = 128
@@ -89,8 +90,8 @@ def _records(path: Path, file: TextIO, delimiter: str) -> Iterator[tuple[str, li
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(
-            f"{path}: the row that starts on line {line} is broken ({one_line(error)}); put cells that contain quotes "
-            "in double quotes, and double the quotes inside."
+            f"{path}: the row that starts on line {line} is broken ({quoted(one_line(error))}); put cells that "
+            "contain quotes in double quotes, and double the quotes inside."
         ) from error
 
 
@@ -99,7 +100,7 @@ def _check_header(place: str, header: list[str], delimiter: str) -> None:
     refuse_twice(place, filter(None, header))  # a spreadsheet writes any number of columns without a name
     if delimiter == "," and len(header) == 1 and re.search("[;\t]", header[0]):
         raise InputError(
-            f"{place} names one column, {listing(header)}; expected commas between the cells of a .csv file."
+            f"{place} names one column, {quoted(listing(header))}; expected commas between the cells of a .csv file."
         )
 
 
@@ -108,7 +109,7 @@ def refuse_twice(place: str, names: Iterable[Any]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise InputError(f"{place} names the column {str(name)!r} twice; expected every column once.")
+            raise InputError(f"{place} names the column {quoted(repr(str(name)))} twice; expected every column once.")
         seen.add(name)
 
 
@@ -135,7 +136,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                     yield Row(f"{path}, row {number} (counted from 0)", value)
                     number += 1
     except (pyarrow.ArrowException, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read as Parquet ({one_line(error)}).") from error
+        raise InputError(f"{path} cannot be read as Parquet ({quoted(one_line(error))}).") from error
 
 
 READERS: dict[str, Callable[[Path], Iterator[Row]]] = {

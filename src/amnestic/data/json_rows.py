@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import InputError
+from .quoting import quoted
 from .opening import open_text
 from .rows import Row
 
@@ -165,8 +166,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _not_json(path: Path, error: Exception, line: int) -> InputError:
     if isinstance(error, NamedTwiceError):
-        return InputError(f"{path}, line {line} names the key {str(error)!r} twice in one object; expected it once.")
-    cause = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(error)
+        key = quoted(repr(str(error)))
+        return InputError(f"{path}, line {line} names the key {key} twice in one object; expected it once.")
+    cause = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else quoted(error)
     if isinstance(error, RecursionError):
         cause = "its values are nested too deeply"
     return InputError(

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from ..errors import InputError
+from .quoting import REDACTED
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,10 @@ class DataOptions:
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
+        if self.system_prompt == REDACTED:
+            raise InputError(
+                f"--system_prompt is '{REDACTED}', which a redacted run writes in place of the text; give the text."
+            )
         if self.max_length < 2:
             raise InputError(f"--max_length is {self.max_length}; expected at least 2 tokens.")
         for name, placeholder in (("question_template", "{question}"), ("answer_template", "{answer}")):
@@ -50,7 +55,7 @@ class DataOptions:
 class UnlearnData(DataOptions):
     """What to forget and what to keep."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+    indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "system_prompt"})
 
     forget: str
     """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
@@ -66,7 +71,7 @@ class UnlearnData(DataOptions):
 class FinetuneData(DataOptions):
     """What to learn."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"data", "exclude"})
+    indifferent: ClassVar[frozenset[str]] = frozenset({"data", "exclude", "system_prompt"})
 
     data: str
     """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set

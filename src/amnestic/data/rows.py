@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..errors import InputError, nearest
 from .example import Example, Messages
 from .options import DataOptions
+from .quoting import quoted
 
 FORMS: dict[str, tuple[str, ...]] = {
     "messages": ("messages",),
@@ -62,8 +63,8 @@ class Form:
         for column, value in zip(self.columns, values, strict=True):
             if value is ABSENT:
                 raise InputError(
-                    f"{row.place} has no column '{column}' (found: {listing(_names(found))}); every row needs the "
-                    f"columns that the first row is read from: {listing(self.columns)}."
+                    f"{row.place} has no column '{column}' (found: {quoted(listing(_names(found)))}); every row needs "
+                    f"the columns that the first row is read from: {listing(self.columns)}."
                 )
         return [(f"{row.place}: '{column}'", value) for column, value in zip(self.columns, values, strict=True)]
 
@@ -84,9 +85,9 @@ def form_of(row: Row, options: DataOptions) -> Form:
         if all(column in found for column in columns):
             return Form(kind, columns)
     raise InputError(
-        f"{row.place} has no usable columns (found: {listing(_names(found))}); expected messages, question and answer, "
-        "prompt and completion, or text, or columns named by --messages_column, --question_column and --answer_column, "
-        "--prompt_column and --completion_column, or --text_column."
+        f"{row.place} has no usable columns (found: {quoted(listing(_names(found)))}); expected messages, question and "
+        "answer, prompt and completion, or text, or columns named by --messages_column, --question_column and "
+        "--answer_column, --prompt_column and --completion_column, or --text_column."
     )
 
 
@@ -124,8 +125,10 @@ def _named_form(kind: str, place: str, found: Mapping[Any, Any], options: DataOp
     for name, column in columns.items():
         if _reach(found, column) is ABSENT:
             names = _names(found)
-            advice = nearest(column, names) or "; name one of these."
-            raise InputError(f"{place} has no column '{column}' for --{name}_column (found: {listing(names)}){advice}")
+            advice = quoted(nearest(column, names), instead="") or "; name one of these."
+            raise InputError(
+                f"{place} has no column '{column}' for --{name}_column (found: {quoted(listing(names))}){advice}"
+            )
     return Form(kind, tuple(columns.values()))
 
 
@@ -202,8 +205,8 @@ def _conversation(cells: list[tuple[str, Any]]) -> tuple[Messages, str]:
         raise InputError(f"{where} has no message with the role assistant; its last one is what is scored.")
     if turns[-1]["role"] != "assistant":
         raise InputError(
-            f"{where} ends with a message of the role {turns[-1]['role']}; expected the assistant's, so remove what "
-            "stands after its last message."
+            f"{where} ends with a message of the role {quoted(turns[-1]['role'])}; expected the assistant's, so "
+            "remove what stands after its last message."
         )
     if len(turns) == 1:
         raise InputError(f"{where} has nothing before the assistant's message; expected a message to answer.")
@@ -224,7 +227,8 @@ def _turn(where: str, message: object) -> dict[str, str]:
         raise InputError(f"{where} is {described(message)}; expected an object with role and content.")
     lacking = [key for key in ("role", "content") if key not in message]
     if lacking:
-        raise InputError(f"{where} has no {lacking[0]} (found: {listing(message)}); expected role and content.")
+        found = quoted(listing(message))
+        raise InputError(f"{where} has no {lacking[0]} (found: {found}); expected role and content.")
     return {key: _text(f"{where}: {key}", message[key]) for key in ("role", "content")}
 
 
@@ -241,7 +245,7 @@ def described(value: object) -> str:
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, Real | Decimal):
-        return f"the number {value}"
+        return f"the number {quoted(value)}"
     if isinstance(value, str):
         return "text"
     if isinstance(value, list | tuple):

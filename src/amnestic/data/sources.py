@@ -11,6 +11,7 @@ from .example import Example, content_digests, example_rows
 from .files import PARQUET_ROWS, READERS, is_readable, one_line, read_rows, refuse_twice
 from .opening import UNPACK, is_packed
 from .options import DataOptions
+from .quoting import quoted
 from .records import Rows, is_among
 from .rows import Form, Row, form_of, listing, renewed
 from .spans import marked, spans_column
@@ -125,8 +126,8 @@ def _refuse_no_file(path: Path) -> None:
 def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
     if isinstance(source, Mapping):
         raise InputError(
-            f"{split} is a {type(source).__name__} of {listing(source)}; expected a list of rows or one data set, so "
-            "hand over one of its values."
+            f"{split} is a {type(source).__name__} of {quoted(listing(source))}; expected a list of rows or one data "
+            "set, so hand over one of its values."
         )
     if not isinstance(source, Iterable) and not _is_arrow(source):
         raise InputError(
@@ -174,8 +175,8 @@ def _from_hub(source: str) -> Any:
         loaded = datasets.load_dataset(name, config or None, split=split or None)
     except Exception as error:  # the network, the Hub and a data set's own files fail in every way
         raise InputError(
-            f"{source} cannot be loaded from the Hub ({type(error).__name__}: {one_line(error)}), and there is no file "
-            f"or folder of that name{_advice(Path(source))}"
+            f"{source} cannot be loaded from the Hub ({type(error).__name__}: {quoted(one_line(error))}), and there is "
+            f"no file or folder of that name{_advice(Path(source))}"
         ) from error
     if not isinstance(loaded, Mapping):
         return loaded

@@ -6,8 +6,19 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from ..credentials import masked
+
 NOTHING = "–"
-_KEPT_INVISIBLES = "\u200c\u200d"  # joiners: ordinary spelling in Persian, Hindi and emoji
+_JOINERS = "\u200c\u200d"
+"""Ordinary spelling in Persian, Hindi and emoji, where they follow a character beyond `_LAST_LATIN`."""
+_LAST_LATIN = "\u024f"
+_BLANKS = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+    + "".join(map(chr, range(0xFE00, 0xFE0E)))
+    + "".join(map(chr, range(0xE0100, 0xE01F0)))
+)
+"""What nobody sees although Unicode calls it a letter, a mark or a symbol. Of the variation selectors, in which a text
+could hide another one, the two that choose between a sign and an emoji are not among them."""
 _MINUS = "\u2212"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -80,9 +91,13 @@ def pieces(text: str, limit: int = sys.maxsize) -> Iterator[Piece]:
     """Yield `text` with every character that cannot be seen, or that moves others, as a visible escape.
 
     A run of one such character is shown once, with its length. What exceeds `limit` characters is cut, with a mark.
+    Credentials are masked.
     """
-    for unsafe, run in groupby(text[:limit], key=lambda character: character if _is_unsafe(character) else ""):
-        characters = "".join(run)
+    text = masked(text)
+    shown = text[:limit]
+    neighbours = zip("\0" + shown, shown, strict=False)  # each character with the one before it
+    for unsafe, run in groupby(neighbours, key=lambda pair: pair[1] if _is_unsafe(*pair) else ""):
+        characters = "".join(character for _, character in run)
         if not unsafe:
             yield Piece("text", characters)
             continue
@@ -103,9 +118,14 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def _is_unsafe(character: str) -> bool:
-    """Return whether the character is a control, a line separator, unassigned, private, or an invisible format mark."""
+def _is_unsafe(before: str, character: str) -> bool:
+    """Return whether the character is a control, a line separator, unassigned, private, or an invisible mark.
+
+    A joiner is none in writing that uses it, which the character `before` it tells.
+    """
+    if character in _JOINERS:
+        return before <= _LAST_LATIN or before in _JOINERS or _is_unsafe("", before)
     category = unicodedata.category(character)
     if category == "Cf":
-        return character not in _KEPT_INVISIBLES and not unicodedata.name(character, "").startswith("ARABIC")
-    return category in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+        return character == "\u061c" or not unicodedata.name(character, "").startswith("ARABIC")
+    return character in _BLANKS or category in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}

@@ -1,4 +1,4 @@
-"""Files of a run folder that are never half written."""
+"""Files of a run folder that are never half written, and hold no credentials."""
 
 import json
 import math
@@ -8,7 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from ..credentials import Mask, mask, masked_document
 from ..errors import InputError, RunError
+from ..storage import write_file
 
 
 def write_json(path: str | Path, mapping: Mapping[str, Any]) -> None:
@@ -16,26 +18,16 @@ def write_json(path: str | Path, mapping: Mapping[str, Any]) -> None:
 
     Raises RunError, naming the key, for a number that is not finite or a value that JSON does not know.
     """
-    write_text(path, json.dumps(_plain(mapping, ""), indent=2, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(mapping), indent=2, allow_nan=False) + "\n")
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 under a temporary name, then rename, so that `path` holds the old or the new text.
 
-    Raises RunError where the file system refuses.
+    Credentials in it are masked. Raises RunError where the file system refuses.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise RunError(f"cannot write {path}: {error.strerror or error}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = masked_document(text)
+    write_file(Path(path), lambda temporary: temporary.write_text(content, encoding="utf-8", newline="\n"))
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
@@ -69,7 +61,7 @@ class JsonLines:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record; raises RunError as `write_json` does."""
-        line = json.dumps(_plain(record, ""), allow_nan=False)
+        line = json.dumps(plain(record), allow_nan=False)
         try:
             self._file.write(line + "\n")
             self._file.flush()
@@ -110,20 +102,32 @@ def _drop_half_line(path: Path) -> None:
             file.truncate(content.rfind(b"\n") + 1)
 
 
-def _plain(value: Any, key: str) -> Any:
+def plain(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `content` as JSON and YAML write it, without credentials in its texts and names.
+
+    Raises RunError, naming the key, for a number that is not finite or a value that JSON does not know.
+    """
+    found: dict[str, Any] = _plain(content, "", mask())
+    return found
+
+
+def _plain(value: Any, key: str, masking: Mask) -> Any:
     """Return `value` as json writes it; `key` is its dotted place, for the message."""
-    if value is None or isinstance(value, str | bool | int):
+    if isinstance(value, str):
+        return masking.of_text(value)
+    if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         if not math.isfinite(value):
             raise RunError(f"cannot write {key or 'the value'}: it is {value}; expected a finite number.")
         return float(value)
     if isinstance(value, Mapping):
-        return {str(name): _plain(item, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        names = {name: masking.of_text(str(name)) for name in value}
+        return {names[name]: _plain(item, f"{key}.{names[name]}".lstrip("."), masking) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{key}[{index}]") for index, item in enumerate(value)]
+        return [_plain(item, f"{key}[{index}]", masking) for index, item in enumerate(value)]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist(), key)
+        return _plain(value.tolist(), key, masking)
     if isinstance(value, os.PathLike):
-        return os.fspath(value)
+        return masking.of_text(os.fspath(value))
     raise RunError(f"cannot write {key or 'the value'}: JSON has no form for {type(value).__name__}.")

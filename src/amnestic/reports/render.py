@@ -17,7 +17,7 @@ from . import display, plots
 from .examples import MODELS, Split, read_splits
 from .files import read_jsonl, write_text
 from .panel import Plot
-from .results import comparison, read_results
+from .results import SPLITS, comparison, read_results
 
 SHOWN_EXAMPLES = 10
 LONGEST_PROMPT = 500
@@ -94,7 +94,7 @@ def _environment() -> Environment:
         "pieces": display.pieces,
         "exp": math.exp,
     }
-    environment.globals["model_labels"] = MODELS
+    environment.globals |= {"model_labels": MODELS, "known_splits": SPLITS}
     return environment
 
 

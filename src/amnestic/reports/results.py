@@ -179,6 +179,8 @@ class Results(TypedDict):
     peak_memory_bytes: NotRequired[int | None]
     notes: list[str]
     """Sentences that the user should read."""
+    redacted: NotRequired[bool]
+    """True where hashes stand in the place of texts."""
 
 
 class Comparison(NamedTuple):

@@ -114,7 +114,12 @@ class RunFolder:
 
     def replace(self, name: str, write: Callable[[Path], None]) -> None:
         """Let `write` fill a folder under a temporary name, then put it in the place of the folder `name`."""
-        write_folder(self.path / name, write)
+
+        def shared(temporary: Path) -> None:
+            write(temporary)
+            _share(temporary)
+
+        write_folder(self.path / name, shared)
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder."""
@@ -123,6 +128,14 @@ class RunFolder:
 
 def _column(values: Sequence[Any]) -> list[Any]:
     return [None if isinstance(value, float | np.floating) and np.isnan(value) else value for value in values]
+
+
+def _share(folder: Path) -> None:
+    """Let everybody read the files of a new folder whom the umask lets read: safetensors' are the user's alone."""
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(mode)
 
 
 def _is_ours(name: str) -> bool:
