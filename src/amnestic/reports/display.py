@@ -8,6 +8,10 @@ from typing import Any, NamedTuple
 
 NOTHING = "–"
 _KEPT_INVISIBLES = "\u200c\u200d"  # joiners: ordinary spelling in Persian, Hindi and emoji
+_SEEN_MARKS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+"""Format marks that are drawn around the digits or letters that follow (Unicode's Prepended_Concatenation_Mark)."""
+_BLANK_LETTERS = "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"
+"""Fillers and joiners that count as letters or accents, and show nothing."""
 _MINUS = "\u2212"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -25,7 +29,7 @@ def measured(value: float | None) -> str:
 
 def _scientific(value: float) -> str:
     digits, _, exponent = f"{value:.3e}".partition("e")
-    return f"{digits} × 10{superscript(int(exponent))}".replace("-", _MINUS)
+    return f"{digits} ×\u00a010{superscript(int(exponent))}".replace("-", _MINUS)
 
 
 def superscript(exponent: int) -> str:
@@ -104,8 +108,8 @@ def _escape(character: str) -> str:
 
 
 def _is_unsafe(character: str) -> bool:
-    """Return whether the character is a control, a line separator, unassigned, private, or an invisible format mark."""
+    """Return whether the character is a control, a line separator, unassigned, private, or an invisible mark."""
     category = unicodedata.category(character)
     if category == "Cf":
-        return character not in _KEPT_INVISIBLES and not unicodedata.name(character, "").startswith("ARABIC")
-    return category in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
+        return character not in _KEPT_INVISIBLES + _SEEN_MARKS
+    return character in _BLANK_LETTERS or category in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}
