@@ -1,5 +1,6 @@
 """How numbers, and texts that nobody has checked, appear on a page."""
 
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -96,9 +97,17 @@ def pieces(text: str, limit: int = sys.maxsize) -> Iterator[Piece]:
         yield Piece("cut", f"… {len(text) - limit:,} more characters")
 
 
-def visible(value: Any) -> Any:
-    """Return a text with its unsafe characters as escapes; anything else, marked-up text included, as it is."""
-    return "".join(piece.text for piece in pieces(value)) if type(value) is str else value
+def visible(value: Any, limit: int = sys.maxsize) -> Any:
+    """Return a text with its unsafe characters as escapes, cut to `limit`; anything else, markup included, as it is."""
+    return "".join(piece.text for piece in pieces(value, limit)) if type(value) is str else value
+
+
+def sentence(text: str) -> str:
+    """Return a sentence of a run as print sets it: 0.99 → 5.68 × 10⁻⁶ for 0.99 -> 5.68e-06, 95 % kept in one line."""
+    text = re.sub(
+        r"\b(\d(?:\.\d+)?)e([+-]\d+)\b", lambda found: f"{found[1]}\u00a0×\u00a010{superscript(int(found[2]))}", text
+    )
+    return text.replace(" -> ", " → ").replace(" %", "\u00a0%")
 
 
 def _escape(character: str) -> str:
