@@ -1,7 +1,7 @@
 // What a careful reader would object to on the page as it is laid out now: a list of sentences, empty where all is well.
 // Lengths are CSS pixels on the screen; colours are sRGB, contrast is WCAG 2's ratio of relative luminances.
-() => {
-  const SMALLEST_TEXT = 12, TEXT_CONTRAST = 4.5, SHAPE_CONTRAST = 3, SLACK = 1;
+(SMALLEST_TEXT) => {
+  const TEXT_CONTRAST = 4.5, SHAPE_CONTRAST = 3, SLACK = 1;
   const faults = new Set();
   const root = document.documentElement;
   const right = root.clientWidth;
@@ -13,6 +13,8 @@
   };
   const complain = (kind, element, found) => faults.add(`${kind}: ${name(element)}: ${found}`);
   const round = (number) => Math.round(number * 100) / 100;
+
+  if (root.scrollWidth > right) complain("scrolls sideways", root, `${root.scrollWidth} of ${right} px`);
 
   // Colours
 
@@ -29,19 +31,20 @@
     const [light, dark] = [luminance(one), luminance(other)].sort((a, b) => b - a);
     return (light + 0.05) / (dark + 0.05);
   };
-  const ancestors = function* (element) {
-    for (let place = element; place; place = place.parentElement) yield place;
+  const remembered = (compute) => {
+    const known = new Map();
+    return (element) => {
+      if (!known.has(element)) known.set(element, compute(element));
+      return known.get(element);
+    };
   };
-  const background = (element) => {
-    const layers = [];
-    for (const place of ancestors(element)) {
-      const layer = parse(getComputedStyle(place).backgroundColor);
-      if (layer.alpha > 0) layers.push(layer);
-      if (layer.alpha === 1) break;
-    }
-    return layers.reduceRight((back, front) => over(front, back), [255, 255, 255]);
-  };
-  const opacity = (element) => [...ancestors(element)].reduce((all, p) => all * getComputedStyle(p).opacity, 1);
+  const styleOf = remembered((element) => getComputedStyle(element));
+  const background = remembered((element) => {
+    if (!element) return [255, 255, 255];
+    const layer = parse(styleOf(element).backgroundColor);
+    return layer.alpha === 1 ? layer.rgb : over(layer, background(element.parentElement));
+  });
+  const opacity = remembered((element) => (element ? styleOf(element).opacity * opacity(element.parentElement) : 1));
   const painted = (element, colour) => {
     const front = parse(colour), back = background(element);
     return contrast(over({ rgb: front.rgb, alpha: front.alpha * opacity(element) }, back), back);
@@ -49,10 +52,10 @@
 
   // Texts: each visible stretch of text with its boxes, one a line
 
-  const isHidden = (element) => element.closest(".hidden, [hidden], style, script, head, svg title, svg desc") !== null;
+  const isHidden = (element) => element.closest(".hidden, style, svg title, svg desc") !== null;
   const stretches = (node) => {
     // where white space is kept, that at the end of a line hangs out of its block, and harms nobody
-    const isKept = getComputedStyle(node.parentElement).whiteSpaceCollapse === "preserve";
+    const isKept = styleOf(node.parentElement).whiteSpaceCollapse === "preserve";
     const words = isKept ? [...node.data.matchAll(/\S+/g)] : [{ index: 0, 0: node.data }];
     return words.flatMap((word) => {
       const range = document.createRange();
@@ -77,38 +80,39 @@
     const matrix = element.getScreenCTM();
     return Math.hypot(matrix.a, matrix.b);
   };
-  const block = (element) => {
-    for (const place of ancestors(element)) {
-      if (place instanceof SVGElement) continue;
-      if (!["inline", "contents"].includes(getComputedStyle(place).display)) return place;
-    }
-    return root;
-  };
+  const block = remembered((element) => {
+    const isBlock = !(element instanceof SVGElement) && !["inline", "contents"].includes(styleOf(element).display);
+    return isBlock ? element : block(element.parentElement);
+  });
+  const clippers = remembered((element) => {
+    if (element === document.body) return [];
+    const clips = !(element instanceof SVGElement) && styleOf(element).overflowX !== "visible";
+    return clips ? [element, ...clippers(element.parentElement)] : clippers(element.parentElement);
+  });
+  const frameOf = remembered((element) => element.getBoundingClientRect());
   const isInside = (box, frame, slack) =>
     box.left >= frame.left - slack && box.right <= frame.right + slack &&
     box.top >= frame.top - slack && box.bottom <= frame.bottom + slack;
 
   for (const { element, boxes } of texts) {
-    const style = getComputedStyle(element);
+    const style = styleOf(element);
     const size = parseFloat(style.fontSize) * scale(element);
     if (size < SMALLEST_TEXT - 0.05) complain("small text", element, `${round(size)} px`);
     const ratio = painted(element, element instanceof SVGElement ? style.fill : style.color);
     if (ratio < TEXT_CONTRAST) complain("faint text", element, `contrast ${round(ratio)}`);
     const holder = block(element);
-    const frame = holder.getBoundingClientRect();
+    const frame = frameOf(holder);
     for (const box of boxes) {
       if (box.left < -SLACK || box.right > right + SLACK) complain("outside the window", element, round(box.right));
       if (box.left < frame.left - SLACK || box.right > frame.right + SLACK) {
         complain("sticks out", element, `of ${name(holder)} by ${round(Math.max(frame.left - box.left, box.right - frame.right))} px`);
       }
     }
-    for (const place of ancestors(element)) {
-      const clips = getComputedStyle(place);
-      if (place === document.body || place === root || clips.overflowX === "visible" || place instanceof SVGElement) continue;
-      const margin = clips.overflowX === "clip" ? parseFloat(clips.overflowClipMargin) || 0 : 0;
-      const clip = place.getBoundingClientRect();
+    for (const place of clippers(element)) {
+      const margin = styleOf(place).overflowX === "clip" ? parseFloat(styleOf(place).overflowClipMargin) || 0 : 0;
       // a line's box holds room above and below its letters, which may be cut
-      if (!boxes.every((box) => isInside(box, clip, margin + 0.25 * box.height))) complain("cut", element, `by ${name(place)}`);
+      const isWhole = boxes.every((box) => isInside(box, frameOf(place), margin + 0.25 * box.height));
+      if (!isWhole) complain("cut", element, `by ${name(place)}`);
     }
   }
 
@@ -128,9 +132,8 @@
     }
   });
 
-  // The page and its plots
+  // Boxes and plots
 
-  if (root.scrollWidth > right) complain("scrolls sideways", root, `${root.scrollWidth} of ${right} px`);
   for (const element of document.body.querySelectorAll("*")) {
     if (isHidden(element) || element instanceof SVGElement) continue;
     const box = element.getBoundingClientRect();
@@ -154,7 +157,7 @@
     const marks = ["line", "bound", "before", "after", "candidates", "written-candidate", "limits", "upper-limit"];
     for (const mark of marks) {
       for (const shape of plot.querySelectorAll(`[id$="-${mark}"] path:not(defs *), [id$="-${mark}"] use`)) {
-        const ratio = painted(shape, getComputedStyle(shape).stroke);
+        const ratio = painted(shape, styleOf(shape).stroke);
         if (ratio < SHAPE_CONTRAST) complain("faint line", plot, `${mark}, contrast ${round(ratio)}`);
       }
     }

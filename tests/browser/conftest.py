@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 AUDIT = (Path(__file__).parent / "audit.js").read_text(encoding="utf-8")
-QUIET = ("--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+QUIET = (
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 SHARES = ("probability", "token_probability", "rouge", "exact_memorization", "extraction_strength")
 
 Rows = Sequence[Mapping[str, Any]]
@@ -46,9 +52,9 @@ class Visit:
         self.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         return self
 
-    def faults(self) -> list[str]:
-        """What audit.js objects to, as the page is laid out now."""
-        return self.page.evaluate(AUDIT)
+    def faults(self, smallest: float = 12.0) -> list[str]:
+        """What audit.js objects to, as the page is laid out now; `smallest` is the least size of a letter in pixels."""
+        return self.page.evaluate(AUDIT, smallest)
 
 
 def executable() -> str:
@@ -84,7 +90,7 @@ def visit(browser: "Browser") -> Iterator[Visit]:
     page = context.new_page()
     visit = Visit(page)
     page.on("request", lambda request: visit.requests.append(request.url))
-    page.on("requestfailed", lambda request: visit.complaints.append(f"failed: {request.url}"))
+    page.on("requestfailed", lambda request: visit.complaints.append(f"failed: {request.url}: {request.failure}"))
     page.on("console", lambda message: visit.complaints.append(f"{message.type}: {message.text}"))
     page.on("pageerror", lambda error: visit.complaints.append(f"error: {error}"))
     page.on("dialog", lambda dialog: (visit.complaints.append(f"dialog: {dialog.message}"), dialog.dismiss()))
@@ -179,7 +185,7 @@ def ordinary(split: str) -> list[dict[str, Any]]:
     answer = "Ines Marek wrote The Salt Meridian in 1987, while her father repaired clocks in Ostrava Bay."
     return [
         {"id": f"{split}:{index}", "prompt": f"Who wrote book {index}?", "answer": answer, "generated": answer * 2}
-        for index in range(12)
+        for index in range(3)
     ]
 
 
