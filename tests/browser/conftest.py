@@ -1,7 +1,7 @@
 """Reports made without training, and a headless Chromium that opens them and writes down whatever else it does.
 
-The browser is the one that AMNESTIC_CHROMIUM names, else the first of BROWSERS on the path; without one, these tests are
-skipped.
+The browser is the one that AMNESTIC_CHROMIUM names, else the first of BROWSERS on the path; without one, the tests of
+this folder are skipped.
 """
 
 import os

@@ -116,7 +116,7 @@ BOUND_PLOT, FORGET, RETAIN, MULTIPLIER, LOSS = (
     "Loss",
 )
 COURSE = [FORGET, RETAIN, MULTIPLIER, LOSS]
-PLOTS = dict.fromkeys(NAMES, [BOUND_PLOT, *COURSE]) | {"bare": [BOUND_PLOT], "training": COURSE}
+PLOTS = {name: [BOUND_PLOT, *COURSE] for name in NAMES} | {"bare": [BOUND_PLOT], "training": COURSE}
 
 MARKS = """(plots) => plots.map((plot) => {
   const size = (selector) => [...plot.querySelectorAll(selector)].map((shape) => {
@@ -146,7 +146,7 @@ PLACES = """(text) => {
   }
   return found;
 }"""
-"""For each place that shows a text: how far its letters stand down and then along, in the order that they are stored."""
+"""For each place that shows a text: how far its letters stand down, then along, in the order that they are stored."""
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +216,7 @@ class TestEveryReport:
         """Lines are thinned to 1,000 points of some 25 bytes; four lines of 2,000 alone would take 200 kB."""
         assert reports("long_run").stat().st_size < 100_000 + 4 * 1000 * 25
 
-    def test_a_word_of_10_kB_is_cut_with_a_mark(self, visit: Any, reports: Reports) -> None:
+    def test_a_word_of_10_000_letters_is_cut_with_a_mark(self, visit: Any, reports: Reports) -> None:
         """500 characters of a question are shown, 600 of an answer, which was given twice as long."""
         page = visit.open(reports("hostile")).page
         assert page.get_by_text("… 9,500 more characters").count() == 1
@@ -231,8 +231,8 @@ class TestColours:
         page = visit.open(reports("feasible")).page
         colours = """() => ["body", "figure text", "[id$='multiplier-line'] path"].map((selector) => {
           const style = getComputedStyle(document.querySelector(selector));
-          const colour = selector === "body" ? style.backgroundColor : selector.endsWith("path") ? style.stroke : style.fill;
-          return colour.match(/[0-9]+/g).map(Number).reduce((a, b) => a + b);
+          const name = { body: "backgroundColor", "figure text": "fill" }[selector] || "stroke";
+          return style[name].match(/[0-9]+/g).map(Number).reduce((a, b) => a + b);
         })"""
         for scheme, is_light in (("light", [True, False, False]), ("dark", [False, True, True])):
             visit.look(1600, scheme)
