@@ -241,6 +241,8 @@ class TestColours:
     def test_high_contrast_reaches_the_plots(self, visit: Any, reports: Reports) -> None:
         page = visit.open(reports("infeasible")).look(1600, "dark").page
         page.emulate_media(color_scheme="dark", forced_colors="active")
+        badge = "getComputedStyle(document.querySelector('.status'))"
+        assert page.evaluate(f"{badge}.backgroundColor") == "rgba(0, 0, 0, 0)", "its letters cannot be told from it"
         strokes = "(paths) => [...new Set(paths.map((path) => getComputedStyle(path).stroke))]"
         ink = page.evaluate("getComputedStyle(document.querySelector('h2')).color")
         assert page.locator("[id$='-line'] path").evaluate_all(strokes) == [ink]
@@ -248,14 +250,18 @@ class TestColours:
 
 
 class TestPaper:
-    def test_it_prints_in_ink_on_white_and_nothing_is_cut(self, visit: Any, reports: Reports) -> None:
-        """A4 between margins of 1 cm is 718 pixels wide; letters of 8 points are 10.67 pixels high."""
-        visit.open(reports("feasible")).look(718, "dark").page.emulate_media(media="print", color_scheme="dark")
+    @pytest.mark.parametrize("name", ["feasible", "infeasible", "crowded"])
+    def test_it_prints_in_ink_on_white_and_nothing_is_cut(self, visit: Any, reports: Reports, name: str) -> None:
+        """A4 between margins of 1 cm is 718 pixels wide; letters of 8 points are 10.67 pixels high.
+
+        A printer leaves backgrounds out: the badge of an infeasible run must not need its own.
+        """
+        page = visit.open(reports(name)).look(718, "dark").page
+        page.emulate_media(media="print", color_scheme="dark")
         assert visit.faults(smallest=10.6) == []
-        paper, ink = (
-            visit.page.evaluate(f"getComputedStyle(document.body).{name}") for name in ("backgroundColor", "color")
-        )
-        assert (paper, ink) == ("rgb(253, 253, 252)", "rgb(22, 25, 29)")
+        body, badge = (f"getComputedStyle(document.querySelector('{place}'))" for place in ("body", ".status"))
+        assert page.evaluate(f"[{body}.backgroundColor, {body}.color]") == ["rgb(253, 253, 252)", "rgb(22, 25, 29)"]
+        assert page.evaluate(f"{badge}.backgroundColor") == "rgba(0, 0, 0, 0)"
 
     def test_it_becomes_a_pdf_of_a_few_pages(self, visit: Any, reports: Reports) -> None:
         printed = visit.open(reports("feasible")).page.pdf(format="A4", margin=dict.fromkeys(("top", "bottom"), "1cm"))
