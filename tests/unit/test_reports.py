@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from amnestic.errors import InputError, RunError
 from amnestic.reports import plots
-from amnestic.reports.display import duration, measured, percent, pieces, setting, size, visible
+from amnestic.reports.display import duration, measured, percent, pieces, sentence, setting, size, visible
 from amnestic.reports.render import render_report
 from amnestic.reports.results import (
     JsonLines,
@@ -337,12 +337,12 @@ class TestDisplay:
             (0.000612, "0.0006120"),
             (0.0, "0"),
             (-0.25, "−0.2500"),
-            (3.104e-7, "3.104 × 10⁻⁷"),
+            (3.104e-7, "3.104 ×\u00a010⁻⁷"),
             (612.34, "612.3"),
             (9999.9, "10,000"),
             (71204.3, "71,204"),
             (71204, "71,204"),
-            (2.5e9, "2.500 × 10⁹"),
+            (2.5e9, "2.500 ×\u00a010⁹"),
             (None, "–"),
         ],
     )
@@ -372,10 +372,30 @@ class TestDisplay:
             ("\u200b" * 40, "\\u200b×40"),
             ("\ud800\ue000\U000e0041", "\\ud800\\ue000\\U000e0041"),
             ("می\u200cخواهم é 👩\u200d🚀", "می\u200cخواهم é 👩\u200d🚀"),
+            (
+                "1\u061c2\u061c\u061c",
+                "1\\u061c2\\u061c×2",
+            ),  # moves letters, for all its ordinary name: Arabic letter mark
+            (
+                "\u0600\u0661\u0662 \u06dd\u0663",
+                "\u0600\u0661\u0662 \u06dd\u0663",
+            ),  # signs that are drawn around numbers
+            ("a\u3164b\u115fc\u034f", "a\\u3164b\\u115fc\\u034f"),
         ],
     )
     def test_what_cannot_be_seen_is_shown(self, text: str, shown: str) -> None:
         assert visible(text) == shown
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            ("0.999 -> 5.68e-06.", "0.999 → 5.68\u00a0×\u00a010⁻⁶."),
+            ("1e+03 at 95 % (2.5e-05)", "1\u00a0×\u00a010³ at 95\u00a0% (2.5\u00a0×\u00a010⁻⁵)"),
+            ("commit 5e1b7e-06c, file-2e.json", "commit 5e1b7e-06c, file-2e.json"),
+        ],
+    )
+    def test_sentences_are_set_as_print_does(self, text: str, shown: str) -> None:
+        assert sentence(text) == shown
 
     @given(st.text())
     def test_nothing_invisible_remains(self, text: str) -> None:
@@ -540,6 +560,14 @@ class TestHostileTexts:
         assert "x" * 501 not in hostile.words
         assert "… 4,500 more characters" in hostile.words
 
+    def test_so_is_every_other_text(self, tmp_path: Path) -> None:
+        """Notes, names and paths are shown up to 1,000 characters."""
+        word = "y" * 3000
+        results = run_results(notes=[word], model=word, not_computed={word: word}, method={word: word})
+        html = write_run(tmp_path / "run", results).read_text("utf-8")
+        assert set(map(len, re.findall("yyy+", html))) == {1000}
+        assert html.count("… 2,000 more characters") == 7  # the note, title, source, and two names with their texts
+
 
 class TestMissingPieces:
     def test_no_training_record_and_no_scores(self, tmp_path: Path) -> None:
@@ -682,6 +710,16 @@ class TestPlots:
         assert limit[0] - before[0] == pytest.approx(0.015 * unit, abs=1e-3)
         assert bound - before[0] == pytest.approx(0.0202 * unit, abs=1e-3)
         assert max(x for x, _ in points(plot, "allowed")) == pytest.approx(bound, abs=1e-3)
+
+    @pytest.mark.parametrize(("value", "anchor"), [(0.0005, "start"), (0.05, "middle"), (0.9, "end")])
+    def test_the_name_of_the_bound_stays_inside_its_plot(self, value: float, anchor: str) -> None:
+        """It starts at the bound, lies across it or ends there: the other values are 0.001 and 0.1."""
+        bound = run_results()["bound"] | {"L_ref": 0.001, "reached": 0.1, "upper_limit": 0.1, "value": value}
+        root = ElementTree.fromstring(plots.bound_plot(bound).svg)
+        (name,) = [text for text in root.iter("text") if (text.text or "").startswith("bound ")]
+        found = re.search(r"text-anchor: (\w+)", name.get("style") or "")
+        assert found is not None
+        assert found[1] == anchor
 
     def test_drawings_take_the_colours_of_the_page(self) -> None:
         plot = plots.retain_plot(list(step_records()), COURSE, {"value": BOUND})

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import InputError
-from .quoting import quoted
 from .opening import open_text
+from .quoting import quoted
 from .rows import Row
 
 BLANK = re.compile(r"[ \t\r\n]*")

@@ -1,5 +1,6 @@
 """How numbers, and texts that nobody has checked, appear on a page."""
 
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -19,6 +20,8 @@ _BLANKS = frozenset(
 )
 """What nobody sees although Unicode calls it a letter, a mark or a symbol. Of the variation selectors, in which a text
 could hide another one, the two that choose between a sign and an emoji are not among them."""
+_SEEN_MARKS = "\u0600\u0601\u0602\u0603\u0604\u0605\u06dd\u070f\u0890\u0891\u08e2\U000110bd\U000110cd"
+"""Format marks that are drawn around the digits or letters that follow (Unicode's Prepended_Concatenation_Mark)."""
 _MINUS = "\u2212"
 _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -36,7 +39,7 @@ def measured(value: float | None) -> str:
 
 def _scientific(value: float) -> str:
     digits, _, exponent = f"{value:.3e}".partition("e")
-    return f"{digits} × 10{superscript(int(exponent))}".replace("-", _MINUS)
+    return f"{digits} ×\u00a010{superscript(int(exponent))}".replace("-", _MINUS)
 
 
 def superscript(exponent: int) -> str:
@@ -107,9 +110,17 @@ def pieces(text: str, limit: int = sys.maxsize) -> Iterator[Piece]:
         yield Piece("cut", f"… {len(text) - limit:,} more characters")
 
 
-def visible(value: Any) -> Any:
-    """Return a text with its unsafe characters as escapes; anything else, marked-up text included, as it is."""
-    return "".join(piece.text for piece in pieces(value)) if type(value) is str else value
+def visible(value: Any, limit: int = sys.maxsize) -> Any:
+    """Return a text with its unsafe characters as escapes, cut to `limit`; anything else, markup included, as it is."""
+    return "".join(piece.text for piece in pieces(value, limit)) if type(value) is str else value
+
+
+def sentence(text: str) -> str:
+    """Return a sentence of a run as print sets it: 0.99 → 5.68 × 10⁻⁶ for 0.99 -> 5.68e-06, 95 % kept in one line."""
+    text = re.sub(
+        r"\b(\d(?:\.\d+)?)e([+-]\d+)\b", lambda found: f"{found[1]}\u00a0×\u00a010{superscript(int(found[2]))}", text
+    )
+    return text.replace(" -> ", " → ").replace(" %", "\u00a0%")
 
 
 def _escape(character: str) -> str:
@@ -127,5 +138,5 @@ def _is_unsafe(before: str, character: str) -> bool:
         return before <= _LAST_LATIN or before in _JOINERS or _is_unsafe("", before)
     category = unicodedata.category(character)
     if category == "Cf":
-        return character == "\u061c" or not unicodedata.name(character, "").startswith("ARABIC")
+        return character not in _SEEN_MARKS
     return character in _BLANKS or category in {"Cc", "Cs", "Co", "Cn", "Zl", "Zp"}

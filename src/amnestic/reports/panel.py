@@ -27,9 +27,9 @@ VARIABLES = {
     PAGE: "--page",
 }
 DASHED = (0, (5, 3))
-WIDTH = 380
+WIDTH = 360
 """Width of a plot in the units of its SVG, in which text is 12.5 high."""
-MARGINS = {"left": 62, "right": 10, "bottom": 44}
+MARGINS = {"left": 62, "right": 16, "bottom": 44}
 MOST_POINTS = 1000
 STYLE = {
     "svg.fonttype": "none",

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .display import measured
 from .panel import BOUND, DASHED, FORGET, INK, PAGE, RETAIN, SHADE, Plot, Series, panel
@@ -36,7 +36,7 @@ def bound_plot(bound: Mapping[str, Any], of: str = "") -> Plot:
         axes.grid(visible=False)
         axes.axvspan(low, limit, color=SHADE, gid="allowed")
         axes.axvline(limit, color=BOUND, linestyle=DASHED, gid="bound")
-        axes.text(limit, 1.7, f"bound {measured(limit)}", ha="center", va="bottom", color=INK)
+        axes.text(limit, 1.7, f"bound {measured(limit)}", ha=_side(limit, low, high), va="bottom", color=INK)
         axes.plot([before], [1], "o", ms=8.5, mew=1.8, color=RETAIN, mfc=PAGE, gid="before")
         if upper is not None:
             axes.plot([reached, upper], [0, 0], color=RETAIN, linewidth=2.4, gid="interval")
@@ -47,6 +47,14 @@ def bound_plot(bound: Mapping[str, Any], of: str = "") -> Plot:
             f"Before {measured(before)}, after {measured(reached)}{until}, bound {measured(limit)}."
         )
     return drawing.plot()
+
+
+def _side(place: float, low: float, high: float) -> Literal["left", "center", "right"]:
+    """Return on which side of `place` a text starts, so that it stays within a plot from `low` to `high`."""
+    share = (place - low) / (high - low)
+    if share < 1 / 3:
+        return "left"
+    return "right" if share > 2 / 3 else "center"
 
 
 def forget_plot(steps: Records, course: Course) -> Plot | None:

@@ -6,7 +6,7 @@ markup nor hide behind characters that nobody sees.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from .results import SPLITS, comparison, read_results
 SHOWN_EXAMPLES = 10
 LONGEST_PROMPT = 500
 LONGEST_ANSWER = 600
+LONGEST_TEXT = 1000
+"""Characters of any other text, such as a note or a path."""
 
 
 def render_report(run_dir: str | Path) -> Path:
@@ -83,7 +85,7 @@ def _environment() -> Environment:
     environment = Environment(
         loader=PackageLoader("amnestic.reports"),
         autoescape=True,
-        finalize=display.visible,
+        finalize=partial(display.visible, limit=LONGEST_TEXT),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -92,6 +94,7 @@ def _environment() -> Environment:
         "measured": display.measured,
         "percent": display.percent,
         "pieces": display.pieces,
+        "sentence": display.sentence,
         "exp": math.exp,
     }
     environment.globals |= {"model_labels": MODELS, "known_splits": SPLITS}
