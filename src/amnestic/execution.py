@@ -16,11 +16,12 @@ from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
 from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
 from .model.options import ModelOptions
-from .progress import Progress
+from .progress import Observers, Progress
 from .reports.environment import environment, file_hashes
 from .reports.render import render_report
 from .reports.results import SCHEMA
 from .reports.run_folder import RunFolder, peak_memory
+from .sharing import Sharing
 from .training.loop import Plan
 from .training.optimizer import check_library
 from .training.problem import Problem
@@ -52,10 +53,11 @@ class Execution:
     def __init__(self, config: UnlearnConfig | FinetuneConfig, progress: Progress | None, given: Given | None) -> None:
         """Check the output folder, and touch nothing; raises InputError where it cannot be used."""
         self.config = config
-        self.progress = progress or Progress()
         self.given = given or Given()
         check_library(config.training)
         self.folder = RunFolder(config.run.output_dir, config.run.overwrite)
+        self.sharing = Sharing(config, self.folder, progress or Progress())
+        self.progress: Progress = Observers(progress or Progress(), self.sharing.tracking)
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -83,7 +85,10 @@ class Execution:
         return inputs
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
-        """Show one rendered example, the size of the work, and whatever should be known before it starts."""
+        """Show one rendered example, the size of the work, and whatever should be known before it starts.
+
+        Raises InputError where the model could not be uploaded afterwards.
+        """
         first = next(iter(inputs.splits.values()))
         self.progress.preview(inputs.encoder.preview(first.examples[0]))
         counts = {
@@ -94,6 +99,7 @@ class Execution:
         self.progress.plan(counts | steps | dict(facts))
         for note in inputs.loaded.notes:
             self.progress.note(note)
+        self.sharing.prepare()
 
     def measure(self, title: str, loaded: Loaded, measured: Measured) -> Collected:
         """Measure a model with every metric on each split of `measured`."""
@@ -108,7 +114,9 @@ class Execution:
         self.folder.open()
         try:
             self._describe(inputs)
-            yield
+            with self.sharing.guarded():
+                self.sharing.open(self.config)
+                yield
         finally:
             self.folder.close()
 
@@ -179,13 +187,14 @@ class Execution:
             "template": inputs.encoder.facts(next(iter(inputs.examples.values()))[0]),
             "timings": self.seconds,
             "peak_memory_bytes": peak_memory(),
-            "notes": inputs.loaded.notes,
+            "notes": inputs.loaded.notes + self.sharing.notes(self.config, results["status"]),
         }
-        self.folder.write("results.json", results)
-        if "bound" in results:
-            render_report(self.folder.path)
-        self.progress.stop()
-        return results
+        with self.sharing.guarded():
+            self.folder.write("results.json", results)
+            if "bound" in results:
+                render_report(self.folder.path)
+            self.progress.stop()
+            return self.sharing.finish(self.config, results, inputs.sources)
 
     def training_facts(self, plan: Plan, seconds: float) -> dict[str, Any]:
         """Return what results.json records of the training."""

@@ -33,3 +33,51 @@ class Progress:
 
     def stop(self) -> None:
         """End the current stage."""
+
+
+class Observers(Progress):
+    """Hands everything on to several observers, in their order."""
+
+    def __init__(self, *observers: Progress) -> None:
+        """Hand on to `observers`."""
+        self.observers = observers
+
+    def note(self, text: str) -> None:
+        """Hand on a sentence."""
+        for observer in self.observers:
+            observer.note(text)
+
+    def preview(self, tokens: list[tuple[str, bool]]) -> None:
+        """Hand on a rendered example."""
+        for observer in self.observers:
+            observer.preview(tokens)
+
+    def plan(self, facts: Mapping[str, Any]) -> None:
+        """Hand on the numbers of the run."""
+        for observer in self.observers:
+            observer.plan(facts)
+
+    def start(self, title: str, total: int) -> None:
+        """Hand on that a stage begins."""
+        for observer in self.observers:
+            observer.start(title, total)
+
+    def advance(self, units: int = 1) -> None:
+        """Hand on that units are done."""
+        for observer in self.observers:
+            observer.advance(units)
+
+    def step(self, record: Mapping[str, Any]) -> None:
+        """Hand on the record of a step."""
+        for observer in self.observers:
+            observer.step(record)
+
+    def candidate(self, record: Mapping[str, Any]) -> None:
+        """Hand on the record of a candidate."""
+        for observer in self.observers:
+            observer.candidate(record)
+
+    def stop(self) -> None:
+        """Hand on that the stage ends."""
+        for observer in self.observers:
+            observer.stop()

@@ -21,6 +21,9 @@ CONTENTS = {
     "scores",
     "results.json",
     "report.html",
+    "tracking.json",
+    "tensorboard",
+    "wandb",
 }
 
 
