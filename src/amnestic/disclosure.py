@@ -24,8 +24,9 @@ NAMES = {
     "device",
 }
 """Options whose value may be the name of something public."""
-PLACES = {"forget": "FORGET", "retain": "RETAIN", "data": "DATA", "exclude": "EXCLUDE", "output_dir": "RUN"}
+PLACES = {"model": "MODEL", "forget": "FORGET", "retain": "RETAIN", "data": "DATA", "exclude": "EXCLUDE", "output_dir": "RUN"}
 """Options without which a command cannot be repeated -> what stands for a value that stays."""
+_SILENT = {"overwrite", "push_to_hub", "hub_private_repo", "push_infeasible"}
 _PUBLIC = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?::[\w.-]*){0,2}")
 _FILE = re.compile(r"\.(jsonl?|csv|parquet|txt|ya?ml)$", re.IGNORECASE)
 
@@ -38,11 +39,13 @@ def public_name(name: str | None) -> str | None:
 
 
 def disclosed(config: Any) -> dict[str, Any]:
-    """Return the options of `config` that may leave the machine, by name."""
+    """Return the options of `config` that may leave the machine, by name, without those that change no number."""
     found: dict[str, Any] = {}
     values = to_mapping(config)
     for option in options(type(config)):
         value = values[option.name]
+        if option.name in _SILENT:
+            continue
         if option.name == "method_args":
             found |= {f"method_args.{name}": item for name, item in value.items() if _is_number(item)}
         elif value is not None and _is_plain(option):
@@ -57,13 +60,8 @@ def command_line(config: Any, command: str) -> str:
     shown = disclosed(config)
     defaults = {option.name: option.default for option in options(type(config))}
     flags = {name: shown.get(name, place) for name, place in PLACES.items() if to_mapping(config).get(name)}
-    flags |= {name: value for name, value in shown.items() if value != defaults.get(name) and name not in _OWN}
-    flags.setdefault("model", "MODEL")
+    flags |= {name: value for name, value in shown.items() if value != defaults.get(name)}
     return " \\\n  ".join([f"amnestic {command}", *(_flag(name, value) for name, value in flags.items())])
-
-
-_OWN = {"overwrite", "device", "push_to_hub", "hub_private_repo", "push_infeasible"}
-"""Options that say nothing of what a run computes."""
 
 
 def _flag(name: str, value: Any) -> str:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from .base import DEFAULT_PROJECT, FINISH_LIMIT, START_LIMIT, TrackedRun, Tracker, tracker
@@ -31,8 +32,8 @@ class WeightsAndBiases(Tracker):
             init_timeout=START_LIMIT,
             finish_timeout=FINISH_LIMIT,
         )
-        folder = os.environ.get("WANDB_DIR") or run.folder
-        os.makedirs(folder, exist_ok=True)  # noqa: PTH103 (a text or a path)
+        folder = Path(os.environ.get("WANDB_DIR") or run.folder)
+        folder.mkdir(parents=True, exist_ok=True)
         self._run: Any = wandb.init(
             project=run.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT,
             name=run.name,
@@ -46,7 +47,7 @@ class WeightsAndBiases(Tracker):
         # steps are values of their own: wandb drops what comes with a step below its latest
         self._run.define_metric("step")
         self._run.define_metric("*", step_metric="step")
-        return str(self._run.url or self._run.dir)
+        return f"wandb sync {Path(self._run.dir).parent}" if self._run.offline else str(self._run.url)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Send numbers."""
