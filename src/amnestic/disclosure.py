@@ -24,7 +24,14 @@ NAMES = {
     "device",
 }
 """Options whose value may be the name of something public."""
-PLACES = {"model": "MODEL", "forget": "FORGET", "retain": "RETAIN", "data": "DATA", "exclude": "EXCLUDE", "output_dir": "RUN"}
+PLACES = {
+    "model": "MODEL",
+    "forget": "FORGET",
+    "retain": "RETAIN",
+    "data": "DATA",
+    "exclude": "EXCLUDE",
+    "output_dir": "RUN",
+}
 """Options without which a command cannot be repeated -> what stands for a value that stays."""
 _SILENT = {"overwrite", "push_to_hub", "hub_private_repo", "push_infeasible"}
 _PUBLIC = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?::[\w.-]*){0,2}")

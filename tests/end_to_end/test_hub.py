@@ -212,7 +212,9 @@ def test_no_text_path_or_token_leaves_by_accident(online, unlearn, secret):
     sent = b"\n".join([*(request.body for request in online.requests), *online.samples, *online.files.values()])
     for private in (SENTINEL, "jane-doe", str(secret.parent), str(outcome.folder), TOKEN):
         assert private.encode() not in sent
-    asked = [request for request in online.requests if request.path.startswith("/api/") and "validate" not in request.path]
+    asked = [
+        request for request in online.requests if request.path.startswith("/api/") and "validate" not in request.path
+    ]
     assert {request.token for request in asked} == {f"Bearer {TOKEN}"}
     assert TOKEN not in outcome.out + outcome.err
     written = everything(outcome.folder)
@@ -317,7 +319,9 @@ def test_a_failed_upload_leaves_the_results_and_a_command(online, unlearn, statu
     online.refusals["/commit/"] = [status] * 99
     outcome = unlearn(bound=9, push_to_hub=True, hub_model_id="forgetful")
     assert outcome.status == 1
-    assert error(outcome).startswith("error: the run has ended and its folder is complete, but the upload to me/forgetful ")
+    assert error(outcome).startswith(
+        "error: the run has ended and its folder is complete, but the upload to me/forgetful "
+    )
     assert error(outcome).endswith(f"; upload by hand: hf upload me/forgetful {outcome.folder / 'model'} . --private")
     assert "Traceback" not in outcome.err
     assert json.loads((outcome.folder / "results.json").read_text(encoding="utf-8"))["status"] == "feasible"

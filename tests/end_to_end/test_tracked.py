@@ -78,12 +78,17 @@ def test_a_tracker_receives_what_the_run_folder_has(own, unlearn, tmp_path):
     assert start["start"]["name"] == "night"
     assert start["start"]["config"] | {"bound": 9.0, "max_steps": 2, "method": "pdu"} == start["start"]["config"]
     assert start["start"]["id"] == json.loads((outcome.folder / "tracking.json").read_text(encoding="utf-8"))["id"]
-    expected = [({f"train/{name}": value for name, value in step.items() if name != "step"}, step["step"]) for step in outcome.steps]
+    expected = [
+        ({f"train/{name}": value for name, value in step.items() if name != "step"}, step["step"])
+        for step in outcome.steps
+    ]
     assert [(line["values"], line["step"]) for line in logged[:2]] == expected
     (candidate,) = [record for record in outcome.records if "candidate" in record]
     assert logged[2]["step"] == candidate["step"] == 2
     assert logged[2]["values"]["candidate/reached"] == candidate["reached"]
-    assert logged[3]["values"] == {f"metrics/{name}": value for name, value in outcome.results["reference_metrics"].items()}
+    assert logged[3]["values"] == {
+        f"metrics/{name}": value for name, value in outcome.results["reference_metrics"].items()
+    }
     assert logged[4]["values"] == {f"metrics/{name}": value for name, value in outcome.results["metrics"].items()}
     assert (logged[3]["step"], logged[4]["step"]) == (0, outcome.results["kept_step"])
     assert end["exit_status"] == 0

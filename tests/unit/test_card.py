@@ -207,7 +207,9 @@ def test_the_base_models_licence_and_language_hold(tmp_path):
     assert card.data.base_model == "me/base"
 
 
-@pytest.mark.parametrize("content", [None, "", "# no metadata", "---\n- a\n- b\n---\n", "---\na: [\n---\n", "---\nlicense: 3\n---\n"])
+@pytest.mark.parametrize(
+    "content", [None, "", "# no metadata", "---\n- a\n- b\n---\n", "---\na: [\n---\n", "---\nlicense: 3\n---\n"]
+)
 def test_a_base_card_that_says_nothing_is_no_error(tmp_path, content):
     if content is not None:
         (tmp_path / "README.md").write_text(content, encoding="utf-8")

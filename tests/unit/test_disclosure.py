@@ -13,7 +13,9 @@ from amnestic.disclosure import command_line, disclosed, public_name
 REQUIRED = {"model": "me/base", "forget": "me/rows:forget10", "retain": "me/rows:retain90", "output_dir": "run"}
 
 
-@pytest.mark.parametrize("name", ["gpt2", "me/base", "me/base-1.5", "me/rows:forget10", "me/rows:all:train", "a.b.Class"])
+@pytest.mark.parametrize(
+    "name", ["gpt2", "me/base", "me/base-1.5", "me/rows:forget10", "me/rows:all:train", "a.b.Class"]
+)
 def test_names_of_the_hub_are_public(name):
     assert public_name(name) == name
 

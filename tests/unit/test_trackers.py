@@ -12,7 +12,7 @@ import pytest
 
 from amnestic.trackers.base import FINISH_LIMIT, START_LIMIT, TRACKERS, TrackedRun
 
-WANDB = '''
+WANDB = """
 calls = []
 
 class Settings:
@@ -45,8 +45,8 @@ def init(entity=None, project=None, dir=None, id=None, name=None, notes=None, ta
          reinit=None, resume=None, save_code=None, settings=None):
     calls.append(("init", {name: value for name, value in locals().items() if value is not None}))
     return Run(dir)
-'''
-TRACKIO = '''
+"""
+TRACKIO = """
 calls = []
 
 class Markdown:
@@ -64,7 +64,7 @@ def init(project, name=None, group=None, space_id=None, config=None, resume="nev
          embed=True, auto_log_gpu=None, auto_log_cpu=None):
     calls.append(("init", {name: value for name, value in locals().items() if value is not None}))
     return Run()
-'''
+"""
 VARIABLES = ("WANDB_PROJECT", "WANDB_DIR", "WANDB_MODE", "TRACKIO_PROJECT", "TRACKIO_SPACE_ID")
 
 

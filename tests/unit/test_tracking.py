@@ -172,7 +172,9 @@ def test_no_exception_of_a_tracker_gets_through(follow, notes, error):
     assert type(error).__name__ in notes[0]
 
 
-@pytest.mark.parametrize(("place", "limit"), [("start", "START_LIMIT"), ("log", "FINISH_LIMIT"), ("finish", "FINISH_LIMIT")])
+@pytest.mark.parametrize(
+    ("place", "limit"), [("start", "START_LIMIT"), ("log", "FINISH_LIMIT"), ("finish", "FINISH_LIMIT")]
+)
 def test_a_tracker_that_hangs_is_left_behind(follow, notes, monkeypatch, place, limit):
     monkeypatch.setattr(tracking, limit, 0.02)
     hanging, sound = Recorder(waits_in=place), Recorder()
