@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .config import FinetuneConfig, UnlearnConfig
     from .data.example import Example
-    from .errors import AmnesticError, InputError, RunError
+    from .errors import AmnesticError, InputError, Interrupted, RunError
     from .methods.flattening import PDU
     from .progress import Progress
     from .run import finetune, unlearn
@@ -19,6 +19,7 @@ __all__ = [
     "Example",
     "FinetuneConfig",
     "InputError",
+    "Interrupted",
     "Progress",
     "RunError",
     "UnlearnConfig",
@@ -33,6 +34,7 @@ _MODULES = {
     "Example": "data.example",
     "FinetuneConfig": "config",
     "InputError": "errors",
+    "Interrupted": "errors",
     "Progress": "progress",
     "RunError": "errors",
     "UnlearnConfig": "config",

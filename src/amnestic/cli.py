@@ -76,8 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error), WRONG_INPUT)
     except AmnesticError as error:
         return _failed(str(error), error.exit_status)
-    except KeyboardInterrupt:
-        return _failed("interrupted.", INTERRUPTED)
+    except KeyboardInterrupt as error:
+        return _failed(str(error) or "interrupted.", INTERRUPTED)
     except Exception as error:
         hint = "run again with AMNESTIC_DEBUG=1 for the traceback"
         return _failed(f"{type(error).__name__}: {error} ({hint})", FAILURE)

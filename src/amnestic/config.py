@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions
@@ -28,7 +28,7 @@ from .methods.options import MethodOptions
 from .model.options import FinetuneModel, ModelOptions
 from .reports.files import write_text
 from .trackers.options import TrackingOptions
-from .training.options import FinetuneTraining, UnlearnTraining
+from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraining
 
 __all__ = [
     "RIVALS",
@@ -37,6 +37,7 @@ __all__ = [
     "Option",
     "RunOptions",
     "UnlearnConfig",
+    "decisive",
     "from_mapping",
     "names",
     "options",
@@ -55,6 +56,8 @@ RIVALS = (("keep", "alpha", "bound"), ("num_train_epochs", "max_steps"), ("warmu
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """Where a run goes."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"output_dir", "overwrite"})
 
     output_dir: str
     """The run folder."""
@@ -79,6 +82,7 @@ class UnlearnConfig:
     multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
     training: UnlearnTraining = field(default_factory=UnlearnTraining)
     evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: UnlearnHub = field(default_factory=UnlearnHub)
 
@@ -92,6 +96,7 @@ class FinetuneConfig:
     data: FinetuneData
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: HubOptions = field(default_factory=HubOptions)
 
@@ -182,6 +187,17 @@ def to_mapping(config: Any) -> dict[str, Any]:
         value = getattr(config, member.name)
         flat |= to_mapping(value) if is_dataclass(value) else {member.name: value}
     return flat
+
+
+def decisive(config: Any) -> dict[str, Any]:
+    """Return the options of `config` that decide what a run computes: a resumed run must have the same.
+
+    A class of options names those that do not in its class attribute `indifferent`: where files go, how a step is cut,
+    and the names of models and data, whose contents are compared instead.
+    """
+    mapping = to_mapping(config)
+    known = options(type(config))
+    return {o.name: mapping[o.name] for o in known if o.name not in getattr(o.owner, "indifferent", ())}
 
 
 def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str = "") -> C:

@@ -33,7 +33,7 @@ PLACES = {
     "output_dir": "RUN",
 }
 """Options without which a command cannot be repeated -> what stands for a value that stays."""
-_SILENT = {"overwrite", "push_to_hub", "hub_private_repo", "push_infeasible"}
+_SILENT = {"overwrite", "save_steps", "save_total_limit", "push_to_hub", "hub_private_repo", "push_infeasible"}
 _PUBLIC = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?::[\w.-]*){0,2}")
 _FILE = re.compile(r"\.(jsonl?|csv|parquet|txt|ya?ml)$", re.IGNORECASE)
 

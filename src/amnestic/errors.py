@@ -19,6 +19,12 @@ class RunError(AmnesticError):
     exit_status = 1
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM ended a run that can be resumed; its text says how (exit status 130)."""
+
+    exit_status = 130
+
+
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     """Return ``; did you mean 'x'?`` for the known word closest to `word`, or an empty string."""
     import difflib

@@ -1,5 +1,6 @@
 """What every command that trains does around its training: announce, time, measure, save, check, write."""
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,24 +11,32 @@ import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded
-from .errors import InputError, RunError
+from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
+from .interruption import Interruption
 from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
 from .model.options import ModelOptions
 from .progress import Observers, Progress
 from .reports.environment import environment, file_hashes
 from .reports.render import render_report
-from .reports.results import SCHEMA
+from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
+from .resuming import PAGED, Memory, identity_of, refuse_other, source_of
 from .sharing import Sharing
+from .shortage import memory_explained, refuse_full_disk
+from .storage import writing
+from .training.checkpoint import Checkpoints, found_in, read_state
 from .training.loop import Plan
 from .training.optimizer import check_library
 from .training.problem import Problem
 
 RELOAD_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 3e-3}
 """Largest difference between the live and the reloaded model's loss on an example, in nats a token."""
+
+MEASURED = "measured.json"
+"""File of the checkpoints' folder that holds what was measured before the first step."""
 
 Measured = Mapping[str, Sequence[Encoded]]
 
@@ -47,25 +56,106 @@ class Check:
         return means
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What was measured of one model, as the run folder keeps it."""
+
+    values: dict[str, float]
+    """By ``split.metric``, the key in results.json."""
+    columns: dict[str, dict[str, list[Any]]]
+    """Split -> column of its scores -> one value an example."""
+
+    @classmethod
+    def of(cls, collected: Collected, measured: Measured) -> "Recorded":
+        """Return what the run folder keeps of `collected`."""
+        return cls(collected.values, {split: scores(split, rows, collected) for split, rows in measured.items()})
+
+
 class Execution:
-    """One execution of a command: its folder, its clock, its observer."""
+    """One execution of a command: its folder, its clock, its observer, and where it goes on from."""
 
     def __init__(self, config: UnlearnConfig | FinetuneConfig, progress: Progress | None, given: Given | None) -> None:
         """Check the output folder, and touch nothing; raises InputError where it cannot be used."""
         self.config = config
+        self.command = "unlearn" if isinstance(config, UnlearnConfig) else "finetune"
         self.given = given or Given()
-        check_library(config.training)
-        self.folder = RunFolder(config.run.output_dir, config.run.overwrite)
-        self.sharing = Sharing(config, self.folder, progress or Progress())
-        self.progress: Progress = Observers(progress or Progress(), self.sharing.tracking)
         self.seconds: dict[str, float] = {}
+        self.interruption = Interruption()
+        check_library(config.training)
+        is_resuming = config.checkpoints.resume_from_checkpoint is not None
+        self.folder = RunFolder(config.run.output_dir, config.run.overwrite, is_resuming)
+        watcher = progress or Progress()
+        self.source = source_of(config, self.folder.checkpoints, watcher.note)
+        self.sharing = Sharing(config, self.folder, watcher)
+        self.progress: Progress = Observers(watcher, self.sharing.tracking)
+        self._identity: dict[str, Any] = {}
+        self._memory: Memory | None = None
+        self.digest_before = ""
+
+    @contextmanager
+    def guarded(self) -> Iterator[None]:
+        """Let the run end with one sentence where somebody stops it, or memory runs out; both say how it goes on.
+
+        Raises Interrupted and RunError.
+        """
+        try:
+            with self.interruption.caught(), memory_explained(self.config, self.seconds, self._go_on):
+                yield
+        except KeyboardInterrupt as error:
+            raise Interrupted(f"interrupted.{self._go_on()}") from error
+
+    def _go_on(self) -> str:
+        """Return a sentence, with a blank before it, that says how a run that did not end goes on."""
+        if not self.folder.is_open:
+            return " Nothing was written." if self.source is None else ""
+        if self.config.training.optim.startswith(PAGED):
+            return f" The state of --optim {self.config.training.optim} cannot be kept: start anew with --overwrite."
+        steps = [path.name.removeprefix("checkpoint-") for path in found_in(self.folder.checkpoints)]
+        what = f"Its state after step {steps[0]} is kept; go on" if steps else "No checkpoint was written; start again"
+        data = self.config.data
+        names = [self.config.model.model, *(str(getattr(data, name)) for name in data.indifferent)]
+        if any(name.startswith("<") for name in names):
+            return f" {what} by the same call with resume_from_checkpoint='latest'."
+        file = shlex.quote(str(self.folder.path / "config.yaml"))
+        return f" {what} with: amnestic {self.command} --config {file} --resume_from_checkpoint latest"
+
+    def identify(self, inputs: Inputs) -> None:
+        """Find out what the run is made from; raises InputError where the checkpoint to go on from is of another run.
+
+        To be called once the configuration is resolved, and before anything is measured.
+        """
+        self.digest_before = digest(inputs.loaded)
+        self._identity = identity_of(self.command, self.config, inputs, self.digest_before)
+        if self.source is not None:
+            refuse_other(self.source, read_state(self.source)["identity"], self._identity)
+        folder = self.folder.checkpoints if self.source is None else self.source.parent
+        is_resuming = self.config.checkpoints.resume_from_checkpoint is not None
+        self._memory = Memory(self._identity, folder / MEASURED if is_resuming else None)
+
+    def recall(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return what `measure` does, or did in the run that is resumed; as JSON holds it."""
+        if self._memory is None:
+            return measure()
+        return self._memory.recall(name, measure)
+
+    def checkpoints(self) -> Checkpoints:
+        """Return what writes the run's checkpoints, and reads the one that it goes on from."""
+        return Checkpoints(
+            self.folder.checkpoints,
+            self.config.checkpoints,
+            self._identity,
+            self.interruption,
+            self.source,
+            is_resumable=not self.config.training.optim.startswith(PAGED),
+        )
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of the context to those of `stage`."""
         begin = time.perf_counter()
+        self.seconds.setdefault(stage, 0.0)
         yield
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+        self.seconds[stage] += time.perf_counter() - begin
 
     @property
     def batch_size(self) -> int:
@@ -101,29 +191,43 @@ class Execution:
             self.progress.note(note)
         self.sharing.prepare()
 
-    def measure(self, title: str, loaded: Loaded, measured: Measured) -> Collected:
+    def measure(self, title: str, loaded: Loaded, measured: Measured) -> Recorded:
         """Measure a model with every metric on each split of `measured`."""
         subject = Subject(loaded, measured, self.config.evaluation, self.progress.advance)
         metrics = suite(measured)
         self.progress.start(title, rows(subject, metrics))
-        return collect(subject, metrics)
+        return Recorded.of(collect(subject, metrics), measured)
+
+    def measure_once(self, name: str, title: str, loaded: Loaded, measured: Measured) -> Recorded:
+        """Measure a model as `measure` does, unless the run that is resumed has done so."""
+        return Recorded(**self.recall(name, lambda: vars(self.measure(title, loaded, measured))))
 
     @contextmanager
     def opened(self, inputs: Inputs) -> Iterator[None]:
-        """Create the run folder; however the context ends, what only training needed is gone from it."""
-        self.folder.open()
+        """Create the run folder, or open it where the run goes on.
+
+        At the end what only training needed is gone from it; a run that does not get there leaves its checkpoints.
+        """
+        saved = sum(p.numel() for p in inputs.loaded.model.parameters()) * inputs.loaded.saved_dtype.itemsize
+        refuse_full_disk(self.folder.path, inputs.loaded.model, saved, self.config)
+        self.folder.open(self.source)
         try:
             self._describe(inputs)
+            if self._memory is not None:
+                self._memory.write(self.folder.checkpoints / MEASURED)
             with self.sharing.guarded():
-                self.sharing.open(self.config)
+                self.sharing.open(self.config, 0 if self.source is None else int(read_state(self.source)["step"]))
                 yield
-        finally:
-            self.folder.close()
+        except BaseException:
+            self.folder.close(has_ended=False)
+            raise
+        self.folder.close(has_ended=True)
 
     def _describe(self, inputs: Inputs) -> None:
-        """Write the resolved configuration and the environment."""
+        """Write the resolved configuration and the environment; that of a run that goes on keeps the earlier one."""
         run = replace(self.config.run, overwrite=False)  # repeating a run must not silently replace it
-        write_yaml(replace(self.config, run=run), self.folder.path / "config.yaml")
+        checkpoints = replace(self.config.checkpoints, resume_from_checkpoint=None)
+        write_yaml(replace(self.config, run=run, checkpoints=checkpoints), self.folder.path / "config.yaml")
         files = [*inputs.files, *inputs.loaded.files]
         training = self.config.training
         facts = {
@@ -132,10 +236,22 @@ class Execution:
             "seed": training.seed,
             "sha256": file_hashes(files),
         }
-        self.folder.write("environment.json", environment() | facts)
+        path = self.folder.path / "environment.json"
+        earlier = {"resumed_from": read_json(path)} if self.source is not None and path.exists() else {}
+        self.folder.write("environment.json", environment() | facts | earlier)
 
-    def recorder(self, complete: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[dict[str, Any]], None]:
-        """Return what the loop calls after each step; `complete` turns the loop's record into the one that is shown."""
+    def recorder(
+        self, complete: Callable[[dict[str, Any]], dict[str, Any]], plan: Plan
+    ) -> Callable[[dict[str, Any]], None]:
+        """Begin the stage of training, and return what the loop calls after each step.
+
+        `complete` turns the loop's record into the one that is shown.
+        """
+        self.progress.start(self.command, plan.steps)
+        if self.source is not None:
+            step = int(read_state(self.source)["step"])
+            self.progress.note(f"going on after step {step}, from {self.source}.")
+            self.progress.advance(step)
 
         def record(values: dict[str, Any]) -> None:
             values = complete(values)
@@ -146,16 +262,17 @@ class Execution:
 
         return record
 
-    def save(self, loaded: Loaded, digest_before: str, check: Check) -> float:
+    def save(self, loaded: Loaded, check: Check) -> float:
         """Save the model, load it again, and return the largest difference of the losses on `check`, in nats a token.
 
         Raises RunError where the weights did not change, or the reloaded model differs from the live one.
         """
         round_to_saved(loaded)
-        if digest(loaded) == digest_before:
+        if digest(loaded) == self.digest_before:
             raise RunError(_unchanged(self.config.training.learning_rate, loaded))
         self.progress.start("save and check the model", 2)
-        self.folder.replace("model", lambda path: save(loaded, path))
+        with writing(self.folder.path / "model"):
+            self.folder.replace("model", lambda path: save(loaded, path))
         self.progress.advance()
         size = self.config.evaluation.per_device_eval_batch_size
         live = check.losses(loaded.model, size)
@@ -173,12 +290,10 @@ class Execution:
             )
         return difference
 
-    def finish(
-        self, results: dict[str, Any], inputs: Inputs, collected: Mapping[str, Collected], measured: Measured
-    ) -> dict[str, Any]:
+    def finish(self, results: dict[str, Any], inputs: Inputs, recorded: Mapping[str, Recorded]) -> dict[str, Any]:
         """Write scores, results and report, and return the whole results."""
-        for split, examples in measured.items():
-            self.folder.write_scores(split, scores(split, examples, collected))
+        for split in next(iter(recorded.values())).columns:
+            self.folder.write_scores(split, _joined(split, recorded))
         results = {
             "schema": SCHEMA,
             "model": self.config.model.model,
@@ -196,7 +311,7 @@ class Execution:
             self.progress.stop()
             return self.sharing.finish(self.config, results, inputs.sources)
 
-    def training_facts(self, plan: Plan, seconds: float) -> dict[str, Any]:
+    def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""
         return {
             "steps": plan.steps,
@@ -204,23 +319,34 @@ class Execution:
             "effective_batch": self.batch_size,
             "seconds": seconds,
             "seconds_per_step": seconds / plan.steps,
+            "resumed_after": list(resumed_after),
         }
 
 
-def scores(split: str, examples: Sequence[Encoded], collected: Mapping[str, Collected]) -> dict[str, list[Any]]:
-    """Return the columns of the per-example values of one split: one row for each model and example."""
-    columns: dict[str, list[Any]] = {"id": [], "model": [], "prompt": [], "answer": [], "generated": []}
-    for model, found in collected.items():
-        columns["id"] += [example.id for example in examples]
-        columns["model"] += [model] * len(examples)
-        columns["prompt"] += [example.prompt for example in examples]
-        columns["answer"] += [example.answer for example in examples]
-        columns["generated"] += found.generated(split)
-        for key, measurement in found.measurements.items():
-            name, _, metric = key.partition(".")
-            if name == split and measurement.per_example is not None:
-                columns.setdefault(metric, []).extend(measurement.per_example.tolist())
+def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dict[str, list[Any]]:
+    """Return the columns of the per-example values of one model on one split: one value an example."""
+    columns: dict[str, list[Any]] = {
+        "id": [example.id for example in examples],
+        "prompt": [example.prompt for example in examples],
+        "answer": [example.answer for example in examples],
+        "generated": collected.generated(split),
+    }
+    for key, measurement in collected.measurements.items():
+        name, _, metric = key.partition(".")
+        if name == split and measurement.per_example is not None:
+            columns[metric] = measurement.per_example.tolist()
     return columns
+
+
+def _joined(split: str, recorded: Mapping[str, Recorded]) -> dict[str, list[Any]]:
+    """Return the columns of one split with one row for each model and example."""
+    parts = {model: found.columns[split] for model, found in recorded.items()}
+    rows = {model: len(columns["id"]) for model, columns in parts.items()}
+    names = list(dict.fromkeys(name for columns in parts.values() for name in columns))
+    joined: dict[str, list[Any]] = {"id": [], "model": [model for model, count in rows.items() for _ in range(count)]}
+    for name in names:
+        joined[name] = [v for model, columns in parts.items() for v in columns.get(name, [None] * rows[model])]
+    return joined
 
 
 def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:

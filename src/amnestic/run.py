@@ -1,23 +1,25 @@
 """The main path, top to bottom: load, encode, measure, train, save, check, report."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from .config import FinetuneConfig, UnlearnConfig, from_mapping
+from .constraints.bound import Probe
 from .constraints.retention import NLL
 from .data.batches import StepRows
 from .errors import InputError
-from .execution import Check, Execution, evenly
+from .execution import Check, Execution, Recorded, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
-from .model.load import Loaded, checkpointed, digest, load
+from .model.load import Loaded, checkpointed, load
 from .model.options import ModelOptions
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
 from .training.problem import Problem, Term
-from .unlearning import PROBE_SEED, Unlearning
+from .unlearning import PROBE_SEED, Trained, Unlearning
 
 
 @dataclass
@@ -83,53 +85,73 @@ def finetune(
 def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
     execution = Execution(config, progress, given)
+    with execution.guarded():
+        return _unlearn(execution, config)
+
+
+def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
     method = execution.given.method or build(config.method.method, config.method.method_args)
     with execution.timed("load"):
         inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
         refuse_shared(inputs)
         retrained = _retrained(execution, inputs, config.evaluation.retrained)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
+        execution.config = task.resolved()
+        execution.identify(inputs)
     with execution.timed("reference"):
-        judge = task.judge()
+        judge = task.judge(execution)
         execution.announce(inputs, task.plan, task.facts(judge))
-        collected = {"before": execution.measure("measure the model before", inputs.loaded, task.measured)}
+        recorded = {
+            "before": execution.measure_once("before", "measure the model before", inputs.loaded, task.measured)
+        }
         if retrained is not None:
-            collected["retrained"] = execution.measure("measure the retrained model", retrained, task.measured)
+            title = "measure the retrained model"
+            recorded["retrained"] = execution.measure_once("retrained", title, retrained, task.measured)
             del retrained  # training needs the memory
-    execution.config = task.resolved(judge)
     with execution.opened(inputs):
         with execution.timed("train"):
             trained = task.train(execution, judge)
         with execution.timed("save"):
-            difference = execution.save(inputs.loaded, trained.digest_before, task.check)
+            difference = execution.save(inputs.loaded, task.check)
         with execution.timed("measure"):
-            collected["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
-    before, after, reached = collected["before"].values, collected["after"].values, trained.kept.reached
+            recorded["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
+        results = _unlearn_results(execution, task, judge, trained, recorded) | {"reload_difference": difference}
+        results = execution.finish(results, inputs, recorded)
+    return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
+
+
+def _unlearn_results(
+    execution: Execution, task: Unlearning, judge: Probe, trained: Trained, recorded: Mapping[str, Recorded]
+) -> dict[str, Any]:
+    method, config = task.method, task.config
+    before, after, reached = recorded["before"].values, recorded["after"].values, trained.kept.reached
     bound = task.bound_facts(judge, reached)
-    results = {
+    return {
         "command": "unlearn",
         "status": "feasible" if reached.holds else "infeasible",
         "verdict": verdict(bound, reached.holds, before, after),
         "bound": bound,
         "metrics": after,
         "reference_metrics": before,
-        **({"retrained_metrics": collected["retrained"].values} if "retrained" in collected else {}),
+        **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
         "method": {"name": method.name} | (asdict(method) if is_dataclass(method) else {}),
         "multiplier": task.multiplier_facts(trained.multiplier),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
         "probe_ids": [example.id for example in task.probe],
-        "training": execution.training_facts(task.plan, trained.seconds),
-        "reload_difference": difference,
+        "training": execution.training_facts(task.plan, trained.seconds, trained.resumed_after),
         "seeds": {"training": config.training.seed, "probe": PROBE_SEED},
     }
-    results = execution.finish(results, inputs, collected, task.measured)
-    return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
 
 
 def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
     execution = Execution(config, progress, given)
+    with execution.guarded():
+        return _finetune(execution, config)
+
+
+def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
     with execution.timed("load"):
         inputs = execution.gather({"data": config.data.data}, config.data.exclude)
         examples = inputs.splits["data"].examples
@@ -137,30 +159,31 @@ def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given
         plan = Plan.of(config.training, rows.steps_per_epoch)
         loss = Term("data", "token", NLL.needs, NLL().values)
         problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary)
+        execution.identify(inputs)
     execution.announce(inputs, plan, {})
     measured = {"data": evenly(examples, config.evaluation.eval_rows)}
-    before = digest(inputs.loaded)
     with execution.opened(inputs):
         with execution.timed("train"):
-            execution.progress.start("finetune", plan.steps)
-            record = execution.recorder(_finetune_record)
-            loop = Loop(problem, {"data": examples}, rows, plan, config.training, [], record, lambda step, epoch: None)
+            record, checkpoints = execution.recorder(_finetune_record, plan), execution.checkpoints()
+            splits = {"data": examples}
+            loop = Loop(problem, splits, rows, plan, config.training, [], record, lambda *_: None, checkpoints)
             with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
                 seconds = loop.run()
         with execution.timed("save"):
-            difference = execution.save(inputs.loaded, before, Check(problem, "data", measured["data"]))
+            difference = execution.save(inputs.loaded, Check(problem, "data", measured["data"]))
         with execution.timed("measure"):
             after = execution.measure("measure the model", inputs.loaded, measured)
-    results = {
-        "command": "finetune",
-        "status": "done",
-        "verdict": f"Trained for {plan.steps} steps; probability of an answer {after.values['data.probability']:.3g}.",
-        "metrics": after.values,
-        "training": execution.training_facts(plan, seconds),
-        "reload_difference": difference,
-        "seeds": {"training": config.training.seed},
-    }
-    results = execution.finish(results, inputs, {"after": after}, measured)
+        reached = after.values["data.probability"]
+        results = {
+            "command": "finetune",
+            "status": "done",
+            "verdict": f"Trained for {plan.steps} steps; probability of an answer {reached:.3g}.",
+            "metrics": after.values,
+            "training": execution.training_facts(plan, seconds, checkpoints.resumed_after),
+            "reload_difference": difference,
+            "seeds": {"training": config.training.seed},
+        }
+        results = execution.finish(results, inputs, {"after": after})
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
 
 

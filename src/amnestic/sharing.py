@@ -43,15 +43,17 @@ class Sharing:
         """Start the trackers of the run whose folder was opened; a run that goes on after `steps_done` keeps its id."""
         if not self.tracking.is_used:
             return
-        path = self._folder.path / "tracking.json"
+        folder = self._folder.path / "tracking"
+        path = folder / "run.json"
         resumed = path.is_file()
         known = str(read_json(path)["id"]) if resumed else uuid.uuid4().hex[:12]
-        self._folder.write("tracking.json", {"id": known})
+        folder.mkdir(exist_ok=True)
+        self._folder.write("tracking/run.json", {"id": known})
         run = TrackedRun(
             id=known,
             name=config.tracking.run_name or self._folder.path.absolute().name,
             project=config.tracking.project,
-            folder=self._folder.path,
+            folder=folder,
             config=disclosed(config),
             steps_done=steps_done,
             resumed=resumed,

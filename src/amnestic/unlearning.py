@@ -1,8 +1,9 @@
 """Unlearning as a constrained problem: which rows train, which hold the bound, and the training itself."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from .errors import InputError, RunError
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
 from .methods.base import Method
-from .model.load import checkpointed, digest
+from .model.load import checkpointed
 from .training.candidates import Candidate, Candidates
+from .training.checkpoint import read_state
 from .training.loop import Loop, Plan
 from .training.problem import Problem, forget_term, retain_term
 
@@ -39,8 +41,8 @@ class Trained:
     """Its last value."""
     seconds: float
     """Of the steps alone."""
-    digest_before: str
-    """Hash of the weights that training started from."""
+    resumed_after: list[int]
+    """Steps after which the run was interrupted and went on."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Unlearning:
     """One constrained problem on one model: minimize the forget loss while the retain loss stays within its bound."""
 
     config: UnlearnConfig
+    method: Method
     problem: Problem
     control: Bounded
     inputs: Inputs
@@ -73,13 +76,14 @@ class Unlearning:
         problem = Problem(terms, inputs.loaded.model, inputs.loaded.vocabulary)
         held_out = len(retain) < len(inputs.splits["retain"].examples)
         plan = Plan.of(training, step_rows.steps_per_epoch)
-        return cls(config, problem, control, inputs, forget, retain, probe, held_out, step_rows, plan)
+        return cls(config, method, problem, control, inputs, forget, retain, probe, held_out, step_rows, plan)
 
-    def resolved(self, judge: Probe) -> UnlearnConfig:
+    def resolved(self) -> UnlearnConfig:
         """Return the configuration with the bound and the multiplier that were chosen for what it left open."""
         names = ("initial", "rate", "warmup_epochs", "update")
         multiplier = MultiplierOptions(**{f"multiplier_{name}": getattr(self.control, name) for name in names})
-        stated: dict[str, Any] = {judge.bound.kind: judge.bound.requested}
+        asked = Bound.of(self.config.bound)
+        stated: dict[str, Any] = {asked.kind: asked.requested}
         bound = replace(self.config.bound, **stated)
         return replace(self.config, bound=bound, multiplier=multiplier)
 
@@ -93,15 +97,19 @@ class Unlearning:
         """Return the losses by which the saved model is checked: those of the probe."""
         return Check(self.problem, "retain", self.probe)
 
-    def probe_losses(self) -> Sums:
-        """Return the retain loss of each probe example, of the model as it stands."""
+    def probe_losses(self, check: Callable[[], None] = lambda: None) -> Sums:
+        """Return the retain loss of each probe example, of the model as it stands; `check` may interrupt."""
         size = self.config.evaluation.per_device_eval_batch_size
-        return self.problem.measure("retain", self.probe, size)[1]
+        return self.problem.measure("retain", self.probe, size, check)[1]
 
-    def judge(self) -> Probe:
-        """Measure the model before unlearning; raises InputError for a bound that it does not hold today."""
+    def judge(self, execution: Execution) -> Probe:
+        """Measure the model before unlearning, unless the run that is resumed has done so.
+
+        Raises InputError for a bound that it does not hold today.
+        """
         whole_split = len(self.probe) == len(self.inputs.splits["retain"].examples)
-        judge = Probe(Bound.of(self.config.bound), self.probe_losses(), whole_split)
+        reference = Sums.of(execution.recall("reference", lambda: self.probe_losses().record))
+        judge = Probe(Bound.of(self.config.bound), reference, whole_split)
         if not math.isfinite(judge.reference.mean):
             raise InputError(
                 f"the model's loss on the retain probe is {judge.reference.mean} before unlearning; its weights are "
@@ -123,11 +131,18 @@ class Unlearning:
 
     def train(self, execution: Execution, judge: Probe) -> Trained:
         """Take all steps, measure every candidate, and put the best one's weights back into the model."""
-        before = digest(self.inputs.loaded)
         multiplier = self.control.start(judge.limit, self.plan.steps_per_epoch, self.problem.model.device)
-        candidates = Candidates(self.inputs.loaded, judge, self._measure, execution.folder.checkpoints)
+        checkpoints = execution.checkpoints()
+        measure = partial(self._measure, execution.interruption.check)
+        candidates = Candidates(self.inputs.loaded, judge, measure, execution.folder.checkpoints)
+        checkpoints.candidates, checkpoints.candidate = lambda: candidates.states, candidates.path
+        if execution.source is not None:
+            states = read_state(execution.source)["candidates"]
+            candidates.resume(states, execution.source / "candidate.safetensors")
 
         def candidate(step: int, epoch: float) -> None:
+            if candidates.all and candidates.all[-1].step == step:
+                return  # measured before the run was interrupted
             facts = candidates.add(step, epoch).record
             execution.folder.log({"candidate": True} | facts)
             execution.progress.candidate(facts)
@@ -136,13 +151,14 @@ class Unlearning:
             (value,) = values.pop("multipliers")
             return values | {"bound": judge.limit, "multiplier": value}
 
-        execution.progress.start("unlearn", self.plan.steps)
+        record = execution.recorder(complete, self.plan)
         splits = {"forget": self.forget, "retain": self.retain}
-        record = execution.recorder(complete)
-        loop = Loop(self.problem, splits, self.rows, self.plan, self.config.training, [multiplier], record, candidate)
-        with checkpointed(self.inputs.loaded, self.config.training.gradient_checkpointing):
+        options = self.config.training
+        loop = Loop(self.problem, splits, self.rows, self.plan, options, [multiplier], record, candidate, checkpoints)
+        with checkpointed(self.inputs.loaded, options.gradient_checkpointing):
             seconds = loop.run()
-        return Trained(candidates.restore(), candidates.all, float(multiplier.value), seconds, before)
+        kept = candidates.restore()
+        return Trained(kept, candidates.all, float(multiplier.value), seconds, checkpoints.resumed_after)
 
     def bound_facts(self, judge: Probe, reached: Reached) -> dict[str, Any]:
         """Return what results.json records of the bound."""
@@ -165,10 +181,11 @@ class Unlearning:
         names = ("initial", "rate", "warmup_epochs", "update")
         return {name: getattr(control, name) for name in names} | {"final": last}
 
-    def _measure(self) -> tuple[float, Sums]:
+    def _measure(self, check: Callable[[], None]) -> tuple[float, Sums]:
         """Return the forget loss on all forget rows, and the probe's losses, of the model as it stands."""
         size = self.config.evaluation.per_device_eval_batch_size
-        forget_loss, losses = self.problem.measure("forget", self.forget, size)[0].mean, self.probe_losses()
+        forget_loss = self.problem.measure("forget", self.forget, size, check)[0].mean
+        losses = self.probe_losses(check)
         if not np.isfinite([forget_loss, losses.mean]).all():
             raise RunError(
                 f"the model's forget loss is {forget_loss:g} and its retain loss {losses.mean:g}, which are not both "

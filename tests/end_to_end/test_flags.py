@@ -119,6 +119,9 @@ ELSEWHERE = {
     "hub_model_id",
     "hub_private_repo",
     "push_infeasible",
+    "save_steps",
+    "save_total_limit",
+    "resume_from_checkpoint",
 }
 """Options with a test of their own: their runs are equal by design, or refused."""
 

@@ -128,7 +128,7 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(sent)
 
-        do_GET = do_POST = do_PUT = reply
+        do_GET = do_POST = do_PUT = reply  # noqa: N815 (the names that http.server calls)
 
         def log_message(self, *arguments: Any) -> None:
             pass

@@ -20,10 +20,10 @@ class Lines(Tracker):
     requirement = "json"
 
     def start(self, run):
-        run.folder.mkdir(parents=True)
+        run.folder.mkdir(parents=True, exist_ok=True)
         self.file = run.folder / "lines.jsonl"
-        facts = {"id": run.id, "name": run.name, "config": dict(run.config), "resumed": run.resumed}
-        self._write(start=facts)
+        facts = {"id": run.id, "name": run.name, "config": dict(run.config)}
+        self._write(start=facts | {"resumed": run.resumed, "done": run.steps_done})
         return str(self.file)
 
     def log(self, values, step):
@@ -77,7 +77,9 @@ def test_a_tracker_receives_what_the_run_folder_has(own, unlearn, tmp_path):
     start, *logged, end = found
     assert start["start"]["name"] == "night"
     assert start["start"]["config"] | {"bound": 9.0, "max_steps": 2, "method": "pdu"} == start["start"]["config"]
-    assert start["start"]["id"] == json.loads((outcome.folder / "tracking.json").read_text(encoding="utf-8"))["id"]
+    assert (
+        start["start"]["id"] == json.loads((outcome.folder / "tracking" / "run.json").read_text(encoding="utf-8"))["id"]
+    )
     expected = [
         ({f"train/{name}": value for name, value in step.items() if name != "step"}, step["step"])
         for step in outcome.steps
@@ -179,7 +181,7 @@ def test_an_unknown_tracker_costs_nothing(finetune, tmp_path):
 
 def test_nothing_is_followed_unasked(finetune):
     outcome = finetune()
-    assert not {"tracking.json", "tensorboard", "wandb"} & {path.name for path in outcome.folder.iterdir()}
+    assert "tracking" not in {path.name for path in outcome.folder.iterdir()}
 
 
 def test_tensorboard_files_lie_in_the_run_folder_and_are_replaced_with_it(finetune, tmp_path):
@@ -187,12 +189,60 @@ def test_tensorboard_files_lie_in_the_run_folder_and_are_replaced_with_it(finetu
     for _ in range(2):
         outcome = finetune("--overwrite", report_to="tensorboard", output_dir=tmp_path / "run")
         assert outcome.status == 0
-    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    (file,) = (tmp_path / "run" / "tracking" / "tensorboard").iterdir()
     found = event_accumulator.EventAccumulator(str(file)).Reload().Scalars("train/loss")
     assert [event.step for event in found] == [1, 2]
     assert [event.value for event in found] == pytest.approx([step["loss"] for step in outcome.steps])
     config = (tmp_path / "run" / "config.yaml").read_text(encoding="utf-8")
     assert "report_to:\n- tensorboard\n" in config
+
+
+def interrupting(monkeypatch, number):
+    """Interrupt the training at its step `number`, counted from 1."""
+    import amnestic.training.loop as loop
+
+    def stopped(*arguments):
+        calls.append(arguments)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return step(*arguments)
+
+    calls: list = []
+    step = loop.step
+    monkeypatch.setattr(loop, "step", stopped)
+
+
+def test_a_resumed_run_is_the_same_run_to_its_trackers(own, finetune, monkeypatch, tmp_path):
+    options = {"report_to": f"{own}.Lines", "output_dir": tmp_path / "run", "max_steps": 5, "save_steps": 2}
+    with monkeypatch.context() as patch:
+        interrupting(patch, 4)
+        assert finetune(**options).status == 130
+    outcome = finetune(**options, resume_from_checkpoint="latest")
+    assert outcome.status == 0
+    first, second = [line["start"] for line in lines(outcome) if "start" in line]
+    assert second["id"] == first["id"]
+    assert (first["resumed"], first["done"]) == (False, 0)
+    assert (second["resumed"], second["done"]) == (True, 2)
+    steps = [
+        line["step"] for line in lines(outcome) if any(name.startswith("train/") for name in line.get("values", ()))
+    ]
+    assert steps == [1, 2, 3, 3, 4, 5]
+
+
+def test_tensorboard_shows_each_step_of_a_resumed_run_once(finetune, monkeypatch, tmp_path):
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    options = {"report_to": "tensorboard", "output_dir": tmp_path / "run", "max_steps": 5, "save_steps": 2}
+    with monkeypatch.context() as patch:
+        interrupting(patch, 4)
+        assert finetune(**options).status == 130
+    outcome = finetune(**options, resume_from_checkpoint="latest")
+    found = (
+        event_accumulator.EventAccumulator(str(tmp_path / "run" / "tracking" / "tensorboard"))
+        .Reload()
+        .Scalars("train/loss")
+    )
+    assert [event.step for event in found] == [1, 2, 3, 4, 5]
+    assert [event.value for event in found] == pytest.approx([step["loss"] for step in outcome.steps])
 
 
 def test_a_card_is_written_for_every_model(unlearned, retrained):

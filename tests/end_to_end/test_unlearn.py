@@ -337,4 +337,4 @@ def test_weights_that_did_not_change_are_an_error(unlearn, bfloat16):
     last = outcome.err.splitlines()[-1]
     assert last.startswith("error: no weight changed: at --learning_rate 1e-12 every update was lost to rounding in bf")
     assert "results.json" not in names(outcome.folder)
-    assert names(outcome.folder) == ["config.yaml", "environment.json", "train.jsonl"]
+    assert names(outcome.folder) == ["checkpoints", "config.yaml", "environment.json", "train.jsonl"]

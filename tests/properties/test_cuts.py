@@ -164,7 +164,7 @@ def test_padding_changes_nothing(case, extra):
         filler = torch.full((len(rows), extra), 5)
         wider = torch.cat([batch.input_ids, filler], dim=1)
         predicting = torch.cat([batch.predicting, torch.zeros_like(filler, dtype=torch.bool)], dim=1)
-        batches.append(Batch(split, wider, predicting, batch.targets, batch.row))
+        batches.append(Batch(split, wider, predicting, batch.targets, batch.row, batch.ids))
     assert_equal(found.step(PDU(), batches), found.expected(PDU()))
 
 

@@ -1,5 +1,7 @@
 """Which candidate is kept, and whether its weights really come back."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -116,14 +118,32 @@ def test_tied_weights_are_kept_once_and_stay_tied(tiny, tmp_path, tied):
     assert (embedding is head) is tied
 
 
-def test_nothing_is_left_in_the_folder(tiny, tmp_path):
+def test_the_folder_holds_the_best_weights_and_nothing_else(tiny, tmp_path):
     loaded = tiny()
     candidates = Candidates(loaded, PROBE, Script(loaded, [(2.0, 0.1), (1.0, 0.1)]), tmp_path / "checkpoints")
     candidates.add(1, 1.0)
     candidates.add(2, 2.0)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["candidate.safetensors"]
     candidates.restore()
-    assert list((tmp_path / "checkpoints").iterdir()) == []
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["candidate.safetensors"]
+
+
+def test_candidates_go_on_from_a_checkpoint(tiny, tmp_path):
+    """The third candidate forgets less than the best of the two before: the weights of that one come back."""
+    loaded = tiny()
+    first = Candidates(loaded, PROBE, Script(loaded, [(2.0, 0.1), (1.0, 0.1)]), tmp_path / "first")
+    first.add(1, 1.0)
+    shift(loaded, 0.5)
+    first.add(2, 2.0)
+    best = weights(loaded)
+    second = Candidates(loaded, PROBE, Script(loaded, [(1.5, 0.1)]), tmp_path / "second")
+    second.resume(json.loads(json.dumps(first.states)), first.path)
+    shift(loaded, 0.5)
+    second.add(3, 3.0)
+    assert [candidate.step for candidate in second.all] == [1, 2, 3]
+    assert second.all[:2] == first.all
+    assert second.restore().step == 2
+    assert_same(weights(loaded), best)
 
 
 def test_measured_on_weights_as_saved_and_trained_on_with_exact_ones(tiny, tmp_path):

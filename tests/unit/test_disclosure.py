@@ -84,9 +84,8 @@ def test_the_command_repeats_what_is_public():
 def test_capitals_stand_for_what_stays():
     given = {"model": "/data/base", "data": "all.jsonl", "exclude": "jane.jsonl", "output_dir": "run"}
     config = from_mapping(FinetuneConfig, given)
-    assert command_line(config, "finetune").split() == (
-        "amnestic finetune \\ --model MODEL \\ --data DATA \\ --exclude EXCLUDE \\ --output_dir RUN".split()
-    )
+    expected = "amnestic finetune --model MODEL --data DATA --exclude EXCLUDE --output_dir RUN"
+    assert command_line(config, "finetune").replace(" \\\n ", "") == expected
 
 
 def test_the_command_can_be_typed():

@@ -195,8 +195,8 @@ def spoil(observed: Observed, after: int):
 def test_a_loss_that_is_no_number_ends_the_run_with_the_step(observe):
     observed = observe(max_steps=6)
     sentence = (
-        r"^step 3: forget_loss nan, retain_loss nan, gradient norm nan are not all finite; lower --learning_rate, or "
-        r"use --dtype float32\.$"
+        r"^step 3: forget_loss nan, retain_loss nan, gradient norm nan are not all finite, in examples "
+        r"forget:\d, forget:\d, retain:\d+, retain:\d+; lower --learning_rate, or use --dtype float32\.$"
     )
     with pytest.raises(RunError, match=sentence):
         observed.run(spoil(observed, after=1))

@@ -208,13 +208,13 @@ def text(found: Any, name: str) -> str:
 def test_tensorboard_reads_back_what_was_logged(run):
     pytest.importorskip("tensorboard")
     found = TRACKERS.get("tensorboard")()
-    assert found.start(run) == f"tensorboard --logdir {run.folder}"
+    assert found.start(run) == f"tensorboard --logdir {run.folder / 'tensorboard'}"
     found.log({"train/forget_loss": 2.0, "train/retain_loss": 0.5}, 1)
     found.log({"train/forget_loss": 1.5}, 2)
     found.log({"metrics/forget.rouge": 0.25}, 0)
-    assert scalars(read_back(run.folder), "train/forget_loss") == [(1, 2.0), (2, 1.5)]  # before it is closed
+    assert scalars(read_back(run.folder / "tensorboard"), "train/forget_loss") == [(1, 2.0), (2, 1.5)]  # before it is closed
     found.finish({"status": "feasible", "verdict": "Bound held."}, 0)
-    written = read_back(run.folder)
+    written = read_back(run.folder / "tensorboard")
     assert scalars(written, "train/retain_loss") == [(1, 0.5)]
     assert scalars(written, "metrics/forget.rouge") == [(0, 0.25)]
     assert text(written, "config").splitlines()[2:] == ["| learning_rate | 1e-05 |", "| model | me/x |"]
@@ -233,4 +233,4 @@ def test_tensorboard_hides_the_steps_that_are_taken_again(run):
         second.log({"train/forget_loss": 20.0 + step}, step)
     second.finish({}, 0)
     expected = [(1, 11.0), (2, 12.0), (3, 23.0), (4, 24.0), (5, 25.0)]
-    assert scalars(read_back(run.folder), "train/forget_loss") == expected
+    assert scalars(read_back(run.folder / "tensorboard"), "train/forget_loss") == expected

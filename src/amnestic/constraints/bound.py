@@ -4,6 +4,7 @@ A loss is the mean over the scored tokens of a probe of ``B`` examples, in nats 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -62,6 +63,16 @@ class Sums:
     def mean(self) -> float:
         """Return the mean over all units."""
         return float(self.sums.sum() / max(1, self.counts.sum()))
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> "Sums":
+        """Return the sums that `record` describes."""
+        return cls(np.array(record["sums"], dtype=np.float64), np.array(record["counts"], dtype=np.int64))
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Return the sums as JSON holds them, exactly."""
+        return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
 
     def add(self, example: np.ndarray, values: np.ndarray) -> None:
         """Add `values` (N,), one unit each, to their examples (N,)."""

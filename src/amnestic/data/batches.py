@@ -4,7 +4,7 @@ The rows depend on seed, step number and global batch alone; length only decides
 ``N`` scored positions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -27,11 +27,13 @@ class Batch:
     """(N,) int64: the scored tokens, in the order of `predicting`."""
     row: torch.Tensor
     """(N,) int64: the row of the batch that each scored token belongs to."""
+    ids: tuple[str, ...]
+    """Of the examples, B."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "predicting")}
-        return Batch(self.split, **move, targets=self.targets.to(device), row=self.row.to(device))
+        return Batch(self.split, **move, targets=self.targets.to(device), row=self.row.to(device), ids=self.ids)
 
 
 def pad(split: str, rows: Sequence[Encoded]) -> Batch:
@@ -47,7 +49,8 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     predicting[row_of, position - 1] = True
     as_tensor = torch.from_numpy
     targets = input_ids[row_of, position]
-    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of))
+    ids = tuple(row.id for row in rows)
+    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of), ids)
 
 
 def cut(examples: Sequence[Encoded], most_rows: int, pass_cost: int = 128) -> list[list[int]]:
@@ -121,7 +124,7 @@ class StepRows:
 
 
 def micro_batches(
-    splits: dict[str, Sequence[Encoded]], rows: dict[str, np.ndarray], most_rows: int, pass_cost: int
+    splits: Mapping[str, Sequence[Encoded]], rows: dict[str, np.ndarray], most_rows: int, pass_cost: int
 ) -> Iterator[Batch]:
     """Yield the rows of one step, split by split, as padded batches of at most `most_rows` rows."""
     for name, numbers in rows.items():

@@ -1,7 +1,7 @@
 """Options of reading and encoding data; nothing heavy is imported here."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..errors import InputError
 
@@ -50,6 +50,8 @@ class DataOptions:
 class UnlearnData(DataOptions):
     """What to forget and what to keep."""
 
+    indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain"})
+
     forget: str
     """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
     owner/name[:config[:split]]."""
@@ -60,6 +62,8 @@ class UnlearnData(DataOptions):
 @dataclass(frozen=True, kw_only=True)
 class FinetuneData(DataOptions):
     """What to learn."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"data", "exclude"})
 
     data: str
     """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set

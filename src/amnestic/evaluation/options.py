@@ -1,6 +1,7 @@
 """Options of measuring a model; nothing heavy is imported here."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import InputError
 
@@ -8,6 +9,8 @@ from ..errors import InputError
 @dataclass(frozen=True, kw_only=True)
 class EvaluationOptions:
     """How models are measured before and after."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"per_device_eval_batch_size"})
 
     per_device_eval_batch_size: int = 32
     """Most examples in one forward pass."""

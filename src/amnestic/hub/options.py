@@ -1,6 +1,7 @@
 """Options of uploading a model to the Hub; nothing heavy is imported here."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import InputError
 
@@ -8,6 +9,8 @@ from ..errors import InputError
 @dataclass(frozen=True, kw_only=True)
 class HubOptions:
     """Where the model is uploaded once the run has ended; only the folder ``model`` is."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"push_to_hub", "hub_model_id", "hub_private_repo"})
 
     push_to_hub: bool = False
     """Upload the model and its card to --hub_model_id when the run has ended; the token is that of HF_TOKEN or of
@@ -29,6 +32,8 @@ class HubOptions:
 @dataclass(frozen=True, kw_only=True)
 class UnlearnHub(HubOptions):
     """What is uploaded of an unlearned model."""
+
+    indifferent: ClassVar[frozenset[str]] = HubOptions.indifferent | {"push_infeasible"}
 
     push_infeasible: bool = False
     """Upload a model that misses its bound as well; its card says so first."""

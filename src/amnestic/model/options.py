@@ -1,12 +1,14 @@
 """Options of loading a model; nothing heavy is imported here."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
     """Which model, and in which precision."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"model", "model_revision", "tokenizer", "device"})
 
     model: str
     """Hub id or local folder of a causal language model."""

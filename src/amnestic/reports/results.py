@@ -121,6 +121,8 @@ class TrainingFacts(TypedDict):
     """Examples of a split in one optimiser step, over all processes."""
     seconds: float
     seconds_per_step: float
+    resumed_after: NotRequired[list[int]]
+    """Steps after which the run was interrupted and went on."""
 
 
 class Results(TypedDict):

@@ -1,16 +1,19 @@
 """The folder of a run: opened once everything was checked, and never left half written."""
 
+import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, RunError
-from .results import JsonLines, write_json
+from ..storage import remove, write_file, write_folder, writing
+from ..training.checkpoint import found_in, read_state
+from .results import JsonLines, read_jsonl, write_json, write_text
 
 CONTENTS = {
     "config.yaml",
@@ -21,30 +24,45 @@ CONTENTS = {
     "scores",
     "results.json",
     "report.html",
-    "tracking.json",
-    "tensorboard",
-    "wandb",
+    "tracking",
 }
+
+STALE = {"scores", "results.json", "report.html"}
+"""What a run writes last: it is gone from the folder of a run that goes on."""
 
 
 class RunFolder:
     """One folder with everything about one execution."""
 
-    def __init__(self, path: str | Path, overwrite: bool) -> None:
-        """Check the folder without touching it; raises InputError where it cannot be used."""
+    def __init__(self, path: str | Path, overwrite: bool, is_resuming: bool = False) -> None:
+        """Check the folder without touching it; raises InputError where it cannot be used.
+
+        Raises RunError where the file system does not let anything be written.
+        """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self._log: JsonLines | None = None
+        self._lock: int | None = None
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output_dir {path} is a file; expected a folder.")
         _refuse_place(self.path)
         found = {item.name for item in self.path.iterdir()} if self.path.is_dir() else set()
-        if found and not overwrite:
-            raise InputError(f"--output_dir {path} is not empty; give another folder, or --overwrite an earlier run.")
+        if found and not overwrite and not is_resuming:
+            ways = "another folder, or --overwrite an earlier run"
+            if "checkpoints" in found:
+                ways = "--resume_from_checkpoint latest to go on with the run in it, or --overwrite to start anew"
+            raise InputError(f"--output_dir {path} is not empty; give {ways}.")
+        if is_resuming and "results.json" in found and not found_in(self.checkpoints):
+            raise InputError(f"the run in --output_dir {path} has ended; there is nothing to resume.")
         if strange := sorted(name for name in found if not _is_ours(name)):
             raise InputError(
                 f"--output_dir {path} holds '{strange[0]}', which no run wrote; --overwrite replaces only earlier runs."
             )
+
+    @property
+    def is_open(self) -> bool:
+        """Return whether the run has begun to write: what stands in the folder is its own."""
+        return self._log is not None
 
     def refuse_inputs(self, files: Iterable[Path]) -> None:
         """Raise InputError where a file that the run reads lies in the folder: opening it would delete the file."""
@@ -53,15 +71,19 @@ class RunFolder:
             if file.resolve().is_relative_to(folder):
                 raise InputError(f"--output_dir {self.path} holds {file}, which this run reads; give another folder.")
 
-    def open(self) -> None:
-        """Create the folder, or clear it of an earlier run; raises RunError where the file system refuses."""
-        try:
+    def open(self, source: Path | None = None) -> None:
+        """Create the folder, or clear it of an earlier run; with `source`, the checkpoint to go on from, keep its log.
+
+        Raises InputError where another process is writing there, RunError where the file system refuses.
+        """
+        with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = _lock(self.path)
+            records = [] if source is None else _records(source)
             for item in list(self.path.iterdir()):
-                if _is_ours(item.name):
-                    _remove(item)
-        except OSError as error:
-            raise RunError(f"cannot write the run folder {self.path}: {error.strerror or error}.") from error
+                if source is None or item.name.endswith(".tmp") or item.name in STALE:
+                    remove(item)
+            write_text(self.path / "train.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
         self._log = JsonLines(self.path / "train.jsonl")
 
     def log(self, record: Mapping[str, Any]) -> None:
@@ -69,11 +91,16 @@ class RunFolder:
         if self._log is not None:
             self._log.append(record)
 
-    def close(self) -> None:
-        """Close train.jsonl and remove what only training needed."""
+    def close(self, has_ended: bool) -> None:
+        """Close train.jsonl, and remove what only training needed where the run has ended."""
         if self._log is not None:
             self._log.close()
-        _remove(self.checkpoints)
+        if has_ended:
+            with suppress(OSError):
+                remove(self.checkpoints)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def write_scores(self, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write the per-example values of one split, one row a model and example, as scores/SPLIT.parquet."""
@@ -81,19 +108,14 @@ class RunFolder:
         import pyarrow.parquet
 
         path = self.path / "scores" / f"{split}.parquet"
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
         table = pyarrow.table({name: _column(values) for name, values in columns.items()})
-        pyarrow.parquet.write_table(table, temporary)
-        temporary.replace(path)
+        with writing(path):
+            path.parent.mkdir(exist_ok=True)
+        write_file(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
     def replace(self, name: str, write: Callable[[Path], None]) -> None:
         """Let `write` fill a folder under a temporary name, then put it in the place of the folder `name`."""
-        temporary = self.path / f".{name}.tmp"
-        _remove(temporary)
-        write(temporary)
-        _remove(self.path / name)
-        temporary.replace(self.path / name)
+        write_folder(self.path / name, write)
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder."""
@@ -109,20 +131,43 @@ def _is_ours(name: str) -> bool:
     return name in CONTENTS or any(name.startswith(f".{known}.") and name.endswith(".tmp") for known in CONTENTS)
 
 
+def _records(source: Path) -> list[dict[str, Any]]:
+    """Return the records that a run had written when it made the checkpoint `source`; what came later is done again."""
+    state = read_state(source)
+    measured = {candidate["step"] for candidate in state["candidates"]}
+    path = source.parent.parent / "train.jsonl"
+    records = read_jsonl(path) if path.exists() else iter(())
+    return [r for r in records if (r["step"] in measured if "candidate" in r else r["step"] <= state["step"])]
+
+
+def _lock(folder: Path) -> int | None:
+    """Keep other processes out of the folder until the returned descriptor is closed; raises InputError if one is in.
+
+    Where the system or the file system knows no locks, there is none.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise InputError(f"another process is writing a run in --output_dir {folder}; give another folder.") from error
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
 def _refuse_place(path: Path) -> None:
-    """Raise InputError where no folder can be made or written at `path`."""
+    """Raise InputError where no folder can be made at `path`, and RunError where none may be written."""
     existing = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
     if not existing.is_dir():
         raise InputError(f"--output_dir {path} lies below {existing}, which is a file; give another folder.")
     if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-        raise InputError(f"--output_dir {path} cannot be written: {existing} is read-only; give another folder.")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+        raise RunError(f"--output_dir {path} cannot be written: {existing} is read-only; give another folder.")
 
 
 def peak_memory() -> int | None:

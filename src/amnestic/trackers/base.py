@@ -28,7 +28,7 @@ class TrackedRun:
     name: str
     project: str | None
     folder: Path
-    """Where the tracker may write files; it need not exist."""
+    """Below it a tracker may write files, in a folder of its own name; it need not exist."""
     config: Mapping[str, Any]
     """The options that may be sent: numbers, choices and names of the Hub."""
     steps_done: int = 0

@@ -1,6 +1,7 @@
 """Options of following a run elsewhere; nothing heavy is imported here."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..errors import InputError
 
@@ -8,6 +9,8 @@ from ..errors import InputError
 @dataclass(frozen=True, kw_only=True)
 class TrackingOptions:
     """Who receives the numbers of a run, besides its folder; texts and local paths are never sent."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"report_to", "run_name", "project", "logging_dir"})
 
     report_to: tuple[str, ...] = ()
     """Trackers that receive the numbers of the run, such as tensorboard,wandb (amnestic list trackers), or the dotted
@@ -17,7 +20,7 @@ class TrackingOptions:
     project: str | None = None
     """Project of the run in wandb and trackio [default: WANDB_PROJECT or TRACKIO_PROJECT, else amnestic]."""
     logging_dir: str | None = None
-    """Folder of the files that a tracker writes [default: a folder of its name in the run folder]."""
+    """Folder below which trackers write files [default: the folder tracking in the run folder]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""

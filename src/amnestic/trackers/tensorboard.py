@@ -8,7 +8,7 @@ from .base import TrackedRun, Tracker, tracker
 
 @tracker("tensorboard")
 class TensorBoard(Tracker):
-    """Event files in the folder tensorboard of the run: tensorboard --logdir FOLDER shows them."""
+    """Event files in tracking/tensorboard of the run folder: tensorboard --logdir FOLDER shows them."""
 
     library = "tensorboard"
     requirement = "amnestic[tensorboard]"
@@ -18,10 +18,11 @@ class TensorBoard(Tracker):
         from torch.utils.tensorboard import SummaryWriter
 
         purge = run.steps_done + 1 if run.resumed else None
-        self._writer: Any = SummaryWriter(run.folder, purge_step=purge)
+        folder = run.folder / "tensorboard"
+        self._writer: Any = SummaryWriter(folder, purge_step=purge)
         rows = "\n".join(f"| {name} | {value} |" for name, value in run.config.items())
         self._writer.add_text("config", f"| option | value |\n| --- | --- |\n{rows}", run.steps_done)
-        return f"tensorboard --logdir {run.folder}"
+        return f"tensorboard --logdir {folder}"
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Write scalars, and put them on the disk."""

@@ -67,12 +67,12 @@ class Tracking(Progress):
     def open(self, run: TrackedRun) -> None:
         """Start all trackers, and wait for them; those that fail, or are not ready in time, are switched off.
 
-        `run.folder` is the run folder; each tracker gets a folder in it, unless another one was asked for.
+        Files go below `run.folder`, unless another folder was asked for.
         """
         self._is_open = True
+        folder = Path(self._logging_dir or run.folder).absolute()
         for channel in self._channels:
-            folder = Path(self._logging_dir) if self._logging_dir else run.folder / channel.name
-            channel.start(replace(run, folder=folder.absolute()))
+            channel.start(replace(run, folder=folder))
         self._wait(START_LIMIT, "did not start")
         for channel in self._channels:
             if channel.place:

@@ -1,7 +1,7 @@
 """Which weights a run keeps: of the epochs' ends that hold the bound, the one that forgot most."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ import torch
 from ..constraints.bound import Probe, Reached, Sums
 from ..errors import RunError
 from ..model.load import Loaded, as_saved
+from ..storage import write_file
+from .checkpoint import link
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,27 @@ class Candidates:
         with as_saved(self.loaded):
             forget_loss, losses = self.measure()
             candidate = Candidate(step, epoch, forget_loss, self.probe.judge(losses))
-            if self.best is None or candidate.beats(self.best):
+            if self._is_best(candidate):
                 self._keep()
                 self.best = candidate
         self.all.append(candidate)
         return candidate
+
+    @property
+    def states(self) -> list[dict[str, Any]]:
+        """Return all candidates for a checkpoint, as `resume` takes them."""
+        return [asdict(candidate) for candidate in self.all]
+
+    def resume(self, states: Iterable[Mapping[str, Any]], weights: Path) -> None:
+        """Take up the candidates of a checkpoint; the best one's weights lie in the file `weights`."""
+        for state in states:
+            candidate = Candidate(**{**state, "reached": Reached(**state["reached"])})
+            if self._is_best(candidate):
+                self.best = candidate
+            self.all.append(candidate)
+        if self.all:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_file(self.path, lambda temporary: link(weights, temporary))
 
     @property
     def path(self) -> Path:
@@ -71,7 +89,7 @@ class Candidates:
 
     @torch.no_grad()
     def restore(self) -> Candidate:
-        """Put the kept weights back into the model, remove their file, and return the kept candidate."""
+        """Put the kept weights back into the model, and return the kept candidate."""
         from safetensors.torch import load_file
 
         if self.best is None:
@@ -79,17 +97,17 @@ class Candidates:
         weights = load_file(self.path)
         for name, parameter in self.loaded.model.named_parameters():
             parameter.copy_(weights[name])
-        self.path.unlink()
         return self.best
+
+    def _is_best(self, candidate: Candidate) -> bool:
+        return self.best is None or candidate.beats(self.best)
 
     def _keep(self) -> None:
         from safetensors.torch import save_file
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_suffix(".tmp")
         weights = {
             name: parameter.detach().to(self.loaded.saved_dtype).contiguous()
             for name, parameter in self.loaded.model.named_parameters()
         }
-        save_file(weights, temporary)
-        temporary.replace(self.path)
+        write_file(self.path, lambda temporary: save_file(weights, temporary))

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor
 
 from ..constraints.multiplier import Multiplier
-from ..data.batches import StepRows, micro_batches
+from ..data.batches import Batch, StepRows, micro_batches
 from ..data.encode import Encoded
 from ..errors import RunError
+from .checkpoint import Checkpoints, Training, found_in
 from .optimizer import Optimizer
 from .options import TrainingOptions
 from .problem import Problem
+from .randomness import seeded
 from .schedule import factor
 from .step import step
 
@@ -50,7 +53,7 @@ class Loop:
     """Everything that a run of training holds on to."""
 
     problem: Problem
-    splits: dict[str, Sequence[Encoded]]
+    splits: Mapping[str, Sequence[Encoded]]
     rows: StepRows
     plan: Plan
     options: TrainingOptions
@@ -60,30 +63,80 @@ class Loop:
     candidate: Callable[[int, float], None]
     """Called with (steps done, epochs done) after each epoch and after the last step."""
 
+    checkpoints: Checkpoints | None = None
+    """Where the run's state is written, and read from where it goes on; none: the run starts anew, and writes none."""
+
     @torch.enable_grad()  # also where a caller has switched gradients off
     def run(self) -> float:
         """Take all steps and return the seconds that they took, without the candidates' measurements.
 
-        Raises RunError where a loss or a gradient is no finite number.
+        Raises RunError where a loss or a gradient is no finite number, KeyboardInterrupt where somebody asked for it;
+        the state is in a checkpoint then.
         """
-        optimizer = Optimizer(self.problem.model.parameters(), self.options)
+        with seeded(self.options.seed), self._interruption():
+            training = Training(self.problem.model, self._optimizer(), self.multipliers)
+            if self.checkpoints is not None:
+                self.checkpoints.restore(training)
+            if training.step and self.plan.is_candidate(training.step):
+                self._measure(training)
+            self._train(training)
+        return training.seconds
+
+    def _interruption(self) -> AbstractContextManager[None]:
+        """Return a context within which a request to stop waits until the state is whole."""
+        return nullcontext() if self.checkpoints is None else self.checkpoints.interruption.deferred()
+
+    def _optimizer(self) -> Optimizer:
+        return Optimizer(self.problem.model.parameters(), self.options)
+
+    def _train(self, training: Training) -> None:
         pending: Callable[[], None] = _nothing
-        training = 0.0
-        for number in range(self.plan.steps):
+        while training.step < self.plan.steps:
             begin = time.perf_counter()
-            rate = factor(self.options.lr_scheduler_type, number, self.plan.steps, self.plan.warmup_steps)
-            optimizer.set_learning_rate(rate)
-            sums, norm = step(self.problem, self.batches(number, optimizer.device), self.multipliers, optimizer)
+            rate = factor(self.options.lr_scheduler_type, training.step, self.plan.steps, self.plan.warmup_steps)
+            training.optimizer.set_learning_rate(rate)
+            watched = _Watched(self.problem)
+            batches = self.batches(training.step, training.optimizer.device)
+            sums, norm = step(watched, batches, self.multipliers, training.optimizer)
+            training.step += 1
             pending()
             values = torch.stack([*sums, norm, *(m.value for m in self.multipliers)])
             seconds = time.perf_counter() - begin
-            training += seconds
-            pending = self._later(number + 1, rate * self.options.learning_rate, values, seconds)
-            if self.plan.is_candidate(number + 1):
+            training.seconds += seconds
+            pending = self._later(training.step, rate * self.options.learning_rate, values, seconds, watched)
+            if self.plan.is_candidate(training.step) or self._is_due(training):
                 pending()
                 pending = _nothing
-                self.candidate(number + 1, (number + 1) / self.plan.steps_per_epoch)
-        return training
+                self._settle(training)
+
+    def _is_due(self, training: Training) -> bool:
+        is_last = training.step == self.plan.steps
+        return self.checkpoints is not None and self.checkpoints.is_due(training.step, is_last)
+
+    def _settle(self, training: Training) -> None:
+        """Measure the candidate and write the checkpoint that are due after a step, and stop where somebody asked."""
+        if self.plan.is_candidate(training.step) and not self._is_interrupted():
+            self._measure(training)
+        if self._is_due(training):
+            self._write(training)
+        if self._is_interrupted():
+            raise KeyboardInterrupt
+
+    def _is_interrupted(self) -> bool:
+        return self.checkpoints is not None and self.checkpoints.interruption.is_requested
+
+    def _measure(self, training: Training) -> None:
+        """Measure the candidate; where that is interrupted, the state from before it is written all the same."""
+        try:
+            self.candidate(training.step, training.step / self.plan.steps_per_epoch)
+        except KeyboardInterrupt:
+            if self._is_interrupted() and self._is_due(training):
+                self._write(training)
+            raise
+
+    def _write(self, training: Training) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.write(training, training.step == self.plan.steps)
 
     def batches(self, number: int, device: torch.device) -> list[Any]:
         """Return the batches of step `number` (counted from 0), on `device`."""
@@ -92,7 +145,7 @@ class Loop:
         batches = micro_batches(self.splits, rows, self.options.per_device_train_batch_size, cost)
         return [batch.to(device) for batch in batches]
 
-    def _later(self, done: int, rate: float, values: Tensor, seconds: float) -> Callable[[], None]:
+    def _later(self, done: int, rate: float, values: Tensor, seconds: float, watched: "_Watched") -> Callable[[], None]:
         """Return a call that reads `values` back, checks them, and hands on the record."""
 
         def record() -> None:
@@ -101,8 +154,9 @@ class Loop:
             if not all(map(math.isfinite, [*losses, norm])):
                 found = ", ".join(f"{name} {value:g}" for name, value in zip(names, losses, strict=True))
                 raise RunError(
-                    f"step {done}: {found}, gradient norm {norm:g} are not all finite; lower --learning_rate, or use "
-                    "--dtype float32."
+                    f"step {done}: {found}, gradient norm {norm:g} are not all finite, in "
+                    f"{_named(watched.culprits())}; lower --learning_rate, or use --dtype float32."
+                    f"{self._last_checkpoint()}"
                 )
             multipliers = values[len(losses) + 1 :].tolist()
             self.record(
@@ -112,6 +166,38 @@ class Loop:
             )
 
         return record
+
+    def _last_checkpoint(self) -> str:
+        """Return a sentence that names the newest checkpoint, if the run has one."""
+        found = found_in(self.checkpoints.folder) if self.checkpoints is not None else []
+        return f" The last good checkpoint is {found[0]}." if found else ""
+
+
+class _Watched:
+    """A problem that remembers what each batch of a step gave, to name the examples that gave no number."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.seen: list[tuple[Batch, Tensor]] = []
+
+    def counts(self, batch: Batch) -> list[int]:
+        return self.problem.counts(batch)
+
+    def values(self, batch: Batch) -> Tensor:
+        values = self.problem.values(batch)
+        self.seen.append((batch, values.detach()))
+        return values
+
+    def culprits(self) -> list[str]:
+        """Return the ids of the batches whose sums are not finite; of all batches, where only the gradient is not."""
+        broken = [batch for batch, values in self.seen if not bool(values.isfinite().all())]
+        return [id for batch in broken or [batch for batch, _ in self.seen] for id in batch.ids]
+
+
+def _named(ids: Sequence[str], most: int = 8) -> str:
+    """Return ids for an error message, the first ones of many."""
+    rest = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return f"example{'s' if len(ids) > 1 else ''} {', '.join(ids[:most])}{rest}"
 
 
 def _nothing() -> None:

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,6 +58,27 @@ class Optimizer:
             if master is not parameter:
                 parameter.copy_(master)
         return norm
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the masters and the optimiser's state by name, for a checkpoint; nothing is copied."""
+        pairs = enumerate(zip(self.parameters, self.masters, strict=True))
+        found = {f"master.{index}": master for index, (parameter, master) in pairs if master is not parameter}
+        for index, entry in self.inner.state_dict()["state"].items():
+            values = {name: value for name, value in entry.items() if isinstance(value, Tensor)}
+            found |= {f"state.{index}.{name}": value for name, value in values.items()}
+        return found
+
+    @torch.no_grad()
+    def restore(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `tensors` returned, into an optimiser over the same parameters with the same options."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            kind, index, *name = key.split(".", 2)
+            if kind == "master":
+                self.masters[int(index)].copy_(value)
+            else:
+                state.setdefault(int(index), {})[name[0]] = value
+        self.inner.load_state_dict({"state": state, "param_groups": self.inner.state_dict()["param_groups"]})
 
 
 def check_library(options: TrainingOptions) -> None:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..errors import InputError
 
@@ -10,6 +10,11 @@ from ..errors import InputError
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
     """The optimiser, its schedule, and how a step is cut."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset(
+        {"per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing", "logging_steps"}
+    )
+    """Options that a resumed run may change; of the first two their product counts."""
 
     learning_rate: float = 1e-5
     """Peak learning rate."""
@@ -90,3 +95,27 @@ class FinetuneTraining(TrainingOptions):
     """Passes over the data."""
     gradient_accumulation_steps: int = 8
     """Optimiser step = this many times --per_device_train_batch_size examples."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOptions:
+    """When a run's state is written, and whether a run goes on from one."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"save_steps", "save_total_limit", "resume_from_checkpoint"})
+
+    save_steps: int | None = None
+    """Optimiser steps between two checkpoints; 0: only on interruption and after the last step [default: those that
+    end ten minutes after the checkpoint before]."""
+    save_total_limit: int = 1
+    """Checkpoints that are kept, the newest."""
+    resume_from_checkpoint: str | None = None
+    """latest (of --output_dir; without one the run starts anew), or the path of a checkpoint [default: start anew]."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if self.save_steps is not None and self.save_steps < 0:
+            raise InputError(f"--save_steps is {self.save_steps}; expected at least 0 steps.")
+        if self.save_total_limit < 1:
+            raise InputError(f"--save_total_limit is {self.save_total_limit}; expected at least 1 checkpoint.")
+        if self.resume_from_checkpoint == "":
+            raise InputError("--resume_from_checkpoint is empty; expected latest, or the path of a checkpoint.")

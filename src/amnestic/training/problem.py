@@ -73,10 +73,16 @@ class Problem:
         absent = torch.zeros(0, device=batch.targets.device, dtype=next(iter(signals.values.values())).dtype)
         return [term.loss(signals.only(term.needs)) if term.split == batch.split else absent for term in self.terms]
 
-    def measure(self, split: str, examples: Sequence[Encoded], batch_size: int) -> list[Sums]:
-        """Return, for each term, its values summed over each of `examples` as rows of `split`; without gradients."""
+    def measure(
+        self, split: str, examples: Sequence[Encoded], batch_size: int, check: Callable[[], None] = lambda: None
+    ) -> list[Sums]:
+        """Return, for each term, its values summed over each of `examples` as rows of `split`; without gradients.
+
+        `check` is called between batches, and may raise: nothing is left half done.
+        """
         sums = [Sums(np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)) for _ in self.terms]
         for chosen in like_lengths(examples, batch_size):
+            check()
             batch = pad(split, [examples[i] for i in chosen]).to(self.model.device)
             with torch.inference_mode():
                 found = self.unreduced(batch)

@@ -1,0 +1,49 @@
+"""Ctrl-C and SIGTERM: a request that training answers once its state is whole."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+class Interruption:
+    """A request to stop; without one of these signals, or outside the main thread, there never is any."""
+
+    def __init__(self) -> None:
+        """Nobody has asked yet."""
+        self.is_requested = False
+        self._is_deferred = False
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Let both signals raise KeyboardInterrupt for as long as the context lasts, or ask where `deferred`."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # signals are the main thread's
+            return
+        earlier = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in earlier.items():
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Let the first signal within the context only set `is_requested`; a second one ends it at once."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+
+    def check(self) -> None:
+        """Raise KeyboardInterrupt where somebody has asked: called where a run can be left."""
+        if self.is_requested:
+            raise KeyboardInterrupt
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        if self._is_deferred and not self.is_requested:
+            self.is_requested = True
+            return
+        raise KeyboardInterrupt

@@ -1,0 +1,145 @@
+"""Going on from a checkpoint: which one, whether it belongs to this run, and what need not be measured again."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from .config import FinetuneConfig, UnlearnConfig, decisive
+from .data.fingerprint import fingerprint
+from .errors import InputError
+from .inputs import Inputs
+from .storage import write_file
+from .training.checkpoint import found_in, read_state
+
+LATEST = "latest"
+PAGED = "paged_"
+"""What the names of optimisers begin with whose state cannot be restored."""
+
+
+def source_of(config: UnlearnConfig | FinetuneConfig, checkpoints: Path, note: Callable[[str], None]) -> Path | None:
+    """Return the checkpoint that the configuration asks to go on from; None where the run starts anew.
+
+    `checkpoints` is the run's own folder of them. Raises InputError where there is none, or none that is whole; of
+    several, damaged ones are passed over, with a note.
+    """
+    asked = config.checkpoints.resume_from_checkpoint
+    if asked is None:
+        return None
+    if config.training.optim.startswith(PAGED):
+        raise InputError(
+            f"--optim {config.training.optim} cannot be resumed: bitsandbytes does not restore its paged state; start "
+            "anew without --resume_from_checkpoint, or train with --optim adamw_torch."
+        )
+    if config.run.overwrite:
+        raise InputError("--overwrite starts anew and --resume_from_checkpoint goes on; give one of the two.")
+    if asked != LATEST and (Path(asked) / "state.json").exists():
+        read_state(Path(asked))
+        return Path(asked)
+    folders = [checkpoints] if asked == LATEST else [Path(asked), Path(asked) / "checkpoints"]
+    found = [path for folder in folders for path in found_in(folder)]
+    for path in found:
+        if _is_whole(path):
+            return path
+        note(f"{path} is damaged: an earlier checkpoint is looked for.")
+    if found:
+        raise InputError(f"none of the {len(found)} checkpoints in {found[0].parent} is whole; start anew instead.")
+    if asked != LATEST:
+        raise InputError(
+            f"--resume_from_checkpoint {asked} is no checkpoint; expected latest, a folder checkpoint-N, or a run "
+            "folder with one."
+        )
+    note(f"{checkpoints} holds no checkpoint yet: the run starts at its beginning.")
+    return None
+
+
+def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: Inputs, weights: str) -> dict[str, Any]:
+    """Return what decides the result of a run, as JSON holds it; `weights` is the hash of those it starts from."""
+    training = config.training
+    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
+    content = {
+        "command": command,
+        "model": weights,
+        "data": {
+            name: {"examples": len(split.examples), "hash": fingerprint(split.examples)}
+            for name, split in inputs.splits.items()
+        },
+        "options": decisive(config) | {"effective batch": batch},
+    }
+    return dict(json.loads(json.dumps(content)))
+
+
+def refuse_other(checkpoint: Path, saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Raise InputError, naming the difference, where a checkpoint was made from something else."""
+    if saved["command"] != own["command"]:
+        raise InputError(f"{checkpoint} was written by amnestic {saved['command']}, and this is {own['command']}.")
+    if saved["model"] != own["model"]:
+        raise InputError(
+            f"the weights of --model are not those that the run of {checkpoint} started from; give the model as it was "
+            "before that run."
+        )
+    for name, split in own["data"].items():
+        if (other := saved["data"].get(name)) != split:
+            there = "none" if other is None else str(other["examples"])
+            kind = "other ones" if other and other["examples"] == split["examples"] else f"{there} there"
+            raise InputError(
+                f"the {name} split is not that of {checkpoint}: {split['examples']} examples here, {kind}; give the "
+                "same data and template."
+            )
+    names = [name for name in {**saved["options"], **own["options"]} if _differ(name, saved, own)]
+    if names:
+        pairs = (
+            f"{_flag(name)} is {own['options'].get(name)} here and was {saved['options'].get(name)}" for name in names
+        )
+        raise InputError(f"{checkpoint} belongs to a run with other options: {'; '.join(pairs)}.")
+
+
+def _differ(name: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
+    return bool(saved["options"].get(name) != own["options"].get(name))
+
+
+def _flag(name: str) -> str:
+    return f"the {name}" if " " in name else f"--{name}"
+
+
+def _is_whole(checkpoint: Path) -> bool:
+    """Return whether everything in a checkpoint can be read; a file of tensors that was cut short cannot."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        read_state(checkpoint)
+        for file in checkpoint.glob("*.safetensors"):
+            with safe_open(file, "pt"):
+                pass
+    except (InputError, OSError, SafetensorError):
+        return False
+    return True
+
+
+class Memory:
+    """What was measured before the first step, in ``checkpoints/measured.json``: a resumed run takes it from there."""
+
+    def __init__(self, identity: Mapping[str, Any], path: Path | None = None) -> None:
+        """Read `path` where it is given, exists, and belongs to a run of the same identity."""
+        self.identity = identity
+        self.content: dict[str, Any] = {}
+        if path is None:
+            return
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return
+        if saved.get("identity") == identity:
+            self.content = saved["content"]
+
+    def recall(self, name: str, measure: Callable[[], Any]) -> Any:
+        """Return what was measured under `name`; where nothing was, `measure` it, as JSON holds it."""
+        if name not in self.content:
+            self.content[name] = measure()
+        return self.content[name]
+
+    def write(self, path: Path) -> None:
+        """Write all that was measured; raises RunError where the file system refuses."""
+        text = json.dumps({"identity": self.identity, "content": self.content})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))

@@ -1,0 +1,81 @@
+"""Too little memory or disk: what was short, and the cheapest remedies."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .config import FinetuneConfig, UnlearnConfig
+from .errors import RunError
+from .reports.display import size
+from .storage import free_bytes, size_of
+from .training.checkpoint import checkpoint_bytes
+
+SMALL_FILES = 16 * 2**20
+"""Bytes allowed for the tokenizer, scores, logs and the report."""
+
+
+@contextmanager
+def memory_explained(
+    config: UnlearnConfig | FinetuneConfig, stages: Mapping[str, float], go_on: Callable[[], str]
+) -> Iterator[None]:
+    """Turn a lack of memory within the context into a RunError that names the cheapest remedies for its stage.
+
+    `stages` holds the stages that began, in order; `go_on` returns a sentence on how the run is resumed, or nothing.
+    """
+    message = ""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not _is_memory(error):
+            raise
+        current = list(stages)[-1] if stages else "load"
+        ways = "; or ".join(_remedies(config, current))
+        message = f"out of memory in the stage '{current}'; try {ways}.{go_on()}"
+    if message:
+        raise RunError(message)  # outside the handler, whose traceback holds on to the tensors
+
+
+def _is_memory(error: BaseException) -> bool:
+    text = str(error).lower()
+    signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(sign in text for sign in signs)
+
+
+def _remedies(config: UnlearnConfig | FinetuneConfig, stage: str) -> list[str]:
+    """Return what helps, the cheapest first: what changes nothing of the result before what does."""
+    training, found = config.training, []
+    rows, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    eval_rows = config.evaluation.per_device_eval_batch_size
+    if stage == "train" and rows > 1:
+        fewer, more = (rows // 2, accumulation * 2) if rows % 2 == 0 else (1, accumulation * rows)
+        found.append(f"--per_device_train_batch_size {fewer} --gradient_accumulation_steps {more} (the same steps)")
+    if eval_rows > 1 and stage != "load":
+        found.append(f"--per_device_eval_batch_size {eval_rows // 2} (the same numbers)")
+    if stage == "train" and not training.gradient_checkpointing:
+        found.append("--gradient_checkpointing (the same steps, a third slower)")
+    if stage != "load":
+        found.append(f"a --max_length below {config.data.max_length}")
+    if stage == "train" and not training.optim.endswith("8bit"):
+        found.append("--optim paged_adamw_8bit on an NVIDIA GPU")
+    if config.model.dtype != "bfloat16":
+        found.append("--dtype bfloat16")
+    return [*found, "a smaller model or a larger machine"]
+
+
+def refuse_full_disk(folder: Path, model: Any, saved_bytes: int, config: UnlearnConfig | FinetuneConfig) -> None:
+    """Raise RunError where the run folder's file system lacks room for the result and the checkpoints.
+
+    Counted are the model, the best candidate, and one checkpoint more than are kept, since the oldest is removed once
+    the newest is whole; what the folder holds already counts as free.
+    """
+    each = checkpoint_bytes(model, config.training)
+    kept = config.checkpoints.save_total_limit + 1
+    need = 2 * saved_bytes + kept * each + SMALL_FILES
+    free = free_bytes(folder) + (size_of(folder) if folder.is_dir() else 0)
+    if need > free:
+        raise RunError(
+            f"--output_dir {folder} has room for {size(free)}, and the run may need {size(need)}: {size(saved_bytes)} "
+            f"for the model, as much for the best candidate, and {kept} checkpoints of {size(each)}; make room, or "
+            "give a folder on another disk."
+        )

@@ -1,0 +1,223 @@
+"""Checkpoints: everything that a run needs to go on as if nothing had happened.
+
+A checkpoint is a folder, written under a temporary name and then renamed, so that one which can be seen is complete:
+
+- ``weights.safetensors``: the trainable parameters as they are computed with (left out once they are of no more use);
+- ``optimizer.safetensors``: moments and float32 masters (left out after the last step);
+- ``state.safetensors``: multipliers and random states; ``state.json``: step, candidates, and what the run is made from;
+- ``candidate.safetensors``: the weights of the best candidate so far.
+
+The position in the data is the step: the rows of each step follow from it. Nothing is pickled.
+"""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..constraints.multiplier import Multiplier
+from ..errors import InputError
+from ..interruption import Interruption
+from ..storage import remove, write_folder
+from . import randomness
+from .optimizer import Optimizer
+from .options import CheckpointOptions, TrainingOptions
+
+FORMAT = 1
+INTERVAL = 600.0
+"""Seconds between two checkpoints where --save_steps does not say."""
+SHARD = 4 * 2**30
+"""Most bytes of one file of tensors: those of an accelerator pass through the host's memory, file by file."""
+_NAME = re.compile(r"checkpoint-(\d+)")
+
+
+def found_in(folder: Path) -> list[Path]:
+    """Return the complete checkpoints in a folder, the newest first."""
+    steps = {path: match for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
+    return sorted(steps, key=lambda path: int(steps[path].group(1)), reverse=True)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    """Return state.json of a checkpoint; raises InputError where it is missing, damaged, or of another version."""
+    path = checkpoint / "state.json"
+    try:
+        state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{checkpoint} is no complete checkpoint ({error}); give another one.") from error
+    if state.get("format") != FORMAT:
+        raise InputError(
+            f"{checkpoint} has the format {state.get('format')!r}, and this version reads {FORMAT}; go on with the "
+            "version of amnestic that wrote it."
+        )
+    return state
+
+
+def checkpoint_bytes(model: Any, options: TrainingOptions) -> int:
+    """Return the size of a checkpoint of a run that trains `model`: weights, moments, and masters where there are."""
+    moments = 1 if options.optim == "sgd" else 2
+    total = 0
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            width = parameter.element_size()
+            master = 4 if options.master_weights and width < 4 else 0
+            total += parameter.numel() * (width + master + moments * (master or width))
+    return total
+
+
+@dataclass
+class Training:
+    """What moves while a run trains, and a checkpoint holds."""
+
+    model: Any
+    optimizer: Optimizer
+    multipliers: Sequence[Multiplier]
+    step: int = 0
+    """Optimiser steps done."""
+    seconds: float = 0.0
+    """That they took."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """Return the trainable parameters by name; one that is tied comes once."""
+        return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
+
+
+@dataclass
+class Checkpoints:
+    """Writes the checkpoints of one run into `folder`, and reads the one that the run goes on from."""
+
+    folder: Path
+    options: CheckpointOptions
+    identity: Mapping[str, Any]
+    """What the run is made from: a checkpoint of anything else is refused."""
+    interruption: Interruption
+    source: Path | None = None
+    """The checkpoint to go on from."""
+    candidates: Callable[[], list[dict[str, Any]]] = list
+    """Returns the records of the candidates so far."""
+    candidate: Path | None = None
+    """The file of the best candidate's weights, where the run keeps candidates."""
+    is_resumable: bool = True
+    """False where the optimiser's state cannot be restored: nothing is written."""
+    clock: Callable[[], float] = time.monotonic
+    resumed_after: list[int] = field(default_factory=list)
+    """Steps after which the run went on from a checkpoint."""
+    _last: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start the clock."""
+        self._last = self.clock()
+
+    def is_due(self, step: int, is_last: bool) -> bool:
+        """Return whether the state after `step` is to be written."""
+        if not self.is_resumable:
+            return False
+        if is_last or self.interruption.is_requested:
+            return True
+        if self.options.save_steps is None:
+            return self.clock() - self._last >= INTERVAL
+        return self.options.save_steps > 0 and step % self.options.save_steps == 0
+
+    def write(self, training: Training, is_last: bool) -> None:
+        """Write a checkpoint, then remove those beyond the limit; raises RunError where the file system refuses.
+
+        After the last step only the weights that the run is going to write are kept.
+        """
+        candidates = self.candidates()
+        is_chosen = is_last and bool(candidates) and candidates[-1]["step"] == training.step
+
+        def fill(folder: Path) -> None:
+            if not is_chosen:
+                _save(training.weights, folder, "weights")
+            if not is_last:
+                _save(training.optimizer.tensors(), folder, "optimizer")
+            if self.candidate is not None and candidates:
+                link(self.candidate, folder / "candidate.safetensors")
+            _save(_small(training.multipliers), folder, "state")
+            state = {"format": FORMAT, "step": training.step, "seconds": training.seconds, "candidates": candidates}
+            state |= {"random": randomness.numbers(), "identity": dict(self.identity)}
+            state["resumed_after"] = self.resumed_after
+            state["multiplier_steps"] = [multiplier.steps for multiplier in training.multipliers]
+            (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_folder(self.folder / f"checkpoint-{training.step}", fill)
+        self._last = self.clock()
+        for path in found_in(self.folder)[self.options.save_total_limit :]:
+            remove(path)
+
+    @torch.no_grad()
+    def restore(self, training: Training) -> None:
+        """Put the state of `source`, where there is one, into `training`; raises InputError where it is damaged."""
+        if self.source is None:
+            return
+        state = read_state(self.source)
+        try:
+            weights, small = _load(self.source, "weights"), _load(self.source, "state")
+            optimizer = _load(self.source, "optimizer")
+            for name, parameter in training.weights.items():
+                if weights:
+                    parameter.copy_(weights[name])
+            if optimizer:
+                training.optimizer.restore(optimizer)
+        except Exception as error:  # safetensors has its own; a tensor that is not there is a KeyError
+            raise InputError(f"{self.source} is damaged ({error}); give an earlier checkpoint.") from error
+        for index, multiplier in enumerate(training.multipliers):
+            device, name = multiplier.value.device, f"multiplier.{index}.pending"
+            multiplier.value = small[f"multiplier.{index}.value"].to(device)
+            multiplier.pending = small[name].to(device) if name in small else 0.0
+            multiplier.steps = state["multiplier_steps"][index]
+        prefix = "random."
+        devices = {name.removeprefix(prefix): value for name, value in small.items() if name.startswith(prefix)}
+        randomness.restore(devices, state["random"])
+        training.step, training.seconds = state["step"], state["seconds"]
+        self.resumed_after = [*state["resumed_after"], training.step]
+
+
+def _small(multipliers: Sequence[Multiplier]) -> dict[str, Tensor]:
+    found = {f"random.{device}": state for device, state in randomness.states().items()}
+    for index, multiplier in enumerate(multipliers):
+        found[f"multiplier.{index}.value"] = multiplier.value
+        if isinstance(multiplier.pending, Tensor):
+            found[f"multiplier.{index}.pending"] = multiplier.pending
+    return found
+
+
+def _save(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
+    """Write `tensors` as ``STEM.safetensors``, ``STEM-1.safetensors``, ... of at most SHARD bytes, or one tensor."""
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Tensor]] = [{}]
+    room = SHARD
+    for name, value in tensors.items():
+        size = value.numel() * value.element_size()
+        if shards[-1] and size > room:
+            shards.append({})
+            room = SHARD
+        shards[-1][name] = value.detach().contiguous()
+        room -= size
+    for number, shard in enumerate(shards):
+        save_file(shard, folder / (f"{stem}-{number}.safetensors" if number else f"{stem}.safetensors"))
+
+
+def _load(folder: Path, stem: str) -> dict[str, Tensor]:
+    """Return the tensors that `_save` wrote; none where it wrote no file."""
+    from safetensors.torch import load_file
+
+    files = [folder / f"{stem}.safetensors", *folder.glob(f"{stem}-*.safetensors")]
+    return {name: value for file in files if file.exists() for name, value in load_file(file).items()}
+
+
+def link(source: Path, target: Path) -> None:
+    """Give a file that is never changed a second name; copy it where the file system knows no such links."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, target)
