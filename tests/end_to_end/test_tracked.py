@@ -213,27 +213,27 @@ def interrupting(monkeypatch, number):
 
 
 def test_a_resumed_run_is_the_same_run_to_its_trackers(own, finetune, monkeypatch, tmp_path):
-    options = {"report_to": f"{own}.Lines", "output_dir": tmp_path / "run", "max_steps": 5, "save_steps": 2}
+    options = {"report_to": f"{own}.Lines", "output_dir": tmp_path / "run", "max_steps": 6, "save_steps": 3}
     with monkeypatch.context() as patch:
-        interrupting(patch, 4)
+        interrupting(patch, 6)
         assert finetune(**options).status == 130
     outcome = finetune(**options, resume_from_checkpoint="latest")
     assert outcome.status == 0
     first, second = [line["start"] for line in lines(outcome) if "start" in line]
     assert second["id"] == first["id"]
     assert (first["resumed"], first["done"]) == (False, 0)
-    assert (second["resumed"], second["done"]) == (True, 2)
+    assert (second["resumed"], second["done"]) == (True, 3)
     steps = [
         line["step"] for line in lines(outcome) if any(name.startswith("train/") for name in line.get("values", ()))
     ]
-    assert steps == [1, 2, 3, 3, 4, 5]
+    assert steps == [1, 2, 3, 4, 4, 5, 6]
 
 
 def test_tensorboard_shows_each_step_of_a_resumed_run_once(finetune, monkeypatch, tmp_path):
     event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    options = {"report_to": "tensorboard", "output_dir": tmp_path / "run", "max_steps": 5, "save_steps": 2}
+    options = {"report_to": "tensorboard", "output_dir": tmp_path / "run", "max_steps": 6, "save_steps": 3}
     with monkeypatch.context() as patch:
-        interrupting(patch, 4)
+        interrupting(patch, 6)
         assert finetune(**options).status == 130
     outcome = finetune(**options, resume_from_checkpoint="latest")
     found = (
@@ -241,7 +241,7 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(finetune, monkeypatch
         .Reload()
         .Scalars("train/loss")
     )
-    assert [event.step for event in found] == [1, 2, 3, 4, 5]
+    assert [event.step for event in found] == [1, 2, 3, 4, 5, 6]
     assert [event.value for event in found] == pytest.approx([step["loss"] for step in outcome.steps])
 
 

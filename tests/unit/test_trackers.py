@@ -16,8 +16,8 @@ WANDB = """
 calls = []
 
 class Settings:
-    def __init__(self, *, silent, console, save_code, disable_code, disable_git, x_disable_meta, x_disable_machine_info,
-                 x_save_requirements, init_timeout, finish_timeout):
+    def __init__(self, *, silent, console=None, save_code=None, disable_code=None, disable_git=None, x_disable_meta=None,
+                 x_disable_machine_info=None, x_save_requirements=None, init_timeout=None, finish_timeout=None):
         self.__dict__.update({name: value for name, value in locals().items() if name != "self"})
 
 class Summary(dict):
@@ -40,6 +40,9 @@ class Run:
 
     def finish(self, exit_code=None, quiet=None):
         calls.append(("finish", exit_code))
+
+def setup(settings=None):
+    calls.append(("setup", settings.silent))
 
 def init(entity=None, project=None, dir=None, id=None, name=None, notes=None, tags=None, config=None, mode=None,
          reinit=None, resume=None, save_code=None, settings=None):
@@ -101,7 +104,8 @@ def test_wandb_is_told_everything_and_nothing_of_its_own(run, stand_in):
     assert found.start(run) == "https://wandb.example/me/amnestic/runs/abc"
     found.log({"train/forget_loss": 2.0}, 3)
     found.finish({"status": "infeasible"}, 3)
-    (_, init), *others = wandb.calls
+    setup, (_, init), *others = wandb.calls
+    assert setup == ("setup", True)
     settings = vars(init.pop("settings"))
     assert init == {
         "project": "amnestic",
@@ -156,7 +160,7 @@ def test_wandb_files_go_where_its_variable_says(run, stand_in, monkeypatch, tmp_
     wandb = stand_in("wandb", WANDB)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path / "elsewhere"))
     TRACKERS.get("wandb")().start(run)
-    assert wandb.calls[0][1]["dir"] == tmp_path / "elsewhere"
+    assert wandb.calls[1][1]["dir"] == tmp_path / "elsewhere"
 
 
 @pytest.mark.parametrize(("resumed", "word"), [(False, "never"), (True, "allow")])

@@ -32,6 +32,8 @@ class WeightsAndBiases(Tracker):
             init_timeout=START_LIMIT,
             finish_timeout=FINISH_LIMIT,
         )
+        # where nobody is logged in it would ask at the terminal, and wait for an answer; so it raises
+        wandb.setup(wandb.Settings(silent=True))
         folder = Path(os.environ.get("WANDB_DIR") or run.folder)
         folder.mkdir(parents=True, exist_ok=True)
         self._run: Any = wandb.init(
