@@ -75,7 +75,12 @@ def refuse_full_disk(folder: Path, model: Any, saved_bytes: int, config: Unlearn
     free = free_bytes(folder) + (size_of(folder) if folder.is_dir() else 0)
     if need > free:
         raise RunError(
-            f"--output_dir {folder} has room for {size(free)}, and the run may need {size(need)}: {size(saved_bytes)} "
-            f"for the model, as much for the best candidate, and {kept} checkpoints of {size(each)}; make room, or "
-            "give a folder on another disk."
+            f"--output_dir {folder} has room for {_size(free)}, and the run may need {_size(need)}: "
+            f"{_size(saved_bytes)} for the model, as much for the best candidate, and {kept} checkpoints of "
+            f"{_size(each)}; make room, or give a folder on another disk."
         )
+
+
+def _size(count: int) -> str:
+    """Return bytes with plain blanks: logs are searched."""
+    return size(count).replace("\u00a0", " ")

@@ -149,3 +149,17 @@ def test_stale_tables_are_named_and_then_written(tmp_path, capsys):
     text = page.read_text(encoding="utf-8")
     assert "| `pdu` | Flatten the logits where the answer is predicted" in text
     assert "[arXiv:2506.05314](https://arxiv.org/abs/2506.05314)" in text
+
+
+def test_each_test_that_the_page_on_reliability_names_exists():
+    """A name without a file stands for one in the file named last."""
+    lines = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| fault", "| ---"))]
+    assert len(rows) > 10
+    file = ""
+    for row in rows:
+        named = re.findall(r"`([\w/]*(?:\.py)?)::(\w+)`", row.rpartition(" | ")[2])
+        assert named, row
+        for path, test in named:
+            file = path or file
+            assert re.search(rf"def {test}\(", (ROOT / "tests" / file).read_text(encoding="utf-8")), (file, test)
