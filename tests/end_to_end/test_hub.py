@@ -45,6 +45,9 @@ class Hub:
     operations: list[str] = field(default_factory=list)
     """The keys of the commits' lines."""
     stored: dict[str, bytes] = field(default_factory=dict)
+    silent: str = ""
+    """Part of a path that gets no answer before `end` is set."""
+    end: threading.Event = field(default_factory=threading.Event)
 
     def refused(self, path: str) -> int:
         for part, statuses in self.refusals.items():
@@ -120,6 +123,8 @@ def handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             token = self.headers.get("Authorization", "")
             request = Request(self.command, self.path.partition("?")[0], token, body)
             hub.requests.append(request)
+            if hub.silent and hub.silent in request.path:
+                hub.end.wait()
             status, content = hub.answer(request)
             sent = json.dumps(content).encode()
             self.send_response(status)
@@ -146,6 +151,7 @@ def hub() -> Iterator[Hub]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield found
+    found.end.set()
     server.shutdown()
     thread.join()
     server.server_close()
@@ -341,6 +347,31 @@ def test_a_hub_out_of_reach_is_found_before_the_run(online, unlearn, monkeypatch
     assert outcome.status == 2
     assert "cannot upload to --hub_model_id forgetful: the Hub cannot be reached: " in error(outcome)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["whoami", "repos/create", "preupload"])
+def test_a_hub_that_never_answers_is_found_before_the_run(online, finetune, monkeypatch, tmp_path, path):
+    import amnestic.hub.publication as publication
+
+    online.silent = path
+    monkeypatch.setattr(publication, "CHECK_LIMIT", 0.2)
+    outcome = finetune(push_to_hub=True, hub_model_id="forgetful", output_dir=tmp_path / "run")
+    assert outcome.status == 2
+    assert error(outcome).endswith(": the Hub cannot be reached: it did not answer within 0.2 seconds.")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_upload_leaves_the_results_and_a_command(online, finetune, monkeypatch):
+    from huggingface_hub import HfApi
+
+    def interrupted(*arguments, **named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(HfApi, "upload_folder", interrupted)
+    outcome = finetune(push_to_hub=True, hub_model_id="forgetful")
+    assert outcome.status == 1
+    assert f"was interrupted; upload by hand: hf upload me/forgetful {outcome.folder / 'model'}" in error(outcome)
+    assert (outcome.folder / "results.json").is_file()
 
 
 @pytest.mark.parametrize(

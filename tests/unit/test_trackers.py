@@ -16,8 +16,9 @@ WANDB = """
 calls = []
 
 class Settings:
-    def __init__(self, *, silent, console=None, save_code=None, disable_code=None, disable_git=None, x_disable_meta=None,
-                 x_disable_machine_info=None, x_save_requirements=None, init_timeout=None, finish_timeout=None):
+    def __init__(self, *, silent, console=None, save_code=None, disable_code=None, disable_git=None,
+                 x_disable_meta=None, x_disable_machine_info=None, x_save_requirements=None, init_timeout=None,
+                 finish_timeout=None):
         self.__dict__.update({name: value for name, value in locals().items() if name != "self"})
 
 class Summary(dict):
@@ -216,7 +217,10 @@ def test_tensorboard_reads_back_what_was_logged(run):
     found.log({"train/forget_loss": 2.0, "train/retain_loss": 0.5}, 1)
     found.log({"train/forget_loss": 1.5}, 2)
     found.log({"metrics/forget.rouge": 0.25}, 0)
-    assert scalars(read_back(run.folder / "tensorboard"), "train/forget_loss") == [(1, 2.0), (2, 1.5)]  # before it is closed
+    assert scalars(read_back(run.folder / "tensorboard"), "train/forget_loss") == [
+        (1, 2.0),
+        (2, 1.5),
+    ]  # before it is closed
     found.finish({"status": "feasible", "verdict": "Bound held."}, 0)
     written = read_back(run.folder / "tensorboard")
     assert scalars(written, "train/retain_loss") == [(1, 0.5)]

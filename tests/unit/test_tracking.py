@@ -210,6 +210,19 @@ def test_a_tracker_that_cannot_keep_up_is_switched_off(follow, notes, monkeypatc
     assert notes[1:] == ["the tracker recorder is 3 calls behind; it is switched off, and the run goes on without it."]
 
 
+def test_ctrl_c_ends_the_waiting_alone(follow, notes, monkeypatch):
+    recorder = Recorder(waits_in="finish")
+    found = follow(recorder)
+    found.open(RUN)
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(found, "_wait", interrupted)
+    found.close(RESULTS, 0)
+    assert notes[1:] == ["interrupted: the trackers were not waited for, and may lack what was not yet sent."]
+
+
 def test_a_summary_of_a_failed_run_is_empty():
     assert summary({}) == {}
 

@@ -5,7 +5,9 @@ Everything that can be refused is refused before the first step. Nothing is ever
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Thread
 from typing import Any, TypeVar
 
 from ..errors import InputError, RunError
@@ -15,6 +17,8 @@ T = TypeVar("T")
 
 CHECK_WAITS = (1.0, 3.0)
 """Seconds before the second and third attempt of a question that fails for a reason that may pass."""
+CHECK_LIMIT = 60.0
+"""Seconds for a question with all its attempts: the Hub's client itself would wait for an answer without end."""
 UPLOAD_WAITS = (5.0, 20.0, 60.0)
 """The same of an upload, which goes on where it was cut off."""
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -61,10 +65,11 @@ class Publication:
                 lambda: self._api.upload_folder(repo_id=self.repo_id, folder_path=folder, commit_message=summary),
                 UPLOAD_WAITS,
             )
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
+            failed = "was interrupted" if isinstance(error, KeyboardInterrupt) else f"failed: {_reason(error)}"
             raise RunError(
-                f"the run has ended and its folder is complete, but the upload to {self.repo_id} failed: "
-                f"{_reason(error)}; upload by hand: {self.by_hand(folder)}"
+                f"the run has ended and its folder is complete, but the upload to {self.repo_id} {failed}; upload by "
+                f"hand: {self.by_hand(folder)}"
             ) from error
         return f"{self._api.endpoint}/{self.repo_id}"
 
@@ -82,7 +87,7 @@ class Publication:
 
     def _checked(self, question: Callable[[], T]) -> T:
         try:
-            return _patiently(question, CHECK_WAITS)
+            return _within(CHECK_LIMIT, lambda: _patiently(question, CHECK_WAITS))
         except Exception as error:
             raise InputError(f"cannot upload to --hub_model_id {self.repo_id}: {_reason(error)}.") from error
 
@@ -97,6 +102,23 @@ def _patiently(attempt: Callable[[], T], waits: Sequence[float]) -> T:
                 raise
             time.sleep(seconds)
     return attempt()
+
+
+def _within(seconds: float, question: Callable[[], T]) -> T:
+    """Return what `question` returns; raises TimeoutError where that takes longer than `seconds`."""
+    outcome: Future[T] = Future()
+
+    def ask() -> None:
+        try:
+            outcome.set_result(question())
+        except BaseException as error:  # raised again where the answer is waited for
+            outcome.set_exception(error)
+
+    Thread(target=ask, name="question to the Hub", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except TimeoutError as error:
+        raise TimeoutError(str(error) or f"it did not answer within {seconds:g} seconds") from error
 
 
 def _may_pass(error: BaseException) -> bool:

@@ -89,7 +89,10 @@ class Tracking(Progress):
             self._log("candidate", record, record["step"])
 
     def close(self, results: Mapping[str, Any], exit_status: int) -> None:
-        """Hand on what the run found, nothing where it failed, and end all trackers within a limit of time."""
+        """Hand on what the run found, nothing where it failed, and end all trackers within a limit of time.
+
+        Ctrl-C ends the waiting and nothing else: the run itself is over.
+        """
         if not self._is_open:
             return
         self._is_open = False
@@ -97,7 +100,10 @@ class Tracking(Progress):
             self._results(results)
         for channel in self._channels:
             channel.send(channel.tracker.finish, summary(results), exit_status)
-        self._wait(FINISH_LIMIT, "did not finish")
+        try:
+            self._wait(FINISH_LIMIT, "did not finish")
+        except KeyboardInterrupt:
+            self._note("interrupted: the trackers were not waited for, and may lack what was not yet sent.")
 
     def _results(self, results: Mapping[str, Any]) -> None:
         """Metrics are one series each: before at step 0, after at the step whose weights were kept."""
