@@ -178,6 +178,7 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         show_default=shown if shown and not option.required else False,
         converter=_converter(option.annotation),
         consume_multiple=option.annotation == tuple[str, ...],
+        negative=() if option.annotation == tuple[str, ...] else None,
     )
     annotation = getitem(Annotated, (option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
