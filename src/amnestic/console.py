@@ -56,13 +56,20 @@ class ConsoleProgress(Progress):
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Write one rendered example with its scored tokens marked."""
+        self._preview(tokens, "scored tokens")
+
+    def preview_spans(self, tokens: list[tuple[str, bool]]) -> None:
+        """Write one rendered example with the tokens of its spans marked."""
+        self._preview(tokens, "tokens to forget")
+
+    def _preview(self, tokens: list[tuple[str, bool]], what: str) -> None:
         marked = self.console.is_terminal
-        self.console.print(f"First example, scored tokens {'underlined' if marked else 'in [[ ]]'}:")
+        self.console.print(f"First example, {what} {'underlined' if marked else 'in [[ ]]'}:")
         text = Text()
-        for is_scored, run in groupby(tokens, key=lambda token: token[1]):
+        for is_marked, run in groupby(tokens, key=lambda token: token[1]):
             stretch = _readable("".join(token for token, _ in run))
-            shown = stretch if marked or not is_scored else f"[[{stretch}]]"
-            text.append(shown, style="bold underline" if is_scored else "")
+            shown = stretch if marked or not is_marked else f"[[{stretch}]]"
+            text.append(shown, style="bold underline" if is_marked else "")
         self.console.print(text, end="\n\n")
 
     def plan(self, facts: Mapping[str, Any]) -> None:
@@ -74,8 +81,10 @@ class ConsoleProgress(Progress):
         """Write a line about a measured candidate."""
         limit = record.get("upper_limit")
         retain = f"retain loss {record['reached']:.4g}" + (f" (at most {limit:.4g})" if limit is not None else "")
-        verdict = Text("bound held", style="green") if record["holds"] else Text("bound not held", style="red")
-        losses = f"forget loss {record['forget_loss']:.4g}, {retain}: "
+        context = f", context loss {record['context_reached']:.4g}" if "context_reached" in record else ""
+        which = "bounds" if context else "bound"
+        verdict = Text(f"{which} held", style="green") if record["holds"] else Text(f"{which} not held", style="red")
+        losses = f"forget loss {record['forget_loss']:.4g}, {retain}{context}: "
         self.console.print(Text(f"epoch {record['epoch']:.4g}, step {record['step']}: {losses}").append_text(verdict))
 
     def close(self) -> None:
@@ -202,13 +211,14 @@ def status(record: Mapping[str, Any]) -> Text:
     for key, label in (("loss", "loss"), ("forget_loss", "forget loss")):
         if record.get(key) is not None:
             text.append(f", {label} {record[key]:.4g}")
-    retain, bound = record.get("retain_loss"), record.get("bound")
-    if retain is not None:
-        exceeds = bound is not None and retain > bound
-        text.append(", retain loss ").append(f"{retain:.4g}", style="red" if exceeds else "")
-        text.append(f" (bound {bound:.4g})" if bound is not None else "")
-    if record.get("multiplier") is not None:
-        text.append(f", multiplier {record['multiplier']:.4g}")
+    for name, prefix in (("retain", ""), ("context", "context_")):
+        loss, bound = record.get(f"{name}_loss"), record.get(f"{prefix}bound")
+        if loss is not None:
+            exceeds = bound is not None and loss > bound
+            text.append(f", {name} loss ").append(f"{loss:.4g}", style="red" if exceeds else "")
+            text.append(f" (bound {bound:.4g})" if bound is not None else "")
+        if record.get(f"{prefix}multiplier") is not None:
+            text.append(f", multiplier {record[f'{prefix}multiplier']:.4g}")
     return text
 
 

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
-from .data.encode import Encoded
+from .data.encode import Encoded, Split, fact, span_facts
+from .data.records import take
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
 from .interruption import Interruption
-from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
-from .model.options import ModelOptions
+from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
 from .progress import Observers, Progress
 from .reports.environment import environment, file_hashes
 from .reports.render import render_report
@@ -179,12 +179,10 @@ class Execution:
 
         Raises InputError where the model could not be uploaded afterwards.
         """
-        first = next(iter(inputs.splits.values()))
-        self.progress.preview(inputs.encoder.preview(first.examples[0]))
-        counts = {
-            f"{name} split": f"{len(split.examples)} examples, {split.scored} scored tokens"
-            for name, split in inputs.splits.items()
-        }
+        first = preview_example(next(iter(inputs.splits.values())).examples)
+        show = self.progress.preview if first.is_span is None else self.progress.preview_spans
+        show(inputs.encoder.preview(first))
+        counts = {f"{name} split": _counted(split) for name, split in inputs.splits.items()}
         steps = {"steps": f"{plan.steps}, {plan.steps_per_epoch} an epoch", "effective batch": self.batch_size}
         self.progress.plan(counts | steps | dict(facts))
         for note in inputs.loaded.notes:
@@ -208,8 +206,9 @@ class Execution:
 
         At the end what only training needed is gone from it; a run that does not get there leaves its checkpoints.
         """
-        saved = sum(p.numel() for p in inputs.loaded.model.parameters()) * inputs.loaded.saved_dtype.itemsize
-        refuse_full_disk(self.folder.path, inputs.loaded.model, saved, self.config)
+        loaded = inputs.loaded
+        saved = sum(p.numel() * loaded.dtype_of(name).itemsize for name, p in loaded.model.named_parameters())
+        refuse_full_disk(self.folder.path, loaded.model, saved, self.config)
         self.folder.open(self.source)
         try:
             self._describe(inputs)
@@ -279,8 +278,7 @@ class Execution:
         if not np.isfinite(live).all():
             raise RunError(f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.")
         dtype = str(loaded.model.dtype).removeprefix("torch.")
-        options = ModelOptions(model=str(self.folder.path / "model"), dtype=dtype, device=str(loaded.model.device))  # type: ignore[arg-type]
-        again = load(options)
+        again = reload(loaded, self.folder.path / "model")
         difference = float(np.abs(live - check.losses(again.model, size)).max())
         self.progress.advance()
         if not difference <= RELOAD_TOLERANCE[dtype]:
@@ -353,7 +351,19 @@ def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:
     """Return at most `most` of `examples`, evenly spaced."""
     if len(examples) <= most:
         return examples
-    return [examples[i] for i in np.linspace(0, len(examples) - 1, most).round().astype(int)]
+    return take(examples, np.linspace(0, len(examples) - 1, most).round().astype(int))
+
+
+def preview_example(examples: Sequence[Encoded]) -> Encoded:
+    """Return the first example that has a marked span, so that a user sees where it stands; else the first."""
+    has_span = fact(examples, "is_marked") & (fact(examples, "forgotten") > 0)
+    return examples[int(has_span.argmax())]
+
+
+def _counted(split: Split) -> str:
+    counts = f"{len(split.examples)} examples, {split.scored} scored tokens"
+    spans = span_facts(split.examples)
+    return f"{counts}, {spans['span_tokens']} of them in marked spans" if spans else counts
 
 
 def _unchanged(learning_rate: float, loaded: Loaded) -> str:

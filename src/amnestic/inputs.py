@@ -5,12 +5,17 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .data.encode import Encoder, Split
-from .data.example import Example
+import numpy as np
+
+from .data.encode import Encoder, Split, span_facts, token_digests
+from .data.example import Example, content_digests
 from .data.options import DataOptions
+from .data.records import is_among, repeats, take
 from .data.sources import read_examples, shared_rows, source_files
+from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method
+from .model.form import examine
 from .model.load import Loaded, load, prepare
 from .model.options import FinetuneModel, ModelOptions
 
@@ -47,7 +52,7 @@ class Inputs:
 
     loaded: Loaded
     encoder: Encoder
-    examples: dict[str, list[Example]]
+    examples: dict[str, Sequence[Example]]
     splits: dict[str, Split]
     sources: dict[str, str]
     """Split, or "exclude" -> what the user named."""
@@ -64,11 +69,13 @@ class Inputs:
             name: {
                 "source": self.sources[name],
                 "rows": split.rows,
+                "duplicates": repeats(content_digests(self.examples[name])),
                 "examples": len(split.examples),
                 "scored_tokens": split.scored,
                 "too_long": split.too_long,
                 "left_out": split.left_out,
                 "longest": split.longest,
+                **span_facts(split.examples),
             }
             for name, split in self.splits.items()
         }
@@ -81,13 +88,18 @@ def gather(
 
     Raises InputError for whatever cannot be used. The data is read first: a broken line costs no loading.
     """
-    examples = {name: read_examples(given.data.get(name, source), name, data) for name, source in sources.items()}
+    examples: dict[str, Sequence[Example]] = {
+        name: read_examples(given.data.get(name, source), name, data) for name, source in sources.items()
+    }
+    refuse_misplaced(examples, data)
     if exclude is not None:
         _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
     loaded = _load(model, seed, given)
     encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
     splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
     _refuse_unknown_tokens(loaded, splits)
+    examine(loaded, next(iter(splits.values())).examples[0])
+    _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
     _note_template(loaded, encoder)
     named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
@@ -100,9 +112,8 @@ def refuse_shared(inputs: Inputs) -> None:
     Rows are the same if their contents are, or if they become the same tokens.
     """
     forget, retain = inputs.examples["forget"], inputs.examples["retain"]
-    kept = {row.input_ids.tobytes() for row in inputs.splits["retain"].examples}
-    same_tokens = sum(row.input_ids.tobytes() in kept for row in inputs.splits["forget"].examples)
-    if shared := max(shared_rows(forget, retain), same_tokens):
+    tokens = [token_digests(inputs.splits[name].examples) for name in ("forget", "retain")]
+    if shared := max(shared_rows(forget, retain), int(is_among(*tokens).sum())):
         raise InputError(
             f"forget and retain share {shared} rows of {len(forget)} and {len(retain)}; take them out of one "
             "of the two."
@@ -111,7 +122,7 @@ def refuse_shared(inputs: Inputs) -> None:
 
 def _refuse_unknown_tokens(loaded: Loaded, splits: Mapping[str, Split]) -> None:
     known = loaded.model.get_input_embeddings().weight.shape[0]
-    highest = max(int(row.input_ids.max()) for split in splits.values() for row in split.examples)
+    highest = max(split.highest for split in splits.values())
     if highest >= known:
         raise InputError(
             f"the tokenizer writes token {highest}, and the model knows the tokens below {known}; give the tokenizer "
@@ -134,10 +145,10 @@ def _files(source: str) -> Sequence[Path]:
     return [] if source.startswith("<") else source_files(source)
 
 
-def _leave_out(examples: dict[str, list[Example]], excluded: list[Example], name: str) -> None:
-    unwanted = {example.fingerprint for example in excluded}
+def _leave_out(examples: dict[str, Sequence[Example]], excluded: Sequence[Example], name: str) -> None:
     (split, rows), *_ = examples.items()
-    kept = [example for example in rows if example.fingerprint not in unwanted]
+    is_unwanted = is_among(content_digests(rows), content_digests(excluded))
+    kept = take(rows, np.flatnonzero(~is_unwanted))
     if len(kept) == len(rows):
         raise InputError(f"none of the {len(excluded)} rows of --exclude {name} stands in the data; check both files.")
     if not kept:
@@ -152,10 +163,20 @@ def _load(options: ModelOptions, seed: int, given: Given) -> Loaded:
         return load(options, isinstance(options, FinetuneModel) and options.from_scratch, seed)
     if given.tokenizer is None:
         raise InputError("a loaded model was given without its loaded tokenizer; pass it as tokenizer=... as well.")
+    elsewhere = ("trust_remote_code", "allow_pickle")  # of the retrained model
     for item in fields(options):
-        if item.name not in ("model", "tokenizer") and getattr(options, item.name) != item.default:
+        if item.name not in ("model", "tokenizer", *elsewhere) and getattr(options, item.name) != item.default:
             raise InputError(f"{item.name} says how to load a model, and this one is loaded; leave it out.")
     return prepare(given.model, given.tokenizer)
+
+
+def _note_duplicates(loaded: Loaded, examples: Mapping[str, Sequence[Example]]) -> None:
+    for name, rows in examples.items():
+        if count := repeats(content_digests(rows)):
+            loaded.notes.append(
+                f"{count} of {len(rows)} {name} rows repeat an earlier row; they were kept, so what they say counts "
+                "more than once."
+            )
 
 
 def _note_lengths(loaded: Loaded, encoder: Encoder, splits: Mapping[str, Split]) -> None:

@@ -3,7 +3,8 @@
 Only the command line prints; everything else reports to a `Progress`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -15,6 +16,10 @@ class Progress:
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Receive one rendered example: its tokens as text, and whether each is scored."""
+
+    def preview_spans(self, tokens: list[tuple[str, bool]]) -> None:
+        """Receive, in place of `preview`, one with marked spans: its tokens, and whether each is to be forgotten."""
+        self.preview(tokens)
 
     def plan(self, facts: Mapping[str, Any]) -> None:
         """Receive the numbers of examples, scored tokens and steps before training starts."""
@@ -40,44 +45,11 @@ class Observers(Progress):
 
     def __init__(self, *observers: Progress) -> None:
         """Hand on to `observers`."""
-        self.observers = observers
+        for name in vars(Progress):
+            if not name.startswith("_"):
+                setattr(self, name, partial(_each, [getattr(observer, name) for observer in observers]))
 
-    def note(self, text: str) -> None:
-        """Hand on a sentence."""
-        for observer in self.observers:
-            observer.note(text)
 
-    def preview(self, tokens: list[tuple[str, bool]]) -> None:
-        """Hand on a rendered example."""
-        for observer in self.observers:
-            observer.preview(tokens)
-
-    def plan(self, facts: Mapping[str, Any]) -> None:
-        """Hand on the numbers of the run."""
-        for observer in self.observers:
-            observer.plan(facts)
-
-    def start(self, title: str, total: int) -> None:
-        """Hand on that a stage begins."""
-        for observer in self.observers:
-            observer.start(title, total)
-
-    def advance(self, units: int = 1) -> None:
-        """Hand on that units are done."""
-        for observer in self.observers:
-            observer.advance(units)
-
-    def step(self, record: Mapping[str, Any]) -> None:
-        """Hand on the record of a step."""
-        for observer in self.observers:
-            observer.step(record)
-
-    def candidate(self, record: Mapping[str, Any]) -> None:
-        """Hand on the record of a candidate."""
-        for observer in self.observers:
-            observer.candidate(record)
-
-    def stop(self) -> None:
-        """Hand on that the stage ends."""
-        for observer in self.observers:
-            observer.stop()
+def _each(calls: Sequence[Callable[..., None]], *arguments: Any, **named: Any) -> None:
+    for call in calls:
+        call(*arguments, **named)

@@ -1,25 +1,24 @@
 """The main path, top to bottom: load, encode, measure, train, save, check, report."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from .config import FinetuneConfig, UnlearnConfig, from_mapping
-from .constraints.bound import Probe
 from .constraints.retention import NLL
 from .data.batches import StepRows
 from .errors import InputError
 from .execution import Check, Execution, Recorded, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
+from .model.form import examine
 from .model.load import Loaded, checkpointed, load
-from .model.options import ModelOptions
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
 from .training.problem import Problem, Term
-from .unlearning import PROBE_SEED, Trained, Unlearning
+from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
 
 
 @dataclass
@@ -99,8 +98,8 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
-        judge = task.judge(execution)
-        execution.announce(inputs, task.plan, task.facts(judge))
+        probes = task.judge(execution)
+        execution.announce(inputs, task.plan, task.facts(probes))
         recorded = {
             "before": execution.measure_once("before", "measure the model before", inputs.loaded, task.measured)
         }
@@ -110,32 +109,32 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
             del retrained  # training needs the memory
     with execution.opened(inputs):
         with execution.timed("train"):
-            trained = task.train(execution, judge)
+            trained = task.train(execution, probes)
         with execution.timed("save"):
             difference = execution.save(inputs.loaded, task.check)
         with execution.timed("measure"):
             recorded["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
-        results = _unlearn_results(execution, task, judge, trained, recorded) | {"reload_difference": difference}
+        results = _unlearn_results(execution, task, probes, trained, recorded) | {"reload_difference": difference}
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
 
 
 def _unlearn_results(
-    execution: Execution, task: Unlearning, judge: Probe, trained: Trained, recorded: Mapping[str, Recorded]
+    execution: Execution, task: Unlearning, probes: Probes, trained: Trained, recorded: Mapping[str, Recorded]
 ) -> dict[str, Any]:
     method, config = task.method, task.config
     before, after, reached = recorded["before"].values, recorded["after"].values, trained.kept.reached
-    bound = task.bound_facts(judge, reached)
+    bounds = task.bound_facts(probes, reached)
     return {
         "command": "unlearn",
-        "status": "feasible" if reached.holds else "infeasible",
-        "verdict": verdict(bound, reached.holds, before, after),
-        "bound": bound,
+        "status": "feasible" if trained.kept.holds else "infeasible",
+        "verdict": verdict(bounds, before, after),
+        **bounds,
         "metrics": after,
         "reference_metrics": before,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
         "method": {"name": method.name} | (asdict(method) if is_dataclass(method) else {}),
-        "multiplier": task.multiplier_facts(trained.multiplier),
+        "multiplier": task.multiplier_facts(trained.multipliers),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
         "probe_ids": [example.id for example in task.probe],
@@ -158,7 +157,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
         rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
         plan = Plan.of(config.training, rows.steps_per_epoch)
         loss = Term("data", "token", NLL.needs, NLL().values)
-        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary)
+        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.selects)
         execution.identify(inputs)
     execution.announce(inputs, plan, {})
     measured = {"data": evenly(examples, config.evaluation.eval_rows)}
@@ -196,12 +195,14 @@ def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded
     """Load the model that never saw the forget split, where one is named."""
     if name is None:
         return None
-    options = ModelOptions(model=name, dtype=execution.config.model.dtype, device=str(inputs.loaded.model.device))
+    given = execution.config.model
+    options = replace(given, model=name, model_revision=None, tokenizer=None, device=str(inputs.loaded.model.device))
     try:
         retrained = load(options)
     except InputError as error:
         raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
     if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
         raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
+    examine(retrained, inputs.splits["forget"].examples[0])
     execution.folder.refuse_inputs(retrained.files)
     return retrained

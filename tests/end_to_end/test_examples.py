@@ -120,3 +120,17 @@ def test_unlearning_beside_retraining(run, tmp_path):
     assert lines[1].split() == ["before", "retrained", "after"]
     assert [len(line.split()) for line in lines[2:-1]] == [4] * 14
     assert Path(lines[-1]).read_text(encoding="utf-8").count(">Retrained</th>") == 1
+
+
+def test_forgetting_what_a_pattern_finds(run, people, as_file, tmp_path):
+    """Of twelve rows those with a year of birth are forgotten, and their years alone."""
+    rows = people.rows["forget"]
+    dated = [row for row in rows if re.search(r"\b19\d\d\b", row["answer"])]
+    assert 0 < len(dated) < len(rows)
+    files = (people.model, as_file(tmp_path / "rows.jsonl", rows), people.file("retain"), tmp_path / "run")
+    out = run("spans.py", *files, "--pattern", r"\b19\d\d\b", "--learning_rate", "4e-3")
+    lines = out.splitlines()
+    assert lines[0] == f"{len(dated)} spans in {len(dated)} of {len(rows)} rows"
+    assert lines[1].startswith(("Bounds held: ", "BOUND MISSED: "))
+    before, after = map(float, re.search(r"span_probability (\S+) -> (\S+)", lines[2]).groups())
+    assert after < 0.5 * before

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from amnestic.data.encode import Encoded, Encoder
-from amnestic.data.example import Example
+from amnestic.data.example import Example, Spans
 from amnestic.data.options import DataOptions
 from amnestic.errors import RunError
 from amnestic.evaluation.collect import Collected, collect, distinct_needs, rows, suite
@@ -172,6 +173,63 @@ def test_rouge_is_a_mean_over_examples() -> None:
     assert found.value == pytest.approx(5 / 8)
 
 
+# Spans
+
+
+def span_table(*answers_: str) -> Likelihoods:
+    """Answers of which each letter is a token: capital ones are marked, and those of H or h are the argmax.
+
+    H and h have the probability 1/2, others 1/8.
+    """
+    letters = "".join(answers_)
+    table = answers(*([1 / 2 if letter in "Hh" else 1 / 8 for letter in word] for word in answers_))
+    return replace(table, is_argmax=np.array([letter in "Hh" for letter in letters]), is_span=_capital(letters))
+
+
+def _capital(letters: str) -> np.ndarray:
+    return np.array([letter.isupper() for letter in letters])
+
+
+def test_span_probability_by_hand() -> None:
+    """The marked tokens have (1/2 * 1/8)^(1/2) = 1/4, wherever they stand, and 1/2; their mean is 3/8."""
+    found = compute("span_probability", span_table("hHhxXh", "xHHx", "hhh"))
+    assert found.value == pytest.approx(3 / 8)
+    assert found.per_example == pytest.approx([1 / 4, 1 / 2, np.nan], nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("word", "share"),
+    [("xHHx", 1), ("hHXHh", 0), ("HxHHxXxH", 3 / 4), ("XHxHX", 0), ("H", 1), ("X", 0), ("HHH", 1), ("xHxHHxX", 2 / 3)],
+)
+def test_span_reproduction_by_hand(word: str, share: float) -> None:
+    """A span is reproduced if the argmax is right at each of its tokens, whatever stands around it."""
+    found = compute("span_reproduction", span_table(word, "hxh"))
+    assert found.value == pytest.approx(share)
+    assert found.per_example == pytest.approx([share, np.nan], nan_ok=True)
+
+
+def test_a_span_is_reproduced_where_greedy_decoding_writes_it(tiny_model: Callable[..., Path]) -> None:
+    """Against transformers' own generation from the true tokens before each span, for as many tokens as it has."""
+    subject = subject_of(tiny_model(tied=False), 2)
+    model, examples = subject.loaded.model, subject.splits["s"]
+    chosen, shares = [], []
+    for number, example in enumerate(examples[:2]):
+        ids = torch.from_numpy(example.input_ids.copy())[None]
+        first = example.prompt_length + 1
+        greedy = model.generate(ids[:, :first], do_sample=False, max_new_tokens=3, eos_token_id=None)[0]
+        ids[0, first : first + 3] = greedy[first:]
+        if number:
+            ids[0, first + 1] = (ids[0, first + 1] + 1) % 320
+        is_span = np.zeros(ids.shape[1], dtype=bool)
+        is_span[first : first + 3] = True
+        again = model.generate(ids[:, :first], do_sample=False, max_new_tokens=3, eos_token_id=None)[0, first:]
+        shares.append(float(torch.equal(again, ids[0, first : first + 3])))
+        chosen.append(replace(example, input_ids=ids[0].numpy(), is_span=is_span))
+    found = collect(replace(subject, splits={"s": chosen}), suite({"s": chosen}))
+    assert shares == [1, 0]
+    assert found.measurements["s.span_reproduction"].per_example == pytest.approx(shares)
+
+
 # From a model to a value
 
 QUESTIONS = (
@@ -181,11 +239,14 @@ QUESTIONS = (
     ("Who?", "x"),
     ("When was that, and who saw it?", "In 1987."),
 )
+SPANS: tuple[Spans, ...] = (((0, 10), (38, 42)), ((8, 11),), (), ((0, 1),), ((0, 4), (5, 6)))
+"""What is marked in each answer; the third marks nothing."""
 
 
 def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = lambda rows: None) -> Subject:
     loaded = load(ModelOptions(model=str(folder), device="cpu"))
-    examples = [Example(f"s:{i}", "question", *pair) for i, pair in enumerate(QUESTIONS)]
+    pairs = zip(QUESTIONS, SPANS, strict=True)
+    examples = [Example(f"s:{i}", "question", *pair, forget_spans=spans) for i, (pair, spans) in enumerate(pairs)]
     cut = Encoder(loaded.tokenizer, DataOptions(max_length=60)).encode("s", examples)
     assert [example.closes for example in cut.examples] == [True, True, False, True, True]
     options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
@@ -227,7 +288,7 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
             example.input_ids[position] = int(logits[0, -1].argmax())
     slow = [slow_values(model, example, 320) for example in examples]
     model.float()
-    collected = collect(subject, suite(["s"]))
+    collected = collect(subject, suite(subject.splits))
     table = collected.tables[Likelihood("s")]
     for name in ("logp", "margin", "entropy", "is_argmax"):
         expected = [value for values in slow for value in values[name]]
@@ -250,6 +311,33 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
     }
     assert {name: collected.values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert collected.measurements["s.probability"].per_example == pytest.approx(list(map(math.exp, means)), rel=1e-5)
+    assert_spans(collected, examples, slow)
+
+
+def assert_spans(collected: Collected, examples: Sequence[Encoded], slow: list[dict[str, list[float]]]) -> None:
+    """Compare the two metrics of spans with a walk over each marked answer, token by token."""
+    probabilities, reproduced = [], []
+    for example, values in zip(examples, slow, strict=True):
+        if example.is_span is None:
+            continue
+        marks = [bool(mark) for mark, is_scored in zip(example.is_span, example.is_scored, strict=True) if is_scored]
+        logp = [value for value, mark in zip(values["logp"], marks, strict=True) if mark]
+        probabilities.append(math.exp(math.fsum(logp) / len(logp)))
+        runs: list[list[float]] = []
+        for k, (hit, mark) in enumerate(zip(values["is_argmax"], marks, strict=True)):
+            if mark and (k == 0 or not marks[k - 1]):
+                runs.append([])
+            if mark:
+                runs[-1].append(hit)
+        reproduced.append(sum(all(run) for run in runs) / len(runs))
+    assert len(probabilities) == 4
+    assert collected.values["s.span_probability"] == pytest.approx(sum(probabilities) / 4, rel=1e-5)
+    assert collected.values["s.span_reproduction"] == pytest.approx(sum(reproduced) / 4, rel=1e-9)
+    assert 0 < collected.values["s.span_reproduction"] < 1
+    per_example = collected.measurements["s.span_probability"].per_example
+    assert per_example is not None
+    assert np.isnan(per_example).tolist() == [False, False, True, False, False]
+    assert per_example[[0, 1, 3, 4]] == pytest.approx(probabilities, rel=1e-5)
 
 
 def suffix(hits: Sequence[float]) -> int:
@@ -264,7 +352,7 @@ def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) 
     """With a head of zeros all logits are 0: entropy log V, margin 0, each token's probability 1 / V."""
     subject = subject_of(tiny_model(tied=False, spare_rows=7), 4)
     torch.nn.init.zeros_(subject.loaded.model.get_output_embeddings().weight)
-    values = collect(subject, suite(["s"])).values
+    values = collect(subject, suite(subject.splits)).values
     assert values["s.entropy"] == pytest.approx(math.log(327), rel=1e-6)
     assert values["s.margin"] == 0
     assert values["s.probability"] == pytest.approx(1 / 327, rel=1e-5)
@@ -274,12 +362,12 @@ def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) 
 def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> None:
     """0 <= H <= log V for every token; a head 1,000 times as large leaves almost none."""
     subject = subject_of(tiny_model(tied=False), 4)
-    entropy = collect(subject, suite(["s"])).tables[Likelihood("s")].entropy
+    entropy = collect(subject, suite(subject.splits)).tables[Likelihood("s")].entropy
     assert (entropy > 0).all()
     assert (entropy < math.log(320)).all()
     with torch.no_grad():
         subject.loaded.model.get_output_embeddings().weight.mul_(1000)
-    sharp = collect(subject, suite(["s"])).tables[Likelihood("s")].entropy
+    sharp = collect(subject, suite(subject.splits)).tables[Likelihood("s")].entropy
     assert (sharp >= 0).all()
     assert np.median(sharp) < 1e-3
 
@@ -291,13 +379,24 @@ def test_each_distinct_need_is_swept_once(tiny_model: Callable[..., Path]) -> No
     """The suite of a split reads two needs; the rows that its sweeps announce are the rows that they report as done."""
     done: list[int] = []
     subject = subject_of(tiny_model(), 2, done.append)
-    metrics = suite(["s"])
+    metrics = suite(subject.splits)
     assert [f"{item.split}.{item.name}" for item in metrics] == [f"s.{name}" for name in METRICS.names()]
     assert set(distinct_needs(metrics)) == {Likelihood("s"), Generation("s")}
     collected = collect(subject, metrics)
     assert rows(subject, metrics) == sum(done) == 2 * len(QUESTIONS)
     assert set(collected.tables) == {Likelihood("s"), Generation("s")}
     assert set(collected.values) == {f"s.{name}" for name in METRICS.names()}
+
+
+def test_metrics_of_spans_take_part_only_where_spans_are(tiny_model: Callable[..., Path]) -> None:
+    """A suite of two splits lists them for the one that marks spans; a span of which no token is left is none."""
+    examples = subject_of(tiny_model(), 2).splits["s"]
+    plain = [replace(example, is_span=None) for example in examples]
+    nothing = [replace(example, is_span=np.zeros_like(example.is_scored)) for example in examples]
+    found = suite({"forget": examples, "retain": plain, "other": nothing})
+    names = [f"{item.split}.{item.name}" for item in found if item.name.startswith("span_")]
+    assert names == ["forget.span_probability", "forget.span_reproduction"]
+    assert len(found) == 3 * len(METRICS.names()) - 4
 
 
 def test_generations_stand_beside_their_answers() -> None:

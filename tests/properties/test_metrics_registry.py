@@ -1,5 +1,6 @@
 """What holds for every registered metric, the next one included."""
 
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ Measure = Callable[..., dict[str, Measurement]]
 
 @pytest.fixture(scope="module")
 def subject(tiny_model: Callable[..., Path]) -> Subject:
-    """Questions and a text of many lengths, some cut, and a model that half knows them.
+    """Questions and a text of many lengths, some cut, with one or two words marked, and a model that half knows them.
 
     It is measured in float64: rounding hides nothing.
     """
@@ -42,7 +43,8 @@ def subject(tiny_model: Callable[..., Path]) -> Subject:
     for number in range(EXAMPLES):
         text = " ".join(random.choice(words.split(), int(random.integers(1, 12))))
         kind, prompt = ("text", "") if number == 5 else ("question", f"Who wrote {words[: 3 * number]}?")
-        examples.append(Example(f"s:{number}", kind, prompt, text))
+        ends = [match.span() for match in re.finditer(r"\w+", text)]
+        examples.append(Example(f"s:{number}", kind, prompt, text, tuple(ends[:3:2])))
     split = Encoder(loaded.tokenizer, DataOptions(max_length=40)).encode("s", examples)
     assert len(split.examples) == EXAMPLES
     assert split.too_long > 0
@@ -68,7 +70,7 @@ def measure(subject: Subject) -> Measure:
     def run(chosen: list[int], batch_size: int = 4) -> dict[str, Measurement]:
         options = EvaluationOptions(max_new_tokens=24, per_device_eval_batch_size=batch_size)
         splits = {"s": [subject.splits["s"][i] for i in chosen]}
-        return collect(replace(subject, splits=splits, options=options), suite(["s"])).measurements
+        return collect(replace(subject, splits=splits, options=options), suite(splits)).measurements
 
     return run
 

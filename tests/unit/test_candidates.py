@@ -22,6 +22,8 @@ def one(loss: float) -> Sums:
 
 
 PROBE = Probe(Bound("bound", LIMIT), one(0.1), whole_split=False)
+PROBES = {"retain": PROBE}
+TWO = {"retain": PROBE, "context": Probe(Bound("bound", 0.2), one(0.1), whole_split=True)}
 
 
 class Script:
@@ -32,10 +34,10 @@ class Script:
         self.measurements = iter(measurements)
         self.seen: list[dict[str, torch.Tensor]] = []
 
-    def __call__(self) -> tuple[float, Sums]:
+    def __call__(self) -> tuple[float, dict[str, Sums]]:
         self.seen.append(weights(self.loaded))
-        forget, retain = next(self.measurements)
-        return forget, one(retain)
+        forget, *losses = next(self.measurements)
+        return forget, {name: one(loss) for name, loss in zip(TWO, losses, strict=False)}
 
 
 def weights(loaded) -> dict[str, torch.Tensor]:
@@ -77,7 +79,7 @@ def tiny(tiny_model):
 )
 def test_rules_of_choice(tiny, tmp_path, measurements, kept):
     loaded = tiny()
-    candidates = Candidates(loaded, PROBE, Script(loaded, measurements), tmp_path)
+    candidates = Candidates(loaded, PROBES, Script(loaded, measurements), tmp_path)
     states = {}
     for step in range(1, len(measurements) + 1):
         shift(loaded, 0.25)
@@ -85,27 +87,49 @@ def test_rules_of_choice(tiny, tmp_path, measurements, kept):
         candidates.add(step, step / 2)
     chosen = candidates.restore()
     assert chosen.step == kept
-    assert (chosen.forget_loss, chosen.reached.reached) == measurements[kept - 1]
+    assert (chosen.forget_loss, chosen.reached["retain"].reached) == measurements[kept - 1]
     assert [candidate.step for candidate in candidates.all] == list(states)
     assert_same(weights(loaded), states[kept])
+
+
+@pytest.mark.parametrize(
+    ("measurements", "kept"),
+    [
+        pytest.param([(3.0, 0.4, 0.1), (1.0, 0.4, 0.3), (0.5, 0.6, 0.1)], 1, id="both must hold"),
+        pytest.param([(3.0, 0.4, 0.1), (2.0, 0.4, 0.2), (9.0, 0.1, 0.1)], 2, id="lowest forget loss where both hold"),
+        pytest.param([(1.0, 0.1, 0.5), (1.0, 0.7, 0.1), (1.0, 0.1, 0.6)], 2, id="the larger violation counts"),
+    ],
+)
+def test_rules_of_choice_with_several_bounds(tiny, tmp_path, measurements, kept):
+    """The bounds are 0.5 and 0.2; the violations of the last case are 0.3, 0.2 and 0.4."""
+    loaded = tiny()
+    candidates = Candidates(loaded, TWO, Script(loaded, measurements), tmp_path)
+    for step in range(1, len(measurements) + 1):
+        shift(loaded, 0.25)
+        candidates.add(step, step / 2)
+    assert candidates.restore().step == kept
+    again = Candidates(loaded, TWO, Script(loaded, []), tmp_path / "again")
+    again.resume(json.loads(json.dumps(candidates.states)), candidates.path)
+    assert again.all == candidates.all
+    assert again.restore().step == kept
 
 
 def test_confidence_decides_where_the_probe_is_a_sample(tiny, tmp_path):
     """Means 0.45 and 0.4 are below 0.5, but the first's upper limit is not: its forget loss does not count."""
     uncertain = Sums(np.array([0.0, 0.9] * 10), np.ones(20, dtype=np.int64))
     certain = Sums(np.full(20, 0.4), np.ones(20, dtype=np.int64))
-    measurements = iter([(1.0, uncertain), (2.0, certain)])
+    measurements = iter([(1.0, {"retain": uncertain}), (2.0, {"retain": certain})])
     probe = Probe(Bound("bound", LIMIT), certain, whole_split=False)
-    candidates = Candidates(tiny(), probe, lambda: next(measurements), tmp_path)
-    assert not candidates.add(1, 1.0).reached.holds
-    assert candidates.add(2, 2.0).reached.holds
+    candidates = Candidates(tiny(), {"retain": probe}, lambda: next(measurements), tmp_path)
+    assert not candidates.add(1, 1.0).holds
+    assert candidates.add(2, 2.0).holds
     assert candidates.restore().step == 2
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_tied_weights_are_kept_once_and_stay_tied(tiny, tmp_path, tied):
     loaded = tiny(tied=tied)
-    candidates = Candidates(loaded, PROBE, Script(loaded, [(1.0, 0.1)]), tmp_path)
+    candidates = Candidates(loaded, PROBES, Script(loaded, [(1.0, 0.1)]), tmp_path)
     before = weights(loaded)
     candidates.add(1, 1.0)
     with safe_open(candidates.path, "pt") as file:
@@ -120,7 +144,7 @@ def test_tied_weights_are_kept_once_and_stay_tied(tiny, tmp_path, tied):
 
 def test_the_folder_holds_the_best_weights_and_nothing_else(tiny, tmp_path):
     loaded = tiny()
-    candidates = Candidates(loaded, PROBE, Script(loaded, [(2.0, 0.1), (1.0, 0.1)]), tmp_path / "checkpoints")
+    candidates = Candidates(loaded, PROBES, Script(loaded, [(2.0, 0.1), (1.0, 0.1)]), tmp_path / "checkpoints")
     candidates.add(1, 1.0)
     candidates.add(2, 2.0)
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["candidate.safetensors"]
@@ -131,12 +155,12 @@ def test_the_folder_holds_the_best_weights_and_nothing_else(tiny, tmp_path):
 def test_candidates_go_on_from_a_checkpoint(tiny, tmp_path):
     """The third candidate forgets less than the best of the two before: the weights of that one come back."""
     loaded = tiny()
-    first = Candidates(loaded, PROBE, Script(loaded, [(2.0, 0.1), (1.0, 0.1)]), tmp_path / "first")
+    first = Candidates(loaded, PROBES, Script(loaded, [(2.0, 0.1), (1.0, 0.1)]), tmp_path / "first")
     first.add(1, 1.0)
     shift(loaded, 0.5)
     first.add(2, 2.0)
     best = weights(loaded)
-    second = Candidates(loaded, PROBE, Script(loaded, [(1.5, 0.1)]), tmp_path / "second")
+    second = Candidates(loaded, PROBES, Script(loaded, [(1.5, 0.1)]), tmp_path / "second")
     second.resume(json.loads(json.dumps(first.states)), first.path)
     shift(loaded, 0.5)
     second.add(3, 3.0)
@@ -150,7 +174,7 @@ def test_measured_on_weights_as_saved_and_trained_on_with_exact_ones(tiny, tmp_p
     """A bfloat16 model that is computed in float32 moves by less than bfloat16 can hold."""
     loaded = tiny(dtype="float32", saved="bfloat16")
     script = Script(loaded, [(1.0, 0.1), (1.0, 0.2)])
-    candidates = Candidates(loaded, PROBE, script, tmp_path)
+    candidates = Candidates(loaded, PROBES, script, tmp_path)
     for step in (1, 2):
         shift(loaded, 1e-3)
         exact = weights(loaded)
@@ -168,7 +192,7 @@ def test_measured_on_weights_as_saved_and_trained_on_with_exact_ones(tiny, tmp_p
 
 def test_a_model_computed_in_less_than_it_is_saved_in_is_kept_as_it_is(tiny, tmp_path):
     loaded = tiny(dtype="bfloat16", saved="float32")
-    candidates = Candidates(loaded, PROBE, Script(loaded, [(1.0, 0.1)]), tmp_path)
+    candidates = Candidates(loaded, PROBES, Script(loaded, [(1.0, 0.1)]), tmp_path)
     before = weights(loaded)
     candidates.add(1, 1.0)
     shift(loaded, 1.0)
@@ -186,7 +210,7 @@ def test_exact_weights_come_back_where_measuring_fails(tiny, tmp_path):
         raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory"):
-        Candidates(loaded, PROBE, fail, tmp_path).add(1, 1.0)
+        Candidates(loaded, PROBES, fail, tmp_path).add(1, 1.0)
     assert_same(weights(loaded), exact)
     assert list(tmp_path.iterdir()) == []
 
@@ -194,11 +218,11 @@ def test_exact_weights_come_back_where_measuring_fails(tiny, tmp_path):
 def test_without_a_candidate_there_is_nothing_to_restore(tiny, tmp_path):
     loaded = tiny()
     with pytest.raises(RunError, match=r"^no candidate was measured; expected at least one optimiser step\.$"):
-        Candidates(loaded, PROBE, Script(loaded, []), tmp_path).restore()
+        Candidates(loaded, PROBES, Script(loaded, []), tmp_path).restore()
 
 
 def test_record_of_a_candidate():
-    candidate = Candidate(8, 2.0, 0.25, Reached(0.1, 0.2, True, -0.3))
+    candidate = Candidate(8, 2.0, 0.25, {"retain": Reached(0.1, 0.2, True, -0.3)})
     assert candidate.record == {
         "step": 8,
         "epoch": 2.0,
@@ -206,4 +230,18 @@ def test_record_of_a_candidate():
         "reached": 0.1,
         "upper_limit": 0.2,
         "holds": True,
+    }
+
+
+def test_record_of_a_candidate_under_several_bounds():
+    """It holds where all are held."""
+    reached = {"retain": Reached(0.1, 0.2, True, -0.3), "context": Reached(0.4, 0.45, False, 0.2)}
+    assert Candidate(8, 2.0, 0.25, reached).record == {
+        "step": 8,
+        "epoch": 2.0,
+        "forget_loss": 0.25,
+        "reached": 0.1,
+        "upper_limit": 0.2,
+        "context_reached": 0.4,
+        "holds": False,
     }

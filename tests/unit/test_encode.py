@@ -6,6 +6,8 @@ characters fall apart into bytes), words (spaces vanish), and SentencePiece's fo
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from amnestic.data.encode import Encoded, Encoder, Split, lengths
+from amnestic.data.encode import Encoded, Encoder, Split, lengths, span_facts
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.errors import InputError
@@ -634,3 +636,204 @@ def test_facts_of_a_chat_template_depend_on_its_arguments() -> None:
     other = facts(template_args={"date_string": "8"}, system_prompt="x")
     assert other["first_prompt_sha256"] == sha256("<bos>8;<turn>system:x</turn><turn>user:Who?</turn><turn>assistant:")
     assert (other["arguments"], other["system_prompt"]) == ({"date_string": "8"}, "x")
+
+
+# Spans
+
+
+def marked(example: Example, *texts: str) -> Example:
+    """The example with the first occurrence of each text as a span."""
+    spans = tuple((example.answer.index(text), example.answer.index(text) + len(text)) for text in texts)
+    return replace(example, forget_spans=spans)
+
+
+def spanned(tokenizer: Any, example: Example, **options: Any) -> str:
+    """The tokens of an example, those to be forgotten in brackets."""
+    encoded = one(tokenizer, example, **options)
+    assert encoded.is_span is not None
+    assert encoded.is_span.dtype == bool
+    assert encoded.is_span.shape == encoded.input_ids.shape
+    return shown(tokenizer, replace(encoded, is_scored=encoded.is_forgotten))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "expected"),
+    [
+        (byte_level(), "<bos> Question : ĠWho ? Ċ Answer : [ĠIda] Ġ 5 [5] [-] 1 [.] <eos>"),
+        (
+            whole_words("Question", "Answer", "Who", "Ida", ":", "?", ".", "55", "-", "1"),
+            "Question : Who ? Answer : [Ida] [55] [-] 1 [.] <eos>",
+        ),
+        (
+            sentence_pieces(),
+            f"<bos> ▁Question : ▁Who ? {IN_BYTES} : [▁Ida] ▁ [<0x35>] [<0x35>] [<0x2D>] [<0x31>] [.] <eos>",
+        ),
+    ],
+    ids=["bytes", "words", "pieces"],
+)
+def test_tokens_that_overlap_a_span_are_to_be_forgotten(tokenizer: Any, expected: str) -> None:
+    """Ida 55-1.: the spans are "da", "5-" from the second 5 on, and the full stop; half of a token is all of it.
+
+    Sentence pieces give every byte of a run of unknown characters the range of the whole run.
+    """
+    example = replace(question(" Who?", "Ida 55-1."), forget_spans=((1, 3), (5, 7), (8, 9)))
+    options = {"question_template": "Question:{question}\nAnswer:"}
+    assert spanned(tokenizer, example, **options) == expected
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        ("😀", "<bos> ? Ġ a [ð] [Ł] [ĺ] [Ģ] æ ¼ ¢ b <eos>"),
+        ("漢", "<bos> ? Ġ a ð Ł ĺ Ģ [æ] [¼] [¢] b <eos>"),
+        ("漢b", "<bos> ? Ġ a ð Ł ĺ Ģ [æ] [¼] [¢] [b] <eos>"),
+        ("a", "<bos> ? Ġ [a] ð Ł ĺ Ģ æ ¼ ¢ b <eos>"),
+    ],
+)
+def test_the_bytes_of_a_marked_character_are_marked(span: str, expected: str) -> None:
+    assert spanned(byte_level(), marked(completion("? ", "a😀漢b"), span)) == expected
+
+
+@given(
+    answer=st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=12),
+    learned=st.permutations(["a漢", " 😀", "é", "ab", "  ", "\na"]),
+    ends=st.tuples(st.integers(0, 24), st.integers(1, 24)),
+)
+def test_marked_tokens_are_those_whose_bytes_meet_those_of_the_span(
+    answer: str, learned: list[str], ends: tuple[int, int]
+) -> None:
+    """Each character of a byte-level token is one byte; the span's bytes lie between those of its first and last one.
+
+    A token may hold parts of two characters: the one that it ends in the middle of is its own as well.
+    """
+    tokenizer = byte_level(words=learned)
+    answer = "".join(learned) + answer
+    start = ends[0] % len(answer)
+    end = start + 1 + ends[1] % (len(answer) - start)
+    example = replace(completion("Q", answer), forget_spans=((start, end),))
+    encoded = one(tokenizer, example)
+    sizes = [len(token) for token in tokenizer.convert_ids_to_tokens(encoded.input_ids[1:-1].tolist())]
+    last = np.cumsum([0, *sizes])
+    low, high = (len(("Q" + answer[:n]).encode()) for n in (start, end))
+    expected = [(b > low) and (a < high) for a, b in pairwise(last)]
+    assert encoded.is_span is not None
+    assert encoded.is_span.tolist() == [False, *expected, False]
+    assert encoded.is_forgotten.tolist() == (encoded.is_span & encoded.is_scored).tolist()
+    assert encoded.is_context.tolist() == (~encoded.is_span & encoded.is_scored).tolist()
+
+
+@pytest.mark.parametrize(
+    ("template", "expected"),
+    [
+        (CHATML, "assistant Ċ Ġ Ida [.] Ċ <|im_end|>"),
+        (GEMMA, "m o d e l Ċ Ida [.] </turn>"),
+        (SPACED, "A ĠIda [.] Ġ <eos>"),
+        (BARE, "assistant : Ġ Ida [.] Ċ <eos>"),
+        (THINKING, "< / t h i n k > Ċ Ċ Ġ Ida [.] Ċ <|im_end|>"),
+    ],
+)
+def test_spans_count_the_answer_as_the_row_has_it_whatever_a_template_trims(template: str, expected: str) -> None:
+    words = [word for word in WORDS if word != " Ida" or template == SPACED]
+    tokenizer = byte_level(chat_template=template, words=words)
+    example = marked(chat("Ida.", "Ida.", "Who?", " Ida.\n"), ".")
+    assert spanned(tokenizer, example).endswith(expected)
+    assert spanned(tokenizer, example).count("[") == 1
+
+
+def test_the_whole_answer_as_a_span_is_all_of_it_but_its_end() -> None:
+    example = marked(chat("Who?", " Ida. "), " Ida. ")
+    assert spanned(byte_level(chat_template=GEMMA), example).endswith("Ċ [Ida] [.] </turn>")
+    assert spanned(byte_level(chat_template=CHATML), example).endswith("Ċ [ĠIda] [.] [Ġ] <|im_end|>")
+
+
+def test_a_row_without_spans_marks_nothing_and_all_of_it_is_to_be_forgotten() -> None:
+    split = encode(byte_level(), [question("Who?", "Ida."), marked(question("Who?", "Ida."), "Ida")])
+    plain, other = split.examples
+    assert plain.is_span is None
+    assert plain.is_forgotten.tolist() == plain.is_scored.tolist()
+    assert not plain.is_context.any()
+    assert other.is_forgotten.sum() == 1
+    assert span_facts(split.examples) == {"span_examples": 1, "span_tokens": 1}
+    assert span_facts([plain]) == {}
+
+
+def spanned_chunks(tokenizer: Any, example: Example, limit: int) -> list[str]:
+    examples = encode(tokenizer, example, max_length=limit).examples
+    assert all(chunk.is_span is not None for chunk in examples)
+    return [shown(tokenizer, replace(chunk, is_scored=chunk.is_forgotten)) for chunk in examples]
+
+
+def test_spans_of_a_text_mark_the_tokens_of_their_chunks() -> None:
+    """A chunk without a span is there, and has nothing to forget; the last span lies on both sides of a cut."""
+    text = marked(corpus("abcdefghijklmno"), "b", "ijklmn")
+    assert spanned_chunks(byte_level(), text, 4) == ["<bos> a [b] c", "d e f g", "h [i] [j] [k]", "l [m] [n] o"]
+
+
+def test_a_cut_in_front_of_a_span_moves_one_token_ahead() -> None:
+    """Without spans the second chunk begins with e; nothing predicts a first token, so it could not be forgotten."""
+    tokenizer = byte_level(post=None)
+    assert chunks(tokenizer, "abcdefgh", 4) == ["a [b] [c] [d]", "e [f] [g] [h]"]
+    assert spanned_chunks(tokenizer, marked(corpus("abcdefgh"), "e"), 4) == ["a b c", "d [e] f", "g h"]
+    assert spanned_chunks(tokenizer, marked(corpus("abcdefgh"), "ef"), 4) == ["a b c", "d [e] [f]", "g h"]
+    assert spanned_chunks(tokenizer, marked(corpus("abcdefgh"), "def"), 4) == ["a b", "c [d] [e] [f]", "g h"]
+
+
+def test_a_tail_of_one_token_takes_no_span_apart_either() -> None:
+    """Of nine letters the last would stand alone; h would be first where it is given g, so it gets f as well."""
+    tokenizer = byte_level(post=None)
+    assert spanned_chunks(tokenizer, corpus_of_nine("i"), 4) == ["a b c d", "e f g", "h [i]"]
+    assert spanned_chunks(tokenizer, corpus_of_nine("h"), 4) == ["a b c d", "e f", "g [h] i"]
+    assert spanned_chunks(tokenizer, corpus_of_nine("hi"), 4) == ["a b c d", "e f", "g [h] [i]"]
+
+
+def corpus_of_nine(span: str) -> Example:
+    return marked(corpus("abcdefghi"), span)
+
+
+def test_a_span_that_fills_a_chunk_is_cut_with_it() -> None:
+    text = marked(corpus("abcdefgh"), "cdefgh")
+    assert spanned_chunks(byte_level(post=None), text, 4) == ["a b [c] [d]", "e [f] [g] [h]"]
+
+
+@pytest.mark.parametrize(
+    ("example", "options"),
+    [
+        (marked(completion("Q", "abcdefgh"), "c", "gh"), {"max_length": 8}),
+        (marked(completion("Q", "abcdefgh"), "gh"), {"max_length": 8}),
+        (marked(corpus("abcdefgh"), "a"), {"max_length": 4}),
+    ],
+)
+def test_a_span_of_which_nothing_can_be_forgotten_is_refused(example: Example, options: dict[str, Any]) -> None:
+    """It was cut off with its answer, or is the first token of a text."""
+    lost = list(example.forget_spans[-1])
+    tokenizer = byte_level(post="<bos> $A" if example.kind == "prompt" else None)
+    with pytest.raises(InputError) as error:
+        encode(tokenizer, example, **options)
+    assert str(error.value) == (
+        f"s:0: the span {lost} of its answer overlaps no scored token within {options['max_length']} tokens, so it "
+        "cannot be forgotten; raise --max_length, or mark it otherwise."
+    )
+
+
+def test_a_span_that_a_template_trims_away_is_refused() -> None:
+    example = replace(chat("Who?", "Ida. \n"), forget_spans=((0, 3), (4, 6)))
+    with pytest.raises(InputError, match=r"^s:0: the span \[4, 6\] of its answer overlaps no scored token"):
+        encode(byte_level(chat_template=GEMMA), example)
+    example = replace(chat("Who?", " Ida."), forget_spans=((0, 1),))  # the space in ĠIda is the template's
+    with pytest.raises(InputError, match=r"^s:0: the span \[0, 1\] of its answer overlaps no scored token"):
+        encode(byte_level(chat_template=SPACED), example)
+
+
+def test_a_marked_row_that_is_dropped_as_too_long_is_dropped() -> None:
+    rows = [marked(completion("Q", "abcdefgh"), "gh"), completion("Q", "a")]
+    split = encode(byte_level(), rows, max_length=6, too_long="drop")
+    assert (len(split.examples), split.left_out, split.too_long) == (1, 1, 1)
+
+
+def test_the_preview_of_a_marked_example_shows_what_is_to_be_forgotten() -> None:
+    tokenizer = byte_level()
+    encoder = Encoder(tokenizer, DataOptions())
+    (encoded,) = encoder.encode("s", [marked(completion("Who?", " Ida."), ".")]).examples
+    assert "".join(f"[{text}]" if is_marked else text for text, is_marked in encoder.preview(encoded)) == (
+        "<bos>Who? Ida[.]<eos>"
+    )

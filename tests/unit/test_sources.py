@@ -294,7 +294,7 @@ BROKEN_FILES: dict[str, tuple[str, str | bytes, list[str]]] = {
     "trailing comma": ("f.json", '[{"text": "a"},\n\n]', ["f.json, line 3 is not JSON"]),
     "open array": ("f.json", '[{"text": "a"}\n', ["f.json, line 2 is not JSON"]),
     "after the array": ("f.json", '[{"text": "a"}]\n{}', ["f.json, line 2 is not JSON (Extra data"]),
-    "deep": ("f.json", "[" * 100_000, ["f.json is not JSON", "recursion"]),
+    "deep": ("f.json", "[" * 100_000, ["f.json, line 1 is not JSON (its values are nested too deeply)"]),
     "huge number": ("f.jsonl", '{"text": ' + "9" * 5000 + "}", ["f.jsonl, line 1 is not JSON", "4300 digits"]),
     "not an object": ("f.jsonl", '{"text": "a"}\n"b"', ["f.jsonl, line 2 is text; expected an object"]),
     "array of lists": ("f.json", "[\n[1]]", ["f.json, line 2 is a list; expected an object"]),

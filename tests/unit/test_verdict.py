@@ -7,8 +7,27 @@ from amnestic.reports.verdict import verdict
 BOUND = {"reached": 0.03, "value": 0.05, "upper_limit": 0.04, "whole_split": False}
 
 
-def sentence(before: float, after: float, holds: bool = True, **bound: float) -> str:
-    return verdict(BOUND | bound, holds, {"forget.probability": before}, {"forget.probability": after})
+def sentence(before: float, after: float, **bound: float) -> str:
+    return verdict({"bound": BOUND | bound}, {"forget.probability": before}, {"forget.probability": after})
+
+
+def of_spans(before: float, after: float) -> str:
+    """The end of the sentence where spans are marked, in answers that are otherwise half kept."""
+    values = [
+        {"forget.probability": whole, "forget.span_probability": span} for whole, span in ((0.9, before), (0.5, after))
+    ]
+    return verdict({"bound": BOUND}, *values).partition("; ")[2]
+
+
+def of_context(retain: tuple[float, float], context: float) -> str:
+    """The beginning of the sentence where the context of spans is held too, by a bound of 0.2."""
+    reached, upper = retain
+    bounds = {
+        "bound": BOUND | {"reached": reached, "upper_limit": upper},
+        "context_bound": BOUND | {"reached": context, "upper_limit": 9.0, "value": 0.2, "whole_split": True},
+    }
+    values = {"forget.probability": 0.9}
+    return verdict(bounds, values, values).partition("; forget")[0]
 
 
 def test_a_held_bound_says_what_was_measured_and_what_was_forgotten():
@@ -26,7 +45,47 @@ def test_a_whole_split_has_no_upper_limit():
     ("reached", "beginning"), [(0.06, "BOUND MISSED: "), (0.05, "BOUND NOT HELD: held on average, not with 95 % ")]
 )
 def test_a_missed_bound_comes_first(reached, beginning):
-    assert sentence(0.999, 0.0013, holds=False, reached=reached, upper_limit=0.07).startswith(beginning)
+    assert sentence(0.999, 0.0013, reached=reached, upper_limit=0.07).startswith(beginning)
+
+
+def test_where_spans_are_marked_these_are_what_was_forgotten():
+    assert of_spans(0.999, 0.0013) == "forget span probability 0.999 -> 0.0013 (whole answers 0.9 -> 0.5)."
+    assert of_spans(0.999, 0.99).endswith("(whole answers 0.9 -> 0.5): almost nothing was forgotten.")
+    assert of_spans(0.1, 0.2).endswith(": the spans became more likely.")
+    assert ": the model hardly knew these spans before (is the template" in of_spans(0.009, 0.001)
+
+
+@pytest.mark.parametrize(
+    ("retain", "context", "begin"),
+    [
+        (
+            (0.03, 0.04),
+            0.2,
+            (
+                "Bounds held: retain loss 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; "
+                "context loss 0.2 nats a token, bound 0.2, held"
+            ),
+        ),
+        (
+            (0.03, 0.04),
+            0.21,
+            (
+                "BOUND MISSED: retain loss 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; "
+                "context loss 0.21 nats a token, bound 0.2, not held"
+            ),
+        ),
+        (
+            (0.03, 0.06),
+            0.1,
+            (
+                "BOUND NOT HELD: held on average, not with 95 % confidence (retain loss 0.03 nats a token, at most "
+                "0.06 with 95 % confidence, bound 0.05, not held; context loss 0.1 nats a token, bound 0.2, held)"
+            ),
+        ),
+    ],
+)
+def test_all_bounds_must_hold(retain, context, begin):
+    assert of_context(retain, context) == begin
 
 
 @pytest.mark.parametrize(

@@ -33,8 +33,8 @@ class Bound:
             return cls("bound", options.bound)
         return cls("keep", 0.98 if options.keep is None else options.keep)
 
-    def value(self, reference: float) -> float:
-        """Return the bound in nats a token, where the loss before unlearning is `reference`.
+    def value(self, reference: float, place: str = "retain probe") -> float:
+        """Return the bound in nats a token, where the loss before unlearning is `reference` on the `place`.
 
         keep: reference - log(keep); alpha: (1 + alpha) reference (arXiv:2506.05314); bound: as it stands. Raises
         InputError for a bound that the model does not hold today.
@@ -44,7 +44,7 @@ class Bound:
         value = (1 + self.requested) * reference if self.kind == "alpha" else self.requested
         if self.kind == "bound" and value < reference:
             raise InputError(
-                f"--bound is {value:g} nats a token, but the model's loss on the retain probe is {reference:.6g} "
+                f"--bound is {value:g} nats a token, but the model's loss on the {place} is {reference:.6g} "
                 "before unlearning; expected a bound above that, or give --keep 0.98."
             )
         return value
@@ -73,6 +73,11 @@ class Sums:
     def record(self) -> dict[str, Any]:
         """Return the sums as JSON holds them, exactly."""
         return {"sums": self.sums.tolist(), "counts": self.counts.tolist()}
+
+    def of_some(self) -> "Sums":
+        """Return the sums of the examples that have a unit."""
+        has_some = self.counts > 0
+        return self if has_some.all() else Sums(self.sums[has_some], self.counts[has_some])
 
     def add(self, example: np.ndarray, values: np.ndarray) -> None:
         """Add `values` (N,), one unit each, to their examples (N,)."""

@@ -19,6 +19,9 @@ class BoundOptions:
     """The bound itself, in nats a token [default: none]."""
     probe_size: int = 256
     """Retain examples on which the bound is verified."""
+    keep_context: bool = False
+    """Hold the rest of the marked answers as well: what stands around the spans to forget, by a bound of the same form
+    and a multiplier of its own."""
     train_on_probe: bool = False
     """Let training draw the probe's examples even where the split is large enough to hold them out."""
 

@@ -1,7 +1,7 @@
 """What a run keeps: a loss on the retain split, and how its multiplier is controlled."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -38,3 +38,5 @@ class Retention:
     loss: RetainLoss
     control: Fixed | Bounded
     split: str = "retain"
+    part: Literal["whole", "context"] = "whole"
+    """All scored tokens of the split, or those around the spans that its rows mark."""

@@ -5,13 +5,37 @@ The rows depend on seed, step number and global batch alone; length only decides
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 import numpy as np
 import torch
 
 from .encode import Encoded, lengths
+from .records import take
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of a batch's scored tokens, and the answers that these belong to; its sizes are known without a device."""
+
+    index: torch.Tensor
+    """(n,) int64: which of the N scored tokens."""
+    row: torch.Tensor
+    """(n,) int64: the answer that each belongs to, counted over `answers` alone."""
+    answers: torch.Tensor
+    """(A,) int64: the rows of the batch that have such a token."""
+
+    @classmethod
+    def of(cls, is_chosen: np.ndarray, row: np.ndarray) -> "Part":
+        """Return the tokens of `is_chosen` (N,), which belong to the rows `row` (N,)."""
+        index = np.flatnonzero(is_chosen)
+        answers, numbered = np.unique(row[index], return_inverse=True)
+        return cls(*map(torch.from_numpy, (index, numbered, answers)))
+
+    def to(self, device: torch.device) -> "Part":
+        """Return the part on `device`."""
+        return Part(self.index.to(device), self.row.to(device), self.answers.to(device))
 
 
 @dataclass(frozen=True)
@@ -29,11 +53,16 @@ class Batch:
     """(N,) int64: the row of the batch that each scored token belongs to."""
     ids: tuple[str, ...]
     """Of the examples, B."""
+    parts: Mapping[str, Part] = field(default_factory=dict)
+    """"forgotten" and "context": the tokens in spans, or of answers without any, and those around spans. Empty where no
+    row marks a span: every scored token is then to be forgotten."""
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "predicting")}
-        return Batch(self.split, **move, targets=self.targets.to(device), row=self.row.to(device), ids=self.ids)
+        move |= {name: getattr(self, name).to(device) for name in ("targets", "row")}
+        parts = {name: part.to(device) for name, part in self.parts.items()}
+        return Batch(self.split, **move, ids=self.ids, parts=parts)
 
 
 def pad(split: str, rows: Sequence[Encoded]) -> Batch:
@@ -49,8 +78,16 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     predicting[row_of, position - 1] = True
     as_tensor = torch.from_numpy
     targets = input_ids[row_of, position]
-    ids = tuple(row.id for row in rows)
-    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of), ids)
+    ids, parts = tuple(row.id for row in rows), _parts(rows, row_of)
+    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of), ids, parts)
+
+
+def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:
+    """Return the parts of a batch of `rows`, whose scored tokens belong to the rows `row_of` (N,)."""
+    if all(row.is_span is None for row in rows):
+        return {}
+    is_forgotten = np.concatenate([row.is_forgotten[row.is_scored] for row in rows])
+    return {"forgotten": Part.of(is_forgotten, row_of), "context": Part.of(~is_forgotten, row_of)}
 
 
 def cut(examples: Sequence[Encoded], most_rows: int, pass_cost: int = 128) -> list[list[int]]:
@@ -78,17 +115,17 @@ def cut(examples: Sequence[Encoded], most_rows: int, pass_cost: int = 128) -> li
 
 def like_lengths(examples: Sequence[Encoded], most_rows: int) -> Iterator[list[int]]:
     """Yield the indices of any number of examples in batches of like lengths, the longest first."""
-    order = np.argsort(-lengths(examples), kind="stable").tolist()
+    order = np.argsort(-lengths(examples), kind="stable")
     for first in range(0, len(order), 32 * most_rows):
-        window = order[first : first + 32 * most_rows]
-        for batch in cut([examples[i] for i in window], most_rows):
+        window = order[first : first + 32 * most_rows].tolist()
+        for batch in cut(take(examples, window), most_rows):
             yield [window[i] for i in batch]
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=4)
 def permutation(size: int, seed: int, stream: int, epoch: int) -> np.ndarray:
-    """Return the order of `size` rows in one pass; the same everywhere for the same four numbers."""
-    return np.random.default_rng([seed, stream, epoch]).permutation(size)
+    """Return the order of `size` rows in one pass, (B,) int32; the same everywhere for the same four numbers."""
+    return np.random.default_rng([seed, stream, epoch]).permutation(size).astype(np.int32)
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ answer starts; the closing end-of-sequence (or end-of-turn) token is scored too.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,16 @@ import numpy as np
 from ..errors import InputError
 from .example import Example
 from .options import DataOptions
+from .records import DIGEST, Records, Rows, column
 
 BATCH = 1024
 """Conversations that are handed to the tokenizer at once."""
+BATCH_CHARACTERS = 2**21
+"""Characters of them, unless one alone has more: their tokens and offsets are held as Python objects."""
+LONGEST_CHARACTER = 4
+"""Most tokens of one character: one for each byte of UTF-8."""
+REPLACEMENT = "\ufffd"
+"""What bytes that are no whole character decode to."""
 MARK = "answer-0d1c7a52"
 """Stands in for an answer to find out what a chat template writes before and after one."""
 
@@ -38,11 +45,55 @@ class Encoded:
     """The last token is the closing end-of-sequence or end-of-turn token."""
     prompt: str
     answer: str
+    is_span: np.ndarray | None = None
+    """(T,) bool: the token overlaps a span that its row marks to be forgotten; None where the row marks none, and all
+    that is scored is to be forgotten."""
 
     @property
     def scored(self) -> int:
         """Return the number of scored tokens."""
         return int(self.is_scored.sum())
+
+    @property
+    def is_forgotten(self) -> np.ndarray:
+        """Return (T,) bool: the token is scored, and to be forgotten if this is an example of the forget split."""
+        is_forgotten: np.ndarray = self.is_scored if self.is_span is None else self.is_scored & self.is_span
+        return is_forgotten
+
+    @property
+    def is_context(self) -> np.ndarray:
+        """Return (T,) bool: the token is scored, and stands around the spans that its row marks."""
+        is_context: np.ndarray = self.is_scored & ~self.is_forgotten
+        return is_context
+
+
+def _digest(encoded: Encoded) -> bytes:
+    return hashlib.sha256(encoded.input_ids.tobytes()).digest()[: DIGEST.itemsize]
+
+
+FACTS: dict[str, tuple[Any, Callable[[Encoded], Any]]] = {
+    "length": (np.int32, lambda row: len(row.input_ids)),
+    "scored": (np.int32, lambda row: row.scored),
+    "highest": (np.int32, lambda row: row.input_ids.max()),
+    "tokens": (DIGEST, _digest),
+    "forgotten": (np.int32, lambda row: int(row.is_forgotten.sum())),
+    "is_marked": (np.bool_, lambda row: row.is_span is not None),
+}
+"""What stays at hand of each encoded example, however many there are: its type, and how it is found."""
+
+
+def encoded_rows() -> Records[Encoded]:
+    """Return an empty sequence for any number of encoded examples."""
+    columns = [(name, kind) for name, (kind, _) in FACTS.items()]
+    return Records(Encoded, columns, lambda row: tuple(find(row) for _, find in FACTS.values()))
+
+
+def fact(examples: Iterable[Encoded], name: str) -> np.ndarray:
+    """Return one of FACTS for each example, (B,); none is read where they lie in a file."""
+    if isinstance(examples, Rows):
+        return column(examples, name)
+    kind, find = FACTS[name]
+    return np.array([find(row) for row in examples], dtype=kind)
 
 
 @dataclass
@@ -50,7 +101,7 @@ class Split:
     """The encoded examples of one split, and what did not fit."""
 
     name: str
-    examples: list[Encoded] = field(default_factory=list)
+    examples: Records[Encoded] = field(default_factory=encoded_rows)
     rows: int = 0
     """Rows of the source."""
     too_long: int = 0
@@ -64,7 +115,12 @@ class Split:
     @property
     def scored(self) -> int:
         """Return the number of scored tokens."""
-        return sum(example.scored for example in self.examples)
+        return int(self.examples.facts["scored"].sum(dtype=np.int64))
+
+    @property
+    def highest(self) -> int:
+        """Return the largest token id."""
+        return int(self.examples.facts["highest"].max())
 
 
 @dataclass(frozen=True)
@@ -76,6 +132,31 @@ class Rendered:
     end: int
     is_chat: bool
     """A chat template wrote the text, special tokens included; the tokenizer adds none."""
+
+    def spans(self, example: Example) -> list[tuple[int, int]]:
+        """Return the spans that the row marks as ranges of `text`; a template may have trimmed the answer's ends."""
+        written = self.text[self.start : self.end]
+        shift = self.start + _indent(written) - _indent(example.answer)
+        return [(max(start + shift, self.start), min(end + shift, self.end)) for start, end in example.forget_spans]
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The tokens of one whole conversation or text, before anything is cut."""
+
+    ids: np.ndarray
+    """(T,) int64."""
+    first: int
+    """Index of the answer's first token."""
+    closes: bool
+    """The last token closes the answer."""
+    spans: np.ndarray | None = None
+    """(S, T) bool: the token overlaps the span; None where the row marks none."""
+
+    @property
+    def is_span(self) -> np.ndarray | None:
+        """Return (T,) bool: the token overlaps a span; None where the row marks none."""
+        return None if self.spans is None else np.logical_or.reduce(self.spans)
 
 
 class Encoder:
@@ -110,8 +191,8 @@ class Encoder:
         messages meet a tokenizer without a chat template.
         """
         split = Split(name, rows=len(examples))
-        for first in range(0, len(examples), BATCH):
-            for example, encoded in self._tokens(examples[first : first + BATCH]):
+        for batch in _batches(examples):
+            for example, encoded in self._tokens(batch):
                 self._add(split, example, encoded)
         if split.too_long and self.options.too_long == "error":
             raise InputError(
@@ -154,16 +235,16 @@ class Encoder:
         )
 
     def preview(self, encoded: Encoded) -> list[tuple[str, bool]]:
-        """Return the tokens of an example as text, each with whether it is scored."""
-        return [
-            (self.tokenizer.decode([token]), bool(scored))
-            for token, scored in zip(encoded.input_ids.tolist(), encoded.is_scored, strict=True)
-        ]
+        """Return the tokens of an example as text, each with whether it is scored: of a marked answer, in a span.
 
-    def _tokens(self, examples: Sequence[Example]) -> Iterator[tuple[Example, tuple[np.ndarray, int, bool]]]:
-        """Yield (input_ids, index of the first answer token, closes) for each example, in order."""
+        The tokens of one character are one text.
+        """
+        return _whole_characters(self.tokenizer, encoded.input_ids.tolist(), encoded.is_forgotten.tolist())
+
+    def _tokens(self, examples: Sequence[Example]) -> Iterator[tuple[Example, Tokens]]:
+        """Yield each example with its tokens, in order."""
         rendered = [self._render(example) for example in examples]
-        found: dict[int, tuple[np.ndarray, int, bool]] = {}
+        found: dict[int, Tokens] = {}
         for is_chat in (False, True):
             chosen = [i for i, item in enumerate(rendered) if item.is_chat == is_chat]
             if not chosen:
@@ -177,28 +258,27 @@ class Encoder:
             )
             for i, ids, offsets in zip(chosen, batch["input_ids"], batch["offset_mapping"], strict=True):
                 bounds = np.array(offsets, dtype=np.int64).reshape(-1, 2)
-                found[i] = self._close(examples[i], rendered[i], ids, bounds)
+                tokens = self._close(examples[i], rendered[i], ids, bounds)
+                found[i] = _with_spans(tokens, rendered[i].spans(examples[i]), bounds)
         for i, example in enumerate(examples):
             yield example, found[i]
 
-    def _close(
-        self, example: Example, rendered: Rendered, ids: list[int], offsets: np.ndarray
-    ) -> tuple[np.ndarray, int, bool]:
+    def _close(self, example: Example, rendered: Rendered, ids: list[int], offsets: np.ndarray) -> Tokens:
         """Find the answer's first token, and end the tokens with the one that closes the answer."""
         starts, ends = offsets[:, 0], offsets[:, 1]
         eos = self.tokenizer.eos_token_id
         if example.kind == "text":
             while ids and ids[-1] == eos and ends[len(ids) - 1] == 0:
                 ids = ids[:-1]
-            return np.array(ids, dtype=np.int64), min(1, len(ids)), False
+            return Tokens(np.array(ids, dtype=np.int64), min(1, len(ids)), closes=False)
         first = int(np.argmax(ends > rendered.start)) if (ends > rendered.start).any() else len(ids)
         for index in range(first, len(ids)):
             if self._closes(ids[index], int(ends[index]), rendered.end):
-                return np.array(ids[: index + 1], dtype=np.int64), first, True
+                return Tokens(np.array(ids[: index + 1], dtype=np.int64), first, closes=True)
         if rendered.is_chat:  # what a template writes between turns belongs to no answer
             ids = ids[: first + int((starts[first:] < rendered.end).sum())]
         closed = ids + ([eos] if eos is not None else [])
-        return np.array(closed, dtype=np.int64), first, eos is not None
+        return Tokens(np.array(closed, dtype=np.int64), first, closes=eos is not None)
 
     def _closes(self, token: int, end: int, answer_end: int) -> bool:
         """Return whether a token, which ends at the character `end`, closes the answer that ends at `answer_end`.
@@ -209,11 +289,12 @@ class Encoder:
             return bool(token == self.tokenizer.eos_token_id)
         return (end > answer_end or end == 0) and token in self.closing
 
-    def _add(self, split: Split, example: Example, tokens: tuple[np.ndarray, int, bool]) -> None:
-        ids, first, closes = tokens
+    def _add(self, split: Split, example: Example, tokens: Tokens) -> None:
+        ids, closes = tokens.ids, tokens.closes
         split.longest = max(split.longest, len(ids))
         if example.kind == "text":
-            chunks = list(self._chunks(example, ids))
+            chunks = list(self._chunks(example, tokens))
+            self._refuse_lost_spans(example, tokens, chunks)
             split.examples.extend(chunks)
             split.left_out += not chunks
             return
@@ -221,28 +302,68 @@ class Encoder:
         split.too_long += is_too_long
         if is_too_long:
             ids, closes = ids[: self.limit], False
-        first = max(first, 1)  # nothing predicts the first token
-        if len(ids) - closes <= first or (is_too_long and self.options.too_long == "drop"):
+        first = max(tokens.first, 1)  # nothing predicts the first token
+        if is_too_long and self.options.too_long == "drop":
             split.left_out += 1
             return
         is_scored = np.arange(len(ids)) >= first
-        split.examples.append(Encoded(example.id, ids, is_scored, first, closes, example.prompt_text, example.answer))
+        is_span = None if tokens.is_span is None else tokens.is_span[: len(ids)]
+        prompt, answer = example.prompt_text, example.answer
+        encoded = Encoded(example.id, ids, is_scored, first, closes, prompt, answer, is_span)
+        self._refuse_lost_spans(example, tokens, [encoded])
+        if len(ids) - closes <= first:
+            split.left_out += 1
+            return
+        split.examples.append(encoded)
 
-    def _chunks(self, example: Example, ids: np.ndarray) -> Iterator[Encoded]:
+    def _refuse_lost_spans(self, example: Example, tokens: Tokens, encoded: Sequence[Encoded]) -> None:
+        """Raise InputError where a span that the row marks overlaps no scored token of what became of the row."""
+        if tokens.spans is None:
+            return
+        kept = np.concatenate([np.zeros(0, dtype=bool), *(part.is_scored for part in encoded)])
+        kept = np.pad(kept, (0, len(tokens.ids) - len(kept)))
+        lost = ~(tokens.spans & kept).any(axis=1)
+        if lost.any():
+            span = list(example.forget_spans[int(lost.argmax())])
+            raise InputError(
+                f"{example.id}: the span {span} of its answer overlaps no scored token within {self.limit} "
+                "tokens, so it cannot be forgotten; raise --max_length, or mark it otherwise."
+            )
+
+    def _chunks(self, example: Example, tokens: Tokens) -> Iterator[Encoded]:
         """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""
-        cuts = [*range(0, len(ids), self.limit), len(ids)]
-        if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
-            cuts[-2] -= 1
+        is_span = tokens.is_span
+        cuts = self._cuts(tokens.ids, is_span)
         for number, (start, end) in enumerate(pairwise(cuts)):
-            chunk = ids[start:end]
+            chunk = tokens.ids[start:end]
             if len(chunk) < 2:
                 continue
-            half = (len(chunk) + 1) // 2
+            half = self._between_characters(chunk, 1, (len(chunk) + 1) // 2)
             name = example.id if len(cuts) == 2 else f"{example.id}.{number}"
             prompt, answer = (
                 self.tokenizer.decode(part, skip_special_tokens=True) for part in (chunk[:half], chunk[half:])
             )
-            yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer)
+            part = None if is_span is None else is_span[start:end]
+            yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer, part)
+
+    def _cuts(self, ids: np.ndarray, is_span: np.ndarray | None) -> list[int]:
+        """Return where a text is cut: between characters, and not where the first token, never scored, is in a span."""
+        cuts = [0]
+        while cuts[-1] + self.limit < len(ids):
+            cut = self._between_characters(ids, cuts[-1] + 2, cuts[-1] + self.limit)
+            cuts.append(_outside(is_span, cuts[-1] + 2, cut))
+        cuts.append(len(ids))
+        if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
+            cuts[-2] = _outside(is_span, cuts[-3] + 2, cuts[-2] - 1)
+        return cuts
+
+    def _between_characters(self, ids: np.ndarray, low: int, cut: int) -> int:
+        """Return the last place from `low` to `cut` at which no character's tokens are torn apart; else `cut`."""
+        for place in range(cut, max(low - 1, cut - LONGEST_CHARACTER), -1):
+            text = self.tokenizer.decode(ids[max(0, place - LONGEST_CHARACTER) : place])
+            if not text.endswith(REPLACEMENT):
+                return place
+        return cut
 
     def _render(self, example: Example) -> Rendered:
         if example.kind == "text":
@@ -317,6 +438,51 @@ def _closing_tokens(tokenizer: Any) -> set[int]:
     return closing if tokenizer.eos_token_id is None else closing | {tokenizer.eos_token_id}
 
 
+def _with_spans(tokens: Tokens, spans: Sequence[tuple[int, int]], offsets: np.ndarray) -> Tokens:
+    """Return `tokens` with the spans, which are ranges of the text that `offsets` (T, 2) are into."""
+    if not spans:
+        return tokens
+    found = np.zeros((len(spans), len(tokens.ids)), dtype=bool)
+    count = min(len(offsets), len(tokens.ids))  # a token that closes the answer may have been added
+    for overlaps, (start, end) in zip(found, spans, strict=True):
+        if start < end:  # else the template trimmed it away
+            overlaps[:count] = (offsets[:count, 0] < end) & (offsets[:count, 1] > start)
+    return replace(tokens, spans=found)
+
+
+def _outside(is_span: np.ndarray | None, low: int, cut: int) -> int:
+    """Return the last index from `low` to `cut` whose token is in no span; `cut` where there is none."""
+    if is_span is None or not is_span[cut]:
+        return cut
+    free = np.flatnonzero(~is_span[low:cut])
+    return low + int(free[-1]) if len(free) else cut
+
+
+def _indent(text: str) -> int:
+    """Return the number of white-space characters that `text` begins with."""
+    return len(text) - len(text.lstrip())
+
+
+def span_facts(examples: Sequence[Encoded]) -> dict[str, int]:
+    """Return how many examples have a marked span, and how many tokens these are; nothing where none is marked."""
+    if not (is_marked := fact(examples, "is_marked")).any():
+        return {}
+    found = fact(examples, "forgotten")[is_marked]
+    return {"span_examples": int((found > 0).sum()), "span_tokens": int(found.sum(dtype=np.int64))}
+
+
+def _whole_characters(tokenizer: Any, tokens: list[int], marks: list[bool]) -> list[tuple[str, bool]]:
+    """Return the text of each token with its mark; the tokens of one character, bytes of it, are one text."""
+    found: list[tuple[str, bool]] = []
+    begin = 0
+    for end in range(1, len(tokens) + 1):
+        text = tokenizer.decode(tokens[begin:end])
+        if not text.endswith(REPLACEMENT) or end - begin == LONGEST_CHARACTER or end == len(tokens):
+            found.append((text, any(marks[begin:end])))
+            begin = end
+    return found
+
+
 def _start(body: str, before: str, answer: str) -> int | None:
     """Return where the answer, which the template may have trimmed, begins: it stands at the end of `body`.
 
@@ -336,4 +502,24 @@ def _literal(value: str) -> str | bool:
 
 def lengths(examples: Iterable[Encoded]) -> np.ndarray:
     """Return the number of tokens of each example, (B,)."""
-    return np.array([len(example.input_ids) for example in examples], dtype=np.int64)
+    return fact(examples, "length").astype(np.int64)
+
+
+def token_digests(examples: Iterable[Encoded]) -> np.ndarray:
+    """Return a hash of the tokens of each example, (B,) of 16 bytes: equal for equal tokens."""
+    return fact(examples, "tokens")
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Yield examples in lists of at most BATCH, and of at most BATCH_CHARACTERS unless one alone has more."""
+    batch: list[Example] = []
+    characters = 0
+    for example in examples:
+        size = len(example.prompt_text) + len(example.answer)
+        if batch and (len(batch) == BATCH or characters + size > BATCH_CHARACTERS):
+            yield batch
+            batch, characters = [], 0
+        batch.append(example)
+        characters += size
+    if batch:
+        yield batch

@@ -2,9 +2,15 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
+from .records import DIGEST, Records, Rows, column
+
 Messages = tuple[dict[str, str], ...]
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
@@ -21,10 +27,15 @@ class Example:
     kind: str
     prompt: str | Messages
     answer: str
+    forget_spans: Spans = ()
+    """The parts of the answer to be forgotten, as ranges of its characters ``[start, end)``; none: all of it."""
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of prompt and answer, without outer white space: equal for equal content in any file or row."""
+        """Return a hash of prompt and answer, without outer white space: equal for equal content in any file or row.
+
+        What is marked in the answer is left out: a marked answer and the same answer unmarked are one content.
+        """
         prompt = self.prompt.strip() if isinstance(self.prompt, str) else self.prompt
         content = json.dumps([self.kind, prompt, self.answer.strip()], ensure_ascii=True)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -35,3 +46,27 @@ class Example:
         if isinstance(self.prompt, str):
             return self.prompt
         return "\n".join(f"{message['role']}: {message['content']}" for message in self.prompt)
+
+
+def example_rows() -> Records[Example]:
+    """Return an empty sequence for any number of examples; a digest of the content of each stays at hand."""
+    columns = [("content", DIGEST), ("is_marked", np.bool_)]
+    return Records(Example, columns, lambda example: (_digest(example), bool(example.forget_spans)))
+
+
+def content_digests(examples: Iterable[Example]) -> np.ndarray:
+    """Return a hash of each example's content, (B,) of 16 bytes: equal where the fingerprints are."""
+    if isinstance(examples, Rows):
+        return column(examples, "content")
+    return np.array([_digest(example) for example in examples], dtype=DIGEST)
+
+
+def marked_rows(examples: Iterable[Example]) -> np.ndarray:
+    """Return the numbers of the examples that mark a span."""
+    if isinstance(examples, Rows):
+        return np.flatnonzero(column(examples, "is_marked"))
+    return np.flatnonzero([bool(example.forget_spans) for example in examples])
+
+
+def _digest(example: Example) -> bytes:
+    return bytes.fromhex(example.fingerprint)[: DIGEST.itemsize]

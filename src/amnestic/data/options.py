@@ -11,7 +11,7 @@ class DataOptions:
     """How rows become tokens."""
 
     question_column: str | None = None
-    """Column of the question, rendered with the template [default: question]."""
+    """Column of the question, rendered with the template; a.b is the column b within a [default: question]."""
     answer_column: str | None = None
     """Column of the answer to the question [default: answer]."""
     prompt_column: str | None = None
@@ -57,6 +57,9 @@ class UnlearnData(DataOptions):
     owner/name[:config[:split]]."""
     retain: str
     """What to keep, in the same forms."""
+    forget_spans_column: str | None = None
+    """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
+    is forgotten whole [default: forget_spans, where there is one]."""
 
 
 @dataclass(frozen=True, kw_only=True)

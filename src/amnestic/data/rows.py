@@ -19,6 +19,8 @@ FORMS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 """Kind of example -> default names of the columns that it is read from; of several that fit, the first counts."""
+ABSENT = object()
+"""Stands for the value of a column that a row does not have."""
 
 
 class Row(NamedTuple):
@@ -56,13 +58,14 @@ class Form:
     def _cells(self, row: Row) -> list[tuple[str, Any]]:
         """Return the place, as error messages name it, and the value of each column."""
         found = _columns(row)
-        for column in self.columns:
-            if column not in found:
+        values = [_reach(found, column) for column in self.columns]
+        for column, value in zip(self.columns, values, strict=True):
+            if value is ABSENT:
                 raise InputError(
-                    f"{row.place} has no column '{column}' (found: {listing(found)}); every row needs the columns that "
-                    f"the first row is read from: {listing(self.columns)}."
+                    f"{row.place} has no column '{column}' (found: {listing(_names(found))}); every row needs the "
+                    f"columns that the first row is read from: {listing(self.columns)}."
                 )
-        return [(f"{row.place}: '{column}'", found[column]) for column in self.columns]
+        return [(f"{row.place}: '{column}'", value) for column, value in zip(self.columns, values, strict=True)]
 
 
 def form_of(row: Row, options: DataOptions) -> Form:
@@ -81,8 +84,8 @@ def form_of(row: Row, options: DataOptions) -> Form:
         if all(column in found for column in columns):
             return Form(kind, columns)
     raise InputError(
-        f"{row.place} has no usable columns (found: {listing(found)}); expected messages, question and answer, prompt "
-        "and completion, or text, or columns named by --messages_column, --question_column and --answer_column, "
+        f"{row.place} has no usable columns (found: {listing(_names(found))}); expected messages, question and answer, "
+        "prompt and completion, or text, or columns named by --messages_column, --question_column and --answer_column, "
         "--prompt_column and --completion_column, or --text_column."
     )
 
@@ -119,15 +122,37 @@ def _named_form(kind: str, place: str, found: Mapping[Any, Any], options: DataOp
     """Return the form whose columns the options name; a column of a pair that they do not name keeps its default."""
     columns = {name: name if (column := _named(name, options)) is None else column for name in FORMS[kind]}
     for name, column in columns.items():
-        if column not in found:
-            advice = nearest(column, [str(other) for other in found]) or "; name one of these."
-            raise InputError(f"{place} has no column '{column}' for --{name}_column (found: {listing(found)}){advice}")
+        if _reach(found, column) is ABSENT:
+            names = _names(found)
+            advice = nearest(column, names) or "; name one of these."
+            raise InputError(f"{place} has no column '{column}' for --{name}_column (found: {listing(names)}){advice}")
     return Form(kind, tuple(columns.values()))
+
+
+def _reach(found: Mapping[Any, Any], column: str) -> Any:
+    """Return the value of a column, or ABSENT; ``a.b`` without a column of that name is the column b within a."""
+    if column in found:
+        return found[column]
+    outer, _, inner = column.partition(".")
+    within = found.get(outer, ABSENT) if inner else ABSENT
+    if within is None:  # a missing object has a missing value
+        return None
+    return _reach(within, inner) if isinstance(within, Mapping) else ABSENT
+
+
+def _names(found: Mapping[Any, Any]) -> list[str]:
+    """Return the columns of a row, and those within columns that hold columns, as ``a.b``."""
+    names = []
+    for name, value in found.items():
+        names.append(str(name))
+        if isinstance(value, Mapping):
+            names += [f"{name}.{inner}" for inner in value]
+    return names
 
 
 def _columns(row: Row) -> Mapping[Any, Any]:
     if not isinstance(row.value, Mapping):
-        raise InputError(f"{row.place} is {_described(row.value)}; expected an object that maps columns to values.")
+        raise InputError(f"{row.place} is {described(row.value)}; expected an object that maps columns to values.")
     return row.value
 
 
@@ -136,13 +161,29 @@ def _text(where: str, value: object) -> str:
     if isinstance(value, Real | Decimal) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str):
-        raise InputError(f"{where} is {_described(value)}; expected text.")
+        raise InputError(f"{where} is {described(value)}; expected text{_cure(value)}.")
     try:
         value.encode()
     except UnicodeEncodeError as error:
         half = f"\\u{ord(value[error.start]):04x}"
         raise InputError(f"{where} has half of a surrogate pair, {half}, which is no character; remove it.") from error
     return value
+
+
+def _cure(value: object) -> str:
+    """Return what to do about a value that is no text, as the end of a sentence."""
+    if _is_missing(value):
+        return ", so write some there, or remove the row"
+    if isinstance(value, Mapping) and value:
+        inner = next((name for name, cell in value.items() if isinstance(cell, str)), next(iter(value)))
+        return f", which may stand within it: name a column such as ...{inner}" if isinstance(inner, str) else ""
+    return ""
+
+
+def _is_missing(value: object) -> bool:
+    """Return whether a value stands for an empty cell: None, NaN, or what pandas writes there."""
+    is_nan = isinstance(value, Real | Decimal) and not isinstance(value, bool) and math.isnan(value)
+    return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
 def _refuse_empty(where: str, text: str) -> None:
@@ -172,22 +213,22 @@ def _conversation(cells: list[tuple[str, Any]]) -> tuple[Messages, str]:
 
 def _turns(where: str, value: object) -> list[dict[str, str]]:
     """Return a list of messages with nothing but role and content."""
-    value = _decoded(value) if isinstance(value, str) else value
+    value = decoded(value) if isinstance(value, str) else value
     if not isinstance(value, list | tuple):
-        raise InputError(f"{where} is {_described(value)}; expected a list of messages with role and content.")
+        raise InputError(f"{where} is {described(value)}; expected a list of messages with role and content.")
     return [_turn(f"{where}, message {number} (counted from 0)", message) for number, message in enumerate(value)]
 
 
 def _turn(where: str, message: object) -> dict[str, str]:
     if not isinstance(message, Mapping):
-        raise InputError(f"{where} is {_described(message)}; expected an object with role and content.")
+        raise InputError(f"{where} is {described(message)}; expected an object with role and content.")
     lacking = [key for key in ("role", "content") if key not in message]
     if lacking:
         raise InputError(f"{where} has no {lacking[0]} (found: {listing(message)}); expected role and content.")
     return {key: _text(f"{where}: {key}", message[key]) for key in ("role", "content")}
 
 
-def _decoded(text: str) -> object:
+def decoded(text: str) -> object:
     """Return what a string of JSON holds, since a cell of a CSV file is a string; other text stays as it is."""
     try:
         return json.loads(text)
@@ -195,7 +236,7 @@ def _decoded(text: str) -> object:
         return text
 
 
-def _described(value: object) -> str:
+def described(value: object) -> str:
     """Return what a value is, in the words of JSON."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
@@ -205,4 +246,6 @@ def _described(value: object) -> str:
         return "text"
     if isinstance(value, list | tuple):
         return "a list"
+    if _is_missing(value):
+        return f"missing ({type(value).__name__})"
     return "an object" if isinstance(value, Mapping) else f"of the type {type(value).__name__}"

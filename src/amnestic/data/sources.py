@@ -7,16 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
-from .example import Example
-from .files import READERS, is_readable, one_line, read_rows
+from .example import Example, content_digests, example_rows
+from .files import PARQUET_ROWS, READERS, is_readable, one_line, read_rows, refuse_twice
+from .opening import UNPACK, is_packed
 from .options import DataOptions
+from .records import Rows, is_among
 from .rows import Form, Row, form_of, listing, renewed
+from .spans import marked, spans_column
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(:.*)?")
 KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub data set owner/name[:config[:split]]"
+SUFFIXES = f"{', '.join(READERS)}; .gz may follow all but the last"
 
 
-def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> list[Example]:
+def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> Rows[Example]:
     """Return the examples of `source`, called ``split:row`` with rows counted from 0 over all its files.
 
     `source` is a file, a folder of files (read in the order of their names), a Hub data set
@@ -25,14 +29,16 @@ def read_examples(source: str | Path | Iterable[Any], split: str, options: DataO
     cannot be used, with the file and the line.
     """
     form: Form | None = None
-    examples = []
+    examples = example_rows()
+    spans = spans_column(options)
     for number, row in enumerate(_rows(source, split)):
         id = f"{split}:{number}"
         if isinstance(row.value, Example):
-            examples.append(renewed(id, row.place, row.value))
+            example = renewed(id, row.place, row.value)
         else:
             form = form or form_of(row, options)
-            examples.append(form.example(id, row))
+            example = form.example(id, row)
+        examples.append(marked(example, row, spans))
     if not examples:
         raise InputError(f"{source if isinstance(source, str | Path) else split} is empty; expected at least one row.")
     return examples
@@ -46,10 +52,9 @@ def source_files(source: str | Path | Iterable[Any]) -> list[Path]:
     return (_local_files(source) if isinstance(source, str | Path) else None) or []
 
 
-def shared_rows(a: list[Example], b: list[Example]) -> int:
+def shared_rows(a: Iterable[Example], b: Iterable[Example]) -> int:
     """Return how many examples of `a` stand in `b` with the same content."""
-    known = {example.fingerprint for example in b}
-    return sum(example.fingerprint in known for example in a)
+    return int(is_among(content_digests(a), content_digests(b)).sum())
 
 
 def _rows(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
@@ -57,7 +62,7 @@ def _rows(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
         return _in_memory(source, split)
     files = _local_files(source)
     if files is None:
-        return _numbered(_from_hub(str(source)), str(source))
+        return _numbered(_plain_rows(_from_hub(str(source)), split), str(source))
     return chain.from_iterable(map(read_rows, files))
 
 
@@ -72,6 +77,8 @@ def _local_files(source: str | Path) -> list[Path] | None:
     try:
         if path.exists():
             return _files(path)
+        if path.is_symlink():
+            raise InputError(f"{path} is a link that leads nowhere; give the file itself.")
         if isinstance(source, str) and HUB_ID.fullmatch(source) and not is_readable(path):
             return None
         raise InputError(f"there is no file or folder {path}{_advice(path)}")
@@ -90,18 +97,29 @@ def _advice(path: Path) -> str:
 def _files(path: Path) -> list[Path]:
     """Return the files that a local path stands for: itself, or the readable ones of a folder, sorted by name."""
     if not path.is_dir():
-        if not is_readable(path):
-            raise InputError(f"{path} has the suffix '{path.suffix}'; expected one of {', '.join(READERS)}.")
+        _refuse_no_file(path)
         return [path]
     inside = sorted(path.iterdir(), key=lambda child: child.name)
+    if packed := [child for child in inside if is_packed(child)]:
+        raise InputError(f"{packed[0]} would be left out; {UNPACK}")
     files = [child for child in inside if child.is_file() and is_readable(child) and not child.name.startswith(".")]
     if not files:
         names = [f"{child.name}/" if child.is_dir() else child.name for child in inside]
         raise InputError(
             f"the folder {path} has no file that can be read (found: {listing(names)}); expected files that end in "
-            f"{', '.join(READERS)}, in the folder itself."
+            f"{SUFFIXES}, in the folder itself."
         )
     return files
+
+
+def _refuse_no_file(path: Path) -> None:
+    """Raise InputError for a pipe or a device, which could be read only once, and for a suffix that says no kind."""
+    if not path.is_file():
+        raise InputError(f"{path} is a pipe or a device; expected a file, so write the data to one.")
+    if is_packed(path):
+        raise InputError(f"{path} is compressed, by its suffix; {UNPACK}")
+    if not is_readable(path):
+        raise InputError(f"{path} has the suffix '{path.suffix}'; expected one of {SUFFIXES}.")
 
 
 def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
@@ -110,17 +128,41 @@ def _in_memory(source: Iterable[Any], split: str) -> Iterator[Row]:
             f"{split} is a {type(source).__name__} of {listing(source)}; expected a list of rows or one data set, so "
             "hand over one of its values."
         )
-    if not isinstance(source, Iterable):
+    if not isinstance(source, Iterable) and not _is_arrow(source):
         raise InputError(
-            f"{split} is of the type {type(source).__name__}; expected a list of rows, a data set, or a path."
+            f"{split} is of the type {type(source).__name__}; expected a list of rows, a data set, a table of pandas, "
+            "polars or pyarrow, or a path."
         )
-    return _numbered(source, split)
+    return _numbered(_plain_rows(source, split), split)
 
 
-def _numbered(rows: Any, name: str) -> Iterator[Row]:
-    # a data set may be set to give out tensors
-    plain = rows.with_format(None) if hasattr(rows, "with_format") else rows
-    return (Row(f"row {number} of {name} (counted from 0)", value) for number, value in enumerate(plain))
+def _numbered(rows: Iterable[Any], name: str) -> Iterator[Row]:
+    return (Row(f"row {number} of {name} (counted from 0)", value) for number, value in enumerate(rows))
+
+
+def _plain_rows(source: Any, split: str) -> Iterator[Any]:
+    """Yield the rows of a data set or a table as dictionaries; of anything else, its items."""
+    if hasattr(source, "with_format"):  # of datasets: it may be set to give out tensors
+        yield from source.with_format(None)
+    elif hasattr(source, "iter_rows") and hasattr(source, "columns"):  # of polars
+        yield from source.iter_rows(named=True)
+    elif _is_arrow(source):
+        refuse_twice(split, source.column_names)
+        for first in range(0, source.num_rows, PARQUET_ROWS):
+            yield from source.slice(first, PARQUET_ROWS).to_pylist()
+    elif hasattr(source, "itertuples") and hasattr(source, "columns"):  # of pandas
+        names = list(source.columns)
+        refuse_twice(split, names)
+        for row in source.itertuples(index=False, name=None):
+            cells = [cell.tolist() if hasattr(cell, "tolist") else cell for cell in row]
+            yield dict(zip(names, cells, strict=True))
+    else:
+        yield from source
+
+
+def _is_arrow(source: Any) -> bool:
+    """Return whether `source` is a table or a record batch of pyarrow, which cannot be iterated over."""
+    return all(hasattr(source, name) for name in ("num_rows", "column_names", "slice", "to_pylist"))
 
 
 def _from_hub(source: str) -> Any:

@@ -1,9 +1,10 @@
 """A suite of metrics on one model: each distinct need is swept once, whoever reads it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..data.encode import Encoded
 from .metric import METRICS, Measurement, Metric
 from .needs import Generation, Need, Subject
 
@@ -27,9 +28,10 @@ class Collected:
         return list(table.generated)
 
 
-def suite(splits: Iterable[str]) -> list[Metric]:
-    """Return every registered metric on each of `splits`."""
-    return [METRICS.get(name)(split) for split in splits for name in METRICS.names()]
+def suite(splits: Mapping[str, Sequence[Encoded]]) -> list[Metric]:
+    """Return every registered metric on each of `splits` that its examples allow."""
+    every = [METRICS.get(name) for name in METRICS.names()]
+    return [cls(split) for split, examples in splits.items() for cls in every if cls.applies(examples)]
 
 
 def distinct_needs(metrics: Sequence[Metric]) -> list[Need]:

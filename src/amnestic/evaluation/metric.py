@@ -4,12 +4,13 @@
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 
+from ..data.encode import Encoded
 from ..registry import Registry
 
 
@@ -29,6 +30,8 @@ class Likelihoods:
     """(B,) int64, scored tokens of each example."""
     closes: np.ndarray
     """(B,) bool: the example's last scored token is its closing end-of-sequence."""
+    is_span: np.ndarray | None = None
+    """(N,) bool: the token overlaps a span that its row marks; None where no row of the split marks any."""
 
     def per_example(self, values: np.ndarray, content_only: bool = False) -> Iterator[np.ndarray]:
         """Yield the part of `values` (N,) of each example; with `content_only` without its closing token."""
@@ -60,6 +63,11 @@ class Metric(ABC):
     split: str
 
     name: ClassVar[str]
+
+    @classmethod
+    def applies(cls, examples: Sequence[Encoded]) -> bool:
+        """Return whether the metric can be computed on `examples`; where it cannot, it is not part of a suite."""
+        return True
 
     @abstractmethod
     def needs(self) -> dict[str, Any]:

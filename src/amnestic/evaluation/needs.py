@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ..data.batches import like_lengths, pad
-from ..data.encode import Encoded
+from ..data.encode import Encoded, fact
 from ..model.generate import generate
 from ..model.load import Loaded
 from ..model.signals import Needs, read
@@ -60,6 +60,7 @@ class Likelihood:
             entropy=values["entropy"],
             counts=np.array([example.scored for example in examples]),
             closes=np.array([example.closes for example in examples]),
+            is_span=_marked(examples),
         )
 
 
@@ -91,13 +92,26 @@ class Generation:
         return str(subject.loaded.tokenizer.decode(example.input_ids[start:end], skip_special_tokens=True))
 
 
+def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
+    """Return (N,) bool: the scored token overlaps a marked span; None where no example has one."""
+    if not fact(examples, "is_marked").any():
+        return None
+    none = np.zeros(0, dtype=bool)
+    parts = [
+        np.zeros(example.scored, dtype=bool) if example.is_span is None else example.is_span[example.is_scored]
+        for example in examples
+    ]
+    return np.concatenate([none, *parts])
+
+
 def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
     """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) float64."""
+    loaded = subject.loaded
     found: dict[str, list[np.ndarray]] = {name: [np.empty(0)] * len(examples) for name in needs.head}
     for chosen in like_lengths(examples, subject.options.per_device_eval_batch_size):
-        batch = pad("", [examples[i] for i in chosen]).to(subject.loaded.model.device)
+        batch = pad("", [examples[i] for i in chosen]).to(loaded.model.device)
         with torch.inference_mode():
-            signals = read(subject.loaded.model, batch, needs, subject.loaded.vocabulary)
+            signals = read(loaded.model, batch, needs, loaded.vocabulary, loaded.selects)
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
         for name, values in signals.values.items():
             for i, part in zip(chosen, np.split(values.cpu().double().numpy(), ends), strict=True):

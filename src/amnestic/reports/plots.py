@@ -18,14 +18,18 @@ class Course(NamedTuple):
     warmup_epochs: float = 0.0
 
 
-def bound_plot(bound: Mapping[str, Any]) -> Plot:
-    """Return the losses before and after, with the upper limit, against the bound; nats a token."""
+def bound_plot(bound: Mapping[str, Any], of: str = "") -> Plot:
+    """Return the losses before and after, with the upper limit, against the bound; nats a token.
+
+    `of` is as in `multiplier_plot`.
+    """
     before, reached, limit = bound["L_ref"], bound["reached"], bound["value"]
     upper = None if bound.get("whole_split") else bound.get("upper_limit")
     points = [before, reached, limit, *([] if upper is None else [upper])]
     room = 0.16 * (max(points) - min(points) or 1.0)
     low, high = min(points) - room, max(points) + room
-    with panel("bound", "Loss on the retain probe", "nats a token", height=150, top=28) as drawing:
+    name, title = (f"{of}-bound", "Loss on the context") if of else ("bound", "Loss on the retain probe")
+    with panel(name, title, "nats a token", height=150, top=28) as drawing:
         axes = drawing.axes
         axes.set(xlim=(low, high), ylim=(-0.6, 1.6), yticks=[1, 0], yticklabels=["before", "after"], xlabel="")
         axes.tick_params(axis="y", labelcolor=INK)
@@ -77,13 +81,29 @@ def retain_plot(steps: Records, course: Course, bound: Mapping[str, Any]) -> Plo
     return drawing.plot()
 
 
-def multiplier_plot(steps: Records, course: Course) -> Plot | None:
-    """Return the multiplier over optimiser steps, with its warm start shaded; None without records."""
-    line = _series(steps, "multiplier")
+def context_plot(steps: Records, course: Course, bound: Mapping[str, Any]) -> Plot | None:
+    """Return the loss around the marked spans against its bound, with the candidates' values; None without records."""
+    line, candidates = _series(steps, "context_loss"), _series(course.candidates, "context_reached")
+    if not line.values and not candidates.values:
+        return None
+    with panel("context-loss", "Context loss", "nats a token") as drawing:
+        drawing.line(line, RETAIN)
+        drawing.bound(bound.get("value"))
+        drawing.candidates(candidates, course.kept_step, RETAIN, "candidate, on all of the context")
+        drawing.written(course.kept_step)
+    return drawing.plot()
+
+
+def multiplier_plot(steps: Records, course: Course, of: str = "") -> Plot | None:
+    """Return a multiplier over optimiser steps, with its warm start shaded; None without records.
+
+    `of` is nothing for the retain split's, and "context" for that of what stands around the marked spans.
+    """
+    line = _series(steps, f"{of}_multiplier".lstrip("_"))
     if not line.values:
         return None
     warm = [record["step"] for record in steps if record.get("epoch", math.inf) <= course.warmup_epochs]
-    with panel("multiplier", "Multiplier") as drawing:
+    with panel(f"{of}-multiplier".lstrip("-"), f"Multiplier of the {of}" if of else "Multiplier") as drawing:
         drawing.line(line, INK)
         if warm:
             drawing.warm_start(line.steps[0], max(warm))

@@ -46,6 +46,7 @@ def page(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], split
         groups=[list(rows) for _, rows in groupby(comparison(results), key=lambda row: row.split)],
         models=[model for model in MODELS if _metrics(results, model)],
         bound_plot=plots.bound_plot(results["bound"]) if results.get("bound") else None,
+        context_plot=plots.bound_plot(context, "context") if (context := results.get("context_bound")) else None,
         plots=_plots(results, records),
         splits=splits,
         settings=_settings(results),
@@ -69,7 +70,9 @@ def _plots(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     drawn = (
         plots.forget_plot(steps, course),
         plots.retain_plot(steps, course, results.get("bound") or {}),
+        plots.context_plot(steps, course, results.get("context_bound") or {}),
         plots.multiplier_plot(steps, course),
+        plots.multiplier_plot(steps, course, "context"),
         plots.loss_plot(steps),
     )
     return [plot for plot in drawn if plot]

@@ -69,8 +69,10 @@ class CandidateFacts(TypedDict):
     """Loss on the retain probe, nats a token."""
     upper_limit: float | None
     """Its one-sided upper confidence limit."""
+    context_reached: NotRequired[float]
+    """Loss around the marked spans, where that is held too."""
     holds: bool
-    """Whether the bound was held."""
+    """Whether every bound was held."""
 
 
 class SplitFacts(TypedDict):
@@ -80,6 +82,8 @@ class SplitFacts(TypedDict):
     """File, folder or data set."""
     rows: NotRequired[int]
     """Rows of the source."""
+    duplicates: NotRequired[int]
+    """Rows that repeat an earlier one."""
     examples: int
     """What became of them: a long text is several examples."""
     scored_tokens: int
@@ -89,6 +93,10 @@ class SplitFacts(TypedDict):
     """Rows of which nothing was used."""
     longest: int
     """Tokens of the longest example."""
+    span_examples: NotRequired[int]
+    """Examples with a span that is marked to be forgotten; absent where no row marks one."""
+    span_tokens: NotRequired[int]
+    """Scored tokens that overlap such a span."""
 
 
 class TemplateFacts(TypedDict):
@@ -110,6 +118,8 @@ class MultiplierFacts(TypedDict):
     warmup_epochs: float
     update: Literal["step", "epoch"]
     final: float
+    context_final: NotRequired[float]
+    """The last value of the multiplier of what stands around the marked spans."""
 
 
 class TrainingFacts(TypedDict):
@@ -140,6 +150,8 @@ class Results(TypedDict):
     model: NotRequired[str]
     """The model that the run started from."""
     bound: NotRequired[BoundFacts]
+    context_bound: NotRequired[BoundFacts]
+    """The same of what stands around the marked spans, where --keep_context holds it; the probe is all of it."""
     metrics: Mapping[str, float]
     """The model that the run wrote."""
     reference_metrics: NotRequired[Mapping[str, float]]
@@ -195,6 +207,8 @@ class Comparison(NamedTuple):
 
 
 LABELS = {
+    "span_probability": "Probability of a marked span",
+    "span_reproduction": "Marked spans reproduced",
     "probability": "Probability of an answer",
     "token_probability": "Probability per answer token",
     "rouge": "ROUGE-L recall",
@@ -203,7 +217,17 @@ LABELS = {
     "margin": "Logit margin",
     "entropy": "Entropy, nats",
 }
-SHARES = frozenset({"probability", "token_probability", "rouge", "exact_memorization", "extraction_strength"})
+SHARES = frozenset(
+    {
+        "span_probability",
+        "span_reproduction",
+        "probability",
+        "token_probability",
+        "rouge",
+        "exact_memorization",
+        "extraction_strength",
+    }
+)
 SPLITS = ("forget", "retain", "data")
 _DIRECTIONS = {
     "forget": "lower means more forgotten",

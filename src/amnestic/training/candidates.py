@@ -22,25 +22,38 @@ class Candidate:
     epoch: float
     forget_loss: float
     """The method's loss on the forget rows."""
-    reached: Reached
+    reached: Mapping[str, Reached]
+    """Name of a constraint -> what the model reaches; "retain" first."""
+
+    @property
+    def holds(self) -> bool:
+        """Return whether every bound is held."""
+        return all(reached.holds for reached in self.reached.values())
+
+    @property
+    def violation(self) -> float:
+        """Return the largest violation of a bound, in nats a token."""
+        return max(reached.violation for reached in self.reached.values())
 
     def beats(self, other: "Candidate") -> bool:
         """Return whether this candidate, the later one, is kept in place of `other`.
 
-        Holding the bound comes first, then the lower forget loss; where neither holds, the smaller violation. A tie
+        Holding the bounds comes first, then the lower forget loss; where neither holds, the smaller violation. A tie
         goes to the later.
         """
-        if self.reached.holds != other.reached.holds:
-            return self.reached.holds
-        if self.reached.holds:
+        if self.holds != other.holds:
+            return self.holds
+        if self.holds:
             return self.forget_loss <= other.forget_loss
-        return self.reached.violation <= other.reached.violation
+        return self.violation <= other.violation
 
     @property
     def record(self) -> dict[str, Any]:
         """Return the candidate as a record of train.jsonl and results.json."""
-        facts = {"step": self.step, "epoch": self.epoch, "forget_loss": self.forget_loss}
-        return facts | {name: getattr(self.reached, name) for name in ("reached", "upper_limit", "holds")}
+        retain, *_ = self.reached.values()
+        others = {f"{name}_reached": found.reached for name, found in self.reached.items() if found is not retain}
+        facts = {"step": self.step, "epoch": self.epoch, "forget_loss": self.forget_loss, "reached": retain.reached}
+        return facts | {"upper_limit": retain.upper_limit} | others | {"holds": self.holds}
 
 
 @dataclass
@@ -48,9 +61,10 @@ class Candidates:
     """Measures candidates and keeps the weights of the best one, in a file of `folder`."""
 
     loaded: Loaded
-    probe: Probe
-    measure: Callable[[], tuple[float, Sums]]
-    """Returns the forget loss and the probe's losses of the model as it stands."""
+    probes: Mapping[str, Probe]
+    """Name of a constraint -> where its bound is verified; "retain" first."""
+    measure: Callable[[], tuple[float, Mapping[str, Sums]]]
+    """Returns the forget loss and the losses of each probe of the model as it stands."""
     folder: Path
     all: list[Candidate] = field(default_factory=list)
     best: Candidate | None = None
@@ -59,7 +73,8 @@ class Candidates:
         """Measure the model in the precision that it is saved in, and keep its weights if it is the best so far."""
         with as_saved(self.loaded):
             forget_loss, losses = self.measure()
-            candidate = Candidate(step, epoch, forget_loss, self.probe.judge(losses))
+            reached = {name: probe.judge(losses[name]) for name, probe in self.probes.items()}
+            candidate = Candidate(step, epoch, forget_loss, reached)
             if self._is_best(candidate):
                 self._keep()
                 self.best = candidate
@@ -74,7 +89,8 @@ class Candidates:
     def resume(self, states: Iterable[Mapping[str, Any]], weights: Path) -> None:
         """Take up the candidates of a checkpoint; the best one's weights lie in the file `weights`."""
         for state in states:
-            candidate = Candidate(**{**state, "reached": Reached(**state["reached"])})
+            reached = {name: Reached(**found) for name, found in state["reached"].items()}
+            candidate = Candidate(**{**state, "reached": reached})
             if self._is_best(candidate):
                 self.best = candidate
             self.all.append(candidate)
@@ -107,7 +123,7 @@ class Candidates:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name: parameter.detach().to(self.loaded.saved_dtype).contiguous()
+            name: parameter.detach().to(self.loaded.dtype_of(name)).contiguous()
             for name, parameter in self.loaded.model.named_parameters()
         }
         write_file(self.path, lambda temporary: save_file(weights, temporary))

@@ -149,7 +149,7 @@ class Loop:
         """Return a call that reads `values` back, checks them, and hands on the record."""
 
         def record() -> None:
-            names = [f"{term.split}_loss" for term in self.problem.terms]
+            names = [f"{term.name}_loss" for term in self.problem.terms]
             *losses, norm = values[: len(names) + 1].tolist()
             if not all(map(math.isfinite, [*losses, norm])):
                 found = ", ".join(f"{name} {value:g}" for name, value in zip(names, losses, strict=True))

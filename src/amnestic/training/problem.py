@@ -27,12 +27,37 @@ class Term:
     unit: Literal["token", "answer"]
     needs: Needs
     loss: Callable[[Signals], Tensor]
+    part: Literal["whole", "forgotten", "context"] = "whole"
+    """Which scored tokens of the split it reads: all, those to be forgotten, or those around what is to be."""
+
+    @property
+    def name(self) -> str:
+        """Return what its loss is called: the split, or the part that it reads of what is to be forgotten."""
+        return "context" if self.part == "context" else self.split
 
     def count(self, batch: Batch) -> int:
         """Return the number of units of `batch` that the mean runs over."""
-        if batch.split != self.split:
-            return 0
-        return len(batch.targets) if self.unit == "token" else len(batch.input_ids)
+        return len(self.owners(batch))
+
+    def owners(self, batch: Batch) -> Tensor:
+        """Return the row of the batch that each unit belongs to, (N,) or (B,)."""
+        if batch.split != self.split or self._is_absent(batch):
+            return batch.row[:0]
+        if part := batch.parts.get(self.part):
+            return batch.row[part.index] if self.unit == "token" else part.answers
+        return batch.row if self.unit == "token" else torch.arange(len(batch.input_ids), device=batch.row.device)
+
+    def values(self, signals: Signals, batch: Batch) -> Tensor:
+        """Return the loss of each unit, (N,) or (B,), from the signals of `batch`."""
+        if not self.count(batch):  # a method need not know what to make of nothing
+            return torch.zeros(0, device=batch.targets.device, dtype=next(iter(signals.values.values())).dtype)
+        part = batch.parts.get(self.part)
+        own = signals.only(self.needs)
+        return self.loss(own if part is None else own.of(part))
+
+    def _is_absent(self, batch: Batch) -> bool:
+        """Return whether no row of the batch can have the part: only where something is marked, there is a context."""
+        return self.part == "context" and not batch.parts
 
 
 class Objective(Protocol):
@@ -55,23 +80,24 @@ class Problem:
     model: Any
     vocabulary: int
     """Vocabulary rows that the tokenizer knows."""
+    selects: bool = True
+    """The model's head is shown scored positions alone (`Loaded.selects`)."""
 
     def counts(self, batch: Batch) -> list[int]:
         """Return how many units each term has in `batch`, K numbers."""
         return [term.count(batch) for term in self.terms]
 
     def values(self, batch: Batch) -> Tensor:
-        """Return the sum of each term over `batch`, (K,), from one forward pass; 0 for terms of other splits."""
+        """Return the sum of each term over `batch`, (K,), from one forward pass; 0 for terms without a unit in it."""
         return torch.stack([values.sum() for values in self.unreduced(batch)])
 
     def unreduced(self, batch: Batch) -> list[Tensor]:
-        """Return each term's values over `batch`, (N,) or (B,); empty for terms of other splits."""
+        """Return each term's values over `batch`, (N,) or (B,); empty for terms that have no unit in it."""
         needs = Needs()
         for term in self.terms:
             needs |= term.needs if term.split == batch.split else Needs()
-        signals = read(self.model, batch, needs, self.vocabulary)
-        absent = torch.zeros(0, device=batch.targets.device, dtype=next(iter(signals.values.values())).dtype)
-        return [term.loss(signals.only(term.needs)) if term.split == batch.split else absent for term in self.terms]
+        signals = read(self.model, batch, needs, self.vocabulary, self.selects)
+        return [term.values(signals, batch) for term in self.terms]
 
     def measure(
         self, split: str, examples: Sequence[Encoded], batch_size: int, check: Callable[[], None] = lambda: None
@@ -87,17 +113,15 @@ class Problem:
             with torch.inference_mode():
                 found = self.unreduced(batch)
             for term, values, total in zip(self.terms, found, sums, strict=True):
-                if term.split == split:
-                    row = batch.row if term.unit == "token" else torch.arange(len(chosen))
-                    total.add(np.array(chosen)[row.cpu().numpy()], values.cpu().double().numpy())
+                total.add(np.array(chosen)[term.owners(batch).cpu().numpy()], values.cpu().double().numpy())
         return sums
 
 
 def forget_term(method: Method) -> Term:
-    """Return the term of a method: its objective on the forget split."""
-    return Term("forget", method.unit, method.needs, lambda signals: method.objective(Passes(signals)))
+    """Return the term of a method: its objective on what is to be forgotten of the forget split."""
+    return Term("forget", method.unit, method.needs, lambda signals: method.objective(Passes(signals)), "forgotten")
 
 
 def retain_term(retention: Retention) -> Term:
     """Return the term of a retention: its loss, a mean over scored tokens."""
-    return Term(retention.split, "token", retention.loss.needs, retention.loss.values)
+    return Term(retention.split, "token", retention.loss.needs, retention.loss.values, retention.part)
