@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
-from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, options, override, read_yaml
+from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
 from .credentials import masked_output
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError
@@ -39,6 +39,7 @@ REGISTRIES = {
     "methods": ("amnestic.methods.base", "METHODS"),
     "metrics": ("amnestic.evaluation.metric", "METRICS"),
     "benchmarks": ("amnestic.benchmarks.base", "BENCHMARKS"),
+    "trackers": ("amnestic.trackers.base", "TRACKERS"),
 }
 
 UNLEARN_EXAMPLES = """Examples:
@@ -181,7 +182,9 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         group=group,
         help=option.help + (" [required]" if option.required else ""),
         show_default=shown if shown and not option.required else False,
-        converter=_exact_number if option.annotation in (int, float, int | None, float | None) else None,
+        converter=_converter(option.annotation),
+        consume_multiple=option.annotation == tuple[str, ...],
+        negative=() if option.annotation == tuple[str, ...] else None,
     )
     annotation = getitem(Annotated, (option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
@@ -190,11 +193,22 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
 
 def _shown(default: Any) -> str:
     """Return a default as the help shows it; nothing where the option's description says what happens without it."""
-    if default is None or default == {}:
+    if default is None or default in ({}, ()):
         return ""
     if isinstance(default, bool):
         return str(default).lower()
     return json.dumps(default) if isinstance(default, str) and default.split() != [default] else str(default)
+
+
+def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
+    """Return what reads a flag of this type in place of Cyclopts, if anything does."""
+    if annotation in (int, float, int | None, float | None):
+        return _exact_number
+    return _names if annotation == tuple[str, ...] else None
+
+
+def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
+    return names([token.value for token in tokens])
 
 
 def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | None:
@@ -263,8 +277,8 @@ def show_environment(*, json: Json = False) -> None:
     _show(facts if json else environment_facts(facts), json)
 
 
-def show_registry(kind: Literal["methods", "metrics", "benchmarks"], *, json: Json = False) -> None:
-    """Show the methods, metrics or benchmarks that the other commands know by name."""
+def show_registry(kind: Literal["methods", "metrics", "benchmarks", "trackers"], *, json: Json = False) -> None:
+    """Show the methods, metrics, benchmarks or trackers that the other commands know by name."""
     module, name = REGISTRIES[kind]
     registry = getattr(import_module(module), name)
     _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)

@@ -24,9 +24,11 @@ from .data.options import FinetuneData, UnlearnData
 from .data.quoting import REDACTED
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, UnlearnEvaluation
+from .hub.options import HubOptions, UnlearnHub
 from .methods.options import MethodOptions
 from .model.options import FinetuneModel, ModelOptions
 from .reports.files import plain, write_text
+from .trackers.options import TrackingOptions
 from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraining
 
 __all__ = [
@@ -39,6 +41,7 @@ __all__ = [
     "decisive",
     "disclosable",
     "from_mapping",
+    "names",
     "options",
     "override",
     "read_yaml",
@@ -86,6 +89,8 @@ class UnlearnConfig:
     training: UnlearnTraining = field(default_factory=UnlearnTraining)
     evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    hub: UnlearnHub = field(default_factory=UnlearnHub)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +103,8 @@ class FinetuneConfig:
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
+    tracking: TrackingOptions = field(default_factory=TrackingOptions)
+    hub: HubOptions = field(default_factory=HubOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +258,7 @@ def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 def _checked(option: Option, value: Any, place: str) -> Any:
     try:
-        return _converted(value, option.annotation)
+        return names(value) if option.annotation == tuple[str, ...] else _converted(value, option.annotation)
     except TypeError as error:
         shown = textwrap.shorten(repr(value), 60)
         raise InputError(f"{option.name}{place} is {shown}; expected {error}.") from None
@@ -284,12 +291,22 @@ def _written(value: Any) -> str:
     return str(value) if isinstance(value, Real) else str(_converted(value, str))
 
 
+def names(value: Any) -> tuple[str, ...]:
+    """Return a list of names, also as one text with commas; ``none`` names nothing. Raises TypeError for others."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) for text in texts):
+        raise TypeError(_EXPECTED[tuple])
+    found = [name.strip() for text in texts for name in text.split(",")]
+    return tuple(name for name in found if name not in ("", "none"))
+
+
 _EXPECTED = {
     str: "text (in quotes, where it looks like a number)",
     bool: "true or false",
     int: "a whole number",
     float: "a finite number",
     dict: "a mapping of names to values",
+    tuple: "names, in a list or with commas between them",
 }
 
 

@@ -19,13 +19,14 @@ from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
 from .interruption import Interruption
 from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
-from .progress import Progress
+from .progress import Observers, Progress
 from .reports.environment import environment, file_hashes
 from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
 from .resuming import PAGED, Memory, identity_of, refuse_other, source_of
+from .sharing import Sharing
 from .shortage import memory_explained, refuse_full_disk
 from .storage import writing
 from .training.checkpoint import Checkpoints, found_in, read_state
@@ -79,7 +80,6 @@ class Execution:
         """Check the output folder, and touch nothing; raises InputError where it cannot be used."""
         self.config = config
         self.command = "unlearn" if isinstance(config, UnlearnConfig) else "finetune"
-        self.progress = progress or Progress()
         self.given = given or Given()
         self.redaction = Redaction(config.run.redact)
         self.seconds: dict[str, float] = {}
@@ -87,7 +87,10 @@ class Execution:
         check_library(config.training)
         is_resuming = config.checkpoints.resume_from_checkpoint is not None
         self.folder = RunFolder(config.run.output_dir, config.run.overwrite, is_resuming)
-        self.source = source_of(config, self.folder.checkpoints, self.progress.note)
+        watcher = progress or Progress()
+        self.source = source_of(config, self.folder.checkpoints, watcher.note)
+        self.sharing = Sharing(config, self.folder, watcher)
+        self.progress: Progress = Observers(watcher, self.sharing.tracking)
         self._identity: dict[str, Any] = {}
         self._memory: Memory | None = None
         self.digest_before = ""
@@ -176,7 +179,10 @@ class Execution:
         return inputs
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
-        """Show one rendered example, the size of the work, and whatever should be known before it starts."""
+        """Show one rendered example, the size of the work, and whatever should be known before it starts.
+
+        Raises InputError where the model could not be uploaded afterwards.
+        """
         first = preview_example(next(iter(inputs.splits.values())).examples)
         counts = {f"{name} split": _counted(split) for name, split in inputs.splits.items()}
         if self.redaction.is_on:  # screens are captured in logs
@@ -188,6 +194,7 @@ class Execution:
         self.progress.plan(counts | steps | dict(facts))
         for note in inputs.loaded.notes:
             self.progress.note(note)
+        self.sharing.prepare()
 
     def measure(self, title: str, loaded: Loaded, measured: Measured) -> Recorded:
         """Measure a model with every metric on each split of `measured`."""
@@ -219,7 +226,9 @@ class Execution:
             self._describe(inputs)
             if self._memory is not None:
                 self._memory.write(self.folder.checkpoints / MEASURED)
-            yield
+            with self.sharing.guarded():
+                self.sharing.open(self.config, 0 if self.source is None else int(read_state(self.source)["step"]))
+                yield
         except BaseException:
             self.folder.close(has_ended=False)
             raise
@@ -305,14 +314,15 @@ class Execution:
             "template": self.redaction.template(inputs.encoder.facts(next(iter(inputs.examples.values()))[0])),
             "timings": self.seconds,
             "peak_memory_bytes": peak_memory(),
-            "notes": inputs.loaded.notes,
+            "notes": inputs.loaded.notes + self.sharing.notes(self.config, results["status"]),
             **({"redacted": True} if self.redaction.is_on else {}),
         }
-        self.folder.write("results.json", results)
-        if "bound" in results:
-            render_report(self.folder.path)
-        self.progress.stop()
-        return results
+        with self.sharing.guarded():
+            self.folder.write("results.json", results)
+            if "bound" in results:
+                render_report(self.folder.path)
+            self.progress.stop()
+            return self.sharing.finish(self.config, results, inputs.sources)
 
     def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""

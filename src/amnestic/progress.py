@@ -3,7 +3,8 @@
 Only the command line prints; everything else reports to a `Progress`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 
@@ -37,3 +38,18 @@ class Progress:
 
     def stop(self) -> None:
         """End the current stage."""
+
+
+class Observers(Progress):
+    """Hands everything on to several observers, in their order."""
+
+    def __init__(self, *observers: Progress) -> None:
+        """Hand on to `observers`."""
+        for name in vars(Progress):
+            if not name.startswith("_"):
+                setattr(self, name, partial(_each, [getattr(observer, name) for observer in observers]))
+
+
+def _each(calls: Sequence[Callable[..., None]], *arguments: Any, **named: Any) -> None:
+    for call in calls:
+        call(*arguments, **named)

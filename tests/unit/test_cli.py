@@ -27,6 +27,8 @@ RESULTS = {
     "reference_metrics": {"forget.probability": 0.999, "retain.probability": 0.99},
     "metrics": {"forget.probability": 0.0012345, "retain.probability": 0.98},
 }
+SUPPOSED = {"push_to_hub": {"hub_model_id": "me/x"}}
+"""Option -> the options without which it is refused."""
 EVERY_OPTION = [(name, option) for name, (config_class, _) in COMMANDS.items() for option in options(config_class)]
 ESCAPE = "\x1b"
 
@@ -69,6 +71,10 @@ def other_value(option) -> tuple[list[str], Any]:
     flag, kind = f"--{option.name}", option.annotation
     if kind is bool:
         return [f"--no_{option.name}" if option.default else flag], not option.default
+    if kind == tuple[str, ...]:
+        return [flag, "first", "second,third"], ("first", "second", "third")
+    if option.name == "hub_model_id":
+        return [flag, "me/x"], "me/x"
     if option.name.endswith("_args"):
         return [f"{flag}.some_name", "x=1"], {"some_name": "x=1"}
     if "Literal" in str(kind):
@@ -85,13 +91,15 @@ def test_every_flag_changes_its_option_and_no_other(calls, command, option):
     if option.required:
         position = arguments.index(f"--{option.name}")
         arguments = [*arguments[:position], *arguments[position + 2 :]]
+    supposed = SUPPOSED.get(option.name, {})
+    arguments = [*arguments, *(word for name, text in supposed.items() for word in (f"--{name}", text))]
     flags, value = other_value(option)
     for spelling in (flags, [flags[0].replace("_", "-") if "." not in flags[0] else flags[0], *flags[1:]]):
         assert main([*arguments, *spelling]) == 0
     baseline = {"model": "m", "forget": "f.jsonl", "retain": "r.jsonl", "data": "d.jsonl", "output_dir": "run"}
     known = {option.name: None for option in options(config_class)}
     given = {} if command == "demo" else {key: text for key, text in baseline.items() if key in known}
-    expected = to_mapping(from_mapping(config_class, given)) | {option.name: value}
+    expected = to_mapping(from_mapping(config_class, given)) | supposed | {option.name: value}
     assert [to_mapping(config) for config in calls.configs] == [expected, expected]
 
 
@@ -238,7 +246,7 @@ def test_help_holds_every_option_with_its_default(capsys, monkeypatch, command):
         assert ("[required]" in rows[option.name]) == option.required
         if option.required:
             assert "[default: " not in rows[option.name]
-        elif option.default in (None, {}):
+        elif option.default in (None, {}, ()):
             assert "[default: " in rows[option.name]
         else:
             assert re.search(rf'\[default: "?{re.escape(shown)}"?\]', rows[option.name])
@@ -302,6 +310,6 @@ def test_registries_are_listed(capsys):
     assert methods["pdu"].endswith(".")
     assert main(["list", "methods"]) == 0
     assert f"pdu  {methods['pdu']}" in capsys.readouterr().out
-    for kind in ("metrics", "benchmarks"):
+    for kind in ("metrics", "benchmarks", "trackers"):
         assert main(["list", kind]) == 0
         assert len(capsys.readouterr().out.splitlines()) >= 1

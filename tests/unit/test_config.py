@@ -49,7 +49,7 @@ def test_groups_come_in_reading_order_with_required_options_first():
     found = options(UnlearnConfig)
     titles = list(dict.fromkeys(option.group for option in found))
     assert titles[:4] == ["Run", "Model", "Data", "Method"]
-    assert titles[4:] == ["Retention bound", "Multiplier", "Training", "Evaluation", "Checkpoints"]
+    assert titles[4:] == ["Retention bound", "Multiplier", "Training", "Evaluation", "Checkpoints", "Tracking", "Hub"]
     assert [option.name for option in found if option.group == "Data"][:3] == ["forget", "retain", "question_column"]
     assert {option.name for option in found if option.required} == set(REQUIRED)
 
@@ -239,3 +239,29 @@ def test_configurations_are_frozen():
 )
 def test_what_is_given_overrides_the_base_and_its_rivals(base, given, merged):
     assert override(base, given) == merged
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("wandb", ("wandb",)),
+        ("wandb,tensorboard", ("wandb", "tensorboard")),
+        (" wandb , tensorboard ", ("wandb", "tensorboard")),
+        (["wandb", "tensorboard"], ("wandb", "tensorboard")),
+        (("wandb",), ("wandb",)),
+        ("none", ()),
+        ([], ()),
+        ("", ()),
+    ],
+)
+def test_names_come_as_a_list_or_with_commas(tmp_path, value, expected):
+    config = from_mapping(UnlearnConfig, REQUIRED | {"report_to": value})
+    assert config.tracking.report_to == expected
+    write_yaml(config, tmp_path / "config.yaml")
+    assert from_mapping(UnlearnConfig, read_yaml(tmp_path / "config.yaml")) == config
+
+
+@pytest.mark.parametrize("value", [3, True, ["wandb", 3], {"wandb": 1}, None])
+def test_what_is_no_list_of_names_is_refused(value):
+    with pytest.raises(InputError, match=r"report_to is .*; expected names, in a list or with commas between them\."):
+        from_mapping(UnlearnConfig, REQUIRED | {"report_to": value})

@@ -177,6 +177,8 @@ class Results(TypedDict):
     timings: Mapping[str, float]
     """Stage to seconds."""
     peak_memory_bytes: NotRequired[int | None]
+    uploaded_to: NotRequired[str]
+    """Address of the model on the Hub."""
     notes: list[str]
     """Sentences that the user should read."""
     redacted: NotRequired[bool]

@@ -24,6 +24,7 @@ CONTENTS = {
     "scores",
     "results.json",
     "report.html",
+    "tracking",
 }
 
 STALE = {"scores", "results.json", "report.html"}
