@@ -110,6 +110,8 @@ ELSEWHERE = {
     "model_revision",
     "device",
     "gradient_checkpointing",
+    "trust_remote_code",
+    "allow_pickle",
     "per_device_eval_batch_size",
 }
 """Options with a test of their own: their runs are equal by design, or refused."""
