@@ -111,6 +111,8 @@ ELSEWHERE = {
     "model_revision",
     "device",
     "gradient_checkpointing",
+    "trust_remote_code",
+    "allow_pickle",
     "per_device_eval_batch_size",
     "report_to",
     "run_name",

@@ -186,17 +186,23 @@ def test_a_loaded_model_of_its_own_code_needs_no_flag(odd, people, tmp_path, mar
 
 
 def test_a_loaded_model_does_not_lend_its_trust_to_other_models(odd, people, tmp_path, marker):
+    """The flag says nothing of a model that is loaded already, but it does of the retrained one."""
+    options = {
+        "tokenizer": AutoTokenizer.from_pretrained(people.model),
+        "forget": people.rows["forget"],
+        "retain": people.rows["retain"],
+        "output_dir": tmp_path / "run",
+        "retrained": odd,
+        "max_steps": 1,
+        "max_new_tokens": 2,
+        "keep": 0.5,
+    }
     model = AutoModelForCausalLM.from_pretrained(people.model)
     with pytest.raises(InputError, match=r"^--retrained .* cannot be loaded: .* give --trust_remote_code\.$"):
-        amnestic.unlearn(
-            model,
-            tokenizer=AutoTokenizer.from_pretrained(people.model),
-            forget=people.rows["forget"],
-            retain=people.rows["retain"],
-            output_dir=tmp_path / "run",
-            retrained=odd,
-        )
+        amnestic.unlearn(model, **options)
     assert not marker.exists()
+    assert "retrained_metrics" in amnestic.unlearn(model, trust_remote_code=True, **options).results
+    assert marker.exists()
 
 
 def test_own_logits_that_need_all_positions_are_read_in_the_plain_form(people, tmp_path, marker, unlearn):
