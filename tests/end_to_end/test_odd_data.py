@@ -115,6 +115,7 @@ def test_rows_of_a_megabyte_are_cut_left_out_and_told(people, unlearn, as_file, 
         ("f.jsonl", b'{"question": "a", "answer": "b", "answer": "c"}', "line 1 names the key 'answer' twice in one"),
         ("f.jsonl.zst", b"\x28\xb5\x2f\xfd", "is compressed, by its suffix; expected plain text"),
     ],
+    ids=["cut off", "wide", "named twice", "packed"],  # a compressed file holds the time
 )
 def test_odd_files_are_refused_in_one_sentence(unlearn, tmp_path, name, content, expected):
     (tmp_path / name).write_bytes(content)

@@ -94,7 +94,7 @@ def test_compressed_files_of_a_folder_are_read_with_the_others(tmp_path: Path) -
 
 UNPACK = "; expected plain text, or text compressed by gzip, so unpack it first."
 SAVE = "; expected UTF-8, so save it in that encoding."
-ZIPPED = gzip.compress(LINES.encode() * 50)
+ZIPPED = gzip.compress(LINES.encode() * 50, mtime=0)
 REFUSED: dict[str, tuple[str, str | bytes, str]] = {
     "no gzip": (
         "f.jsonl.gz",
