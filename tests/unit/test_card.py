@@ -91,9 +91,10 @@ def test_the_verdict_comes_first():
 def test_bound_metrics_data_and_training_are_tables():
     found = rows(model_card(RESULTS, ORIGIN, PACKAGES))
     for row in (
-        ["retain loss before", "0.1000"],
+        ["retain split", "nats a token"],
+        ["loss before", "0.1000"],
         ["bound (`--keep 0.98`)", "0.1202"],
-        ["retain loss after", "0.1100"],
+        ["loss after", "0.1100"],
         ["its upper limit, with 95\u00a0% confidence", "0.1155"],
         ["split", "metric", "before", "retrained", "after", "reading"],
         ["forget", "Probability of an answer", "0.9941", "0.1250", "0.2500", "lower means more forgotten"],
@@ -111,7 +112,7 @@ def test_bound_metrics_data_and_training_are_tables():
 
 def test_what_was_measured_and_how_to_repeat_it():
     card = model_card(RESULTS, ORIGIN, PACKAGES)
-    assert "Measured on 256 retain examples,\nwhich training never drew." in card
+    assert "Measured on 256 examples,\nwhich training never drew." in card
     assert "The weights are those after step 12." in card
     assert "`" + "a" * 64 + "`" in card
     assert "With amnestic 0.1.0, torch 2.13.0, transformers 5.23.0:\n\n```\namnestic unlearn \\\n" in card
@@ -121,7 +122,7 @@ def test_what_was_measured_and_how_to_repeat_it():
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"bound__whole_split": True}, "the whole split."),
+        ({"bound__whole_split": True}, "all there are."),
         ({"bound__held_out": False}, "which are part of the training rows."),
     ],
 )
@@ -155,6 +156,17 @@ def test_a_missed_bound_is_said_before_the_numbers():
     missed = card.index("**It does not hold that bound.**")
     assert card.index("BOUND MISSED") < missed < card.index("## The bound")
     assert "The bound is **not held**." in card
+
+
+def test_a_second_bound_and_marked_spans_are_told():
+    context = RESULTS["bound"] | {"L_ref": 0.25, "whole_split": True, "probe_size": 8}
+    forget = RESULTS["data"]["forget"] | {"span_examples": 5, "span_tokens": 33}
+    card = model_card(changed(RESULTS, context_bound=context, data__forget=forget), ORIGIN, PACKAGES)
+    assert "## The bounds\n\n| retain split | nats a token |" in card
+    assert "| what stands around the marked spans | nats a token |\n| --- | ---: |\n| loss before | 0.2500 |" in card
+    assert "Measured on 8 examples,\nall there are." in card
+    assert "The bounds are **held**." in card
+    assert "In 5 examples of the forget split 33 scored tokens were marked to be forgotten" in card
 
 
 def test_without_a_retrained_model_there_is_no_column():

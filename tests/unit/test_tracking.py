@@ -223,6 +223,15 @@ def test_ctrl_c_ends_the_waiting_alone(follow, notes, monkeypatch):
     assert notes[1:] == ["interrupted: the trackers were not waited for, and may lack what was not yet sent."]
 
 
+def test_a_summary_has_every_bound():
+    found = summary(RESULTS | {"context_bound": {"value": 0.25, "upper_limit": None}})
+    assert {name: value for name, value in found.items() if "/" in name} == {
+        "bound/kind": "keep",
+        "bound/value": 0.5,
+        "context_bound/value": 0.25,
+    }
+
+
 def test_a_summary_of_a_failed_run_is_empty():
     assert summary({}) == {}
 

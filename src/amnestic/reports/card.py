@@ -18,6 +18,8 @@ LIBRARIES = ("amnestic", "torch", "transformers", "tokenizers", "safetensors")
 """Packages whose versions a card names."""
 INHERITED = ("language", "license", "license_name", "license_link", "base_model")
 """Metadata of the base model's own card that hold for what was made of it."""
+BOUNDS = {"bound": "retain split", "context_bound": "what stands around the marked spans"}
+"""Key of results.json -> what is held by it."""
 HASHED = 12
 """Most files of a split whose hash a card shows."""
 
@@ -52,6 +54,7 @@ def model_card(results: Mapping[str, Any], origin: Origin, packages: Mapping[str
         metadata=data.to_yaml(),
         results=results,
         origin=origin,
+        bounds={title: results[name] for name, title in BOUNDS.items() if results.get(name)},
         rows=comparison(results),
         columns=_columns(results),
         hyper_parameters=_numbers(results.get("method") or {}),

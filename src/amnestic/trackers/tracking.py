@@ -131,8 +131,10 @@ def summary(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the part of `results` that says how the run ended: status, verdict, and the numbers of the bound."""
     if not results:
         return {}
-    bound = {f"bound/{name}": value for name, value in (results.get("bound") or {}).items() if value is not None}
-    return {"status": results["status"], "verdict": results["verdict"]} | bound
+    bounds = {key: facts for key, facts in results.items() if key.endswith("bound") and facts}
+    numbers = {f"{key}/{name}": value for key, facts in bounds.items() for name, value in facts.items()}
+    ends = {"status": results["status"], "verdict": results["verdict"]}
+    return ends | {name: value for name, value in numbers.items() if value is not None}
 
 
 class _Channel:
