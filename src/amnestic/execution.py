@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
-from .data.encode import Encoded, Split, span_facts
+from .data.encode import Encoded, Split
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
@@ -173,7 +173,7 @@ class Execution:
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts."""
-        first = preview_example(next(iter(inputs.splits.values())).examples)
+        first = _shown(next(iter(inputs.splits.values())))
         show = self.progress.preview if first.is_span is None else self.progress.preview_spans
         show(inputs.encoder.preview(first))
         counts = {f"{name} split": _counted(split) for name, split in inputs.splits.items()}
@@ -344,15 +344,15 @@ def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:
     return [examples[i] for i in np.linspace(0, len(examples) - 1, most).round().astype(int)]
 
 
-def preview_example(examples: Sequence[Encoded]) -> Encoded:
+def _shown(split: Split) -> Encoded:
     """Return the first example that has a marked span, so that a user sees where it stands; else the first."""
-    return next((row for row in examples if row.is_span is not None and row.is_forgotten.any()), examples[0])
+    rows = iter(split.examples)
+    return next(row for row in rows if not split.span_examples or (row.is_span is not None and row.is_forgotten.any()))
 
 
 def _counted(split: Split) -> str:
     counts = f"{len(split.examples)} examples, {split.scored} scored tokens"
-    spans = span_facts(split.examples)
-    return f"{counts}, {spans['span_tokens']} of them in marked spans" if spans else counts
+    return f"{counts}, {split.span_tokens} of them in marked spans" if split.marked else counts
 
 
 def _unchanged(learning_rate: float, loaded: Loaded) -> str:

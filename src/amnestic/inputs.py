@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from .data.encode import Encoder, Split, span_facts
+from .data.encode import Encoder, Split
 from .data.example import Example
 from .data.options import DataOptions
 from .data.sources import read_examples, shared_rows, source_files
@@ -70,7 +70,7 @@ class Inputs:
                 "too_long": split.too_long,
                 "left_out": split.left_out,
                 "longest": split.longest,
-                **span_facts(split.examples),
+                **split.span_facts,
             }
             for name, split in self.splits.items()
         }

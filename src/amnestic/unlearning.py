@@ -14,7 +14,7 @@ from .constraints.multiplier import Bounded
 from .constraints.options import BoundOptions, MultiplierOptions
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
-from .data.encode import Encoded
+from .data.encode import Encoded, Split
 from .errors import InputError, RunError
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
@@ -72,7 +72,7 @@ class Unlearning:
     @classmethod
     def of(cls, config: UnlearnConfig, inputs: Inputs, method: Method, batch_size: int) -> "Unlearning":
         """Set the problem up from what was read."""
-        forget = _to_train(inputs.splits["forget"].examples, config.bound.keep_context)
+        forget = _drawn(inputs.splits["forget"], config.bound.keep_context)
         probe, retain = draw_probe(inputs.splits["retain"].examples, config.bound)
         training = config.training
         sizes = {"forget": len(forget), "retain": len(retain)}
@@ -102,7 +102,9 @@ class Unlearning:
     @property
     def measured(self) -> Measured:
         """Return the examples on which metrics are computed before and after."""
-        forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
+        forget = self.forget
+        if self.config.bound.keep_context:  # a metric has nothing to say of a chunk without a span
+            forget = _drawn(self.inputs.splits["forget"], keep_context=False)
         return {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
 
     @property
@@ -230,24 +232,25 @@ def _called(name: str, what: str) -> str:
     return what if name == "retain" else f"{name}_{what}"
 
 
-def _to_train(forget: Sequence[Encoded], keep_context: bool) -> Sequence[Encoded]:
+def _drawn(forget: Split, keep_context: bool) -> Sequence[Encoded]:
     """Return the forget rows that training draws: those with something to forget, or to hold.
 
     Raises InputError where there is nothing around a span that could be held.
     """
     if not keep_context:
-        return [row for row in forget if row.is_forgotten.any()]
-    if all(row.is_span is None for row in forget):
+        has_chunks = forget.span_examples < forget.marked  # without a span
+        return [row for row in forget.examples if row.is_forgotten.any()] if has_chunks else forget.examples
+    if not forget.marked:
         raise InputError(
             "--keep_context holds what stands around the spans to forget, and no forget row marks one; mark spans in "
             "the column forget_spans, or leave --keep_context out."
         )
-    if not any(row.is_context.any() for row in forget):
+    if not any(row.is_context.any() for row in forget.examples):
         raise InputError(
             "--keep_context holds what stands around the spans to forget, and the spans leave nothing of any answer; "
             "leave it out."
         )
-    return forget
+    return forget.examples
 
 
 def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequence[Encoded], Sequence[Encoded]]:

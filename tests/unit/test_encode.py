@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from amnestic.data.encode import Encoded, Encoder, Split, lengths, span_facts
+from amnestic.data.encode import Encoded, Encoder, Split, lengths
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.errors import InputError
@@ -753,8 +753,10 @@ def test_a_row_without_spans_marks_nothing_and_all_of_it_is_to_be_forgotten() ->
     assert plain.is_forgotten.tolist() == plain.is_scored.tolist()
     assert not plain.is_context.any()
     assert other.is_forgotten.sum() == 1
-    assert span_facts(split.examples) == {"span_examples": 1, "span_tokens": 1}
-    assert span_facts([plain]) == {}
+    assert split.span_facts == {"span_examples": 1, "span_tokens": 1}
+    assert encode(byte_level(), question("Who?", "Ida.")).span_facts == {}
+    text = encode(byte_level(), marked(corpus("abcdefghi"), "b"), max_length=4)
+    assert (text.marked, text.span_facts) == (3, {"span_examples": 1, "span_tokens": 1})
 
 
 def spanned_chunks(tokenizer: Any, example: Example, limit: int) -> list[str]:

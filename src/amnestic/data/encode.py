@@ -75,6 +75,26 @@ class Split:
     the first and the closing one."""
     longest: int = 0
     """Tokens of the longest row before cutting."""
+    marked: int = 0
+    """Examples of rows that mark spans; of a text, chunks without a span among them."""
+    span_examples: int = 0
+    """Examples with a token in a span."""
+    span_tokens: int = 0
+    """Scored tokens in spans."""
+
+    @property
+    def span_facts(self) -> dict[str, int]:
+        """Return what is marked, for a results file; nothing where no row marks a span."""
+        return {"span_examples": self.span_examples, "span_tokens": self.span_tokens} if self.marked else {}
+
+    def keep(self, example: Encoded) -> None:
+        """Add an example, and count what is marked of it."""
+        self.examples.append(example)
+        if example.is_span is not None:
+            tokens = int(example.is_forgotten.sum())
+            self.marked += 1
+            self.span_examples += tokens > 0
+            self.span_tokens += tokens
 
     @property
     def scored(self) -> int:
@@ -254,7 +274,8 @@ class Encoder:
         if example.kind == "text":
             chunks = list(self._chunks(example, tokens))
             self._refuse_lost_spans(example, tokens, chunks)
-            split.examples.extend(chunks)
+            for chunk in chunks:
+                split.keep(chunk)
             split.left_out += not chunks
             return
         is_too_long = len(ids) > self.limit
@@ -273,7 +294,7 @@ class Encoder:
         if len(ids) - closes <= first:
             split.left_out += 1
             return
-        split.examples.append(encoded)
+        split.keep(encoded)
 
     def _refuse_lost_spans(self, example: Example, tokens: Tokens, encoded: Sequence[Encoded]) -> None:
         """Raise InputError where a span that the row marks overlaps no scored token of what became of the row."""
@@ -412,12 +433,6 @@ def _outside(is_span: np.ndarray | None, low: int, cut: int) -> int:
 def _indent(text: str) -> int:
     """Return the number of white-space characters that `text` begins with."""
     return len(text) - len(text.lstrip())
-
-
-def span_facts(examples: Iterable[Encoded]) -> dict[str, int]:
-    """Return how many examples have a marked span, and how many tokens these are; nothing where none is marked."""
-    found = [int(example.is_forgotten.sum()) for example in examples if example.is_span is not None]
-    return {"span_examples": sum(tokens > 0 for tokens in found), "span_tokens": sum(found)} if found else {}
 
 
 def _start(body: str, before: str, answer: str) -> int | None:
