@@ -16,8 +16,7 @@ from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, gather
 from .interruption import Interruption
-from .model.load import Loaded, checkpointed, digest, load, round_to_saved, save
-from .model.options import ModelOptions
+from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
 from .progress import Progress
 from .reports.environment import environment, file_hashes
 from .reports.render import render_report
@@ -199,8 +198,9 @@ class Execution:
 
         At the end what only training needed is gone from it; a run that does not get there leaves its checkpoints.
         """
-        saved = sum(p.numel() for p in inputs.loaded.model.parameters()) * inputs.loaded.saved_dtype.itemsize
-        refuse_full_disk(self.folder.path, inputs.loaded.model, saved, self.config)
+        loaded = inputs.loaded
+        saved = sum(p.numel() * loaded.dtype_of(name).itemsize for name, p in loaded.model.named_parameters())
+        refuse_full_disk(self.folder.path, loaded.model, saved, self.config)
         self.folder.open(self.source)
         try:
             self._describe(inputs)
@@ -268,8 +268,7 @@ class Execution:
         if not np.isfinite(live).all():
             raise RunError(f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.")
         dtype = str(loaded.model.dtype).removeprefix("torch.")
-        options = ModelOptions(model=str(self.folder.path / "model"), dtype=dtype, device=str(loaded.model.device))  # type: ignore[arg-type]
-        again = load(options)
+        again = reload(loaded, self.folder.path / "model")
         difference = float(np.abs(live - check.losses(again.model, size)).max())
         self.progress.advance()
         if not difference <= RELOAD_TOLERANCE[dtype]:

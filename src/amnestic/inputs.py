@@ -12,6 +12,7 @@ from .data.sources import read_examples, shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method
+from .model.form import examine
 from .model.load import Loaded, load, prepare
 from .model.options import FinetuneModel, ModelOptions
 
@@ -91,6 +92,7 @@ def gather(
     encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
     splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
     _refuse_unknown_tokens(loaded, splits)
+    examine(loaded, next(iter(splits.values())).examples[0])
     _note_lengths(loaded, encoder, splits)
     _note_template(loaded, encoder)
     named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
@@ -155,8 +157,9 @@ def _load(options: ModelOptions, seed: int, given: Given) -> Loaded:
         return load(options, isinstance(options, FinetuneModel) and options.from_scratch, seed)
     if given.tokenizer is None:
         raise InputError("a loaded model was given without its loaded tokenizer; pass it as tokenizer=... as well.")
+    elsewhere = ("trust_remote_code", "allow_pickle")  # of the retrained model
     for item in fields(options):
-        if item.name not in ("model", "tokenizer") and getattr(options, item.name) != item.default:
+        if item.name not in ("model", "tokenizer", *elsewhere) and getattr(options, item.name) != item.default:
             raise InputError(f"{item.name} says how to load a model, and this one is loaded; leave it out.")
     return prepare(given.model, given.tokenizer)
 

@@ -1,7 +1,7 @@
 """The main path, top to bottom: load, encode, measure, train, save, check, report."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from .errors import InputError
 from .execution import Check, Execution, Recorded, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
+from .model.form import examine
 from .model.load import Loaded, checkpointed, load
-from .model.options import ModelOptions
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
@@ -157,7 +157,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
         rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
         plan = Plan.of(config.training, rows.steps_per_epoch)
         loss = Term("data", "token", NLL.needs, NLL().values)
-        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary)
+        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.selects)
         execution.identify(inputs)
     execution.announce(inputs, plan, {})
     measured = {"data": evenly(examples, config.evaluation.eval_rows)}
@@ -195,12 +195,14 @@ def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded
     """Load the model that never saw the forget split, where one is named."""
     if name is None:
         return None
-    options = ModelOptions(model=name, dtype=execution.config.model.dtype, device=str(inputs.loaded.model.device))
+    given = execution.config.model
+    options = replace(given, model=name, model_revision=None, tokenizer=None, device=str(inputs.loaded.model.device))
     try:
         retrained = load(options)
     except InputError as error:
         raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
     if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
         raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
+    examine(retrained, inputs.splits["forget"].examples[0])
     execution.folder.refuse_inputs(retrained.files)
     return retrained

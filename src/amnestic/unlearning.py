@@ -84,7 +84,8 @@ class Unlearning:
             around = Retention(NLL(), control, "forget", "context")
             constraints.append(Constraint("context", around, forget, True, "context of the spans"))
         terms = (forget_term(method), *(retain_term(constraint.retention) for constraint in constraints))
-        problem = Problem(terms, inputs.loaded.model, inputs.loaded.vocabulary)
+        loaded = inputs.loaded
+        problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.selects)
         held_out = len(retain) < len(inputs.splits["retain"].examples)
         plan = Plan.of(training, step_rows.steps_per_epoch)
         held = tuple(constraints)

@@ -106,11 +106,12 @@ def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
 
 def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
     """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) float64."""
+    loaded = subject.loaded
     found: dict[str, list[np.ndarray]] = {name: [np.empty(0)] * len(examples) for name in needs.head}
     for chosen in like_lengths(examples, subject.options.per_device_eval_batch_size):
-        batch = pad("", [examples[i] for i in chosen]).to(subject.loaded.model.device)
+        batch = pad("", [examples[i] for i in chosen]).to(loaded.model.device)
         with torch.inference_mode():
-            signals = read(subject.loaded.model, batch, needs, subject.loaded.vocabulary)
+            signals = read(loaded.model, batch, needs, loaded.vocabulary, loaded.selects)
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
         for name, values in signals.values.items():
             for i, part in zip(chosen, np.split(values.cpu().double().numpy(), ends), strict=True):

@@ -3,11 +3,13 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import torch
 
 from ..data.encode import Encoded
+from .form import alike
 
 
 def generate(
@@ -20,37 +22,63 @@ def generate(
 ) -> list[str]:
     """Return the greedy continuation of each example's prompt, cut at the end-of-sequence (or end-of-turn) token.
 
-    Prompts are padded on the left, shortest first. Nothing of the model's generation configuration is used but its
-    end-of-sequence tokens: a repetition penalty, say, is no greedy decoding. A text ends where the model knows no
+    Prompts are padded on the left, shortest first; where that changes a model's logits (recurrent models that know no
+    mask, say), only prompts of one length share a batch. Nothing of the model's generation configuration is used but
+    its end-of-sequence tokens: a repetition penalty, say, is no greedy decoding. A text ends where the model knows no
     further position. `advance` is told how many examples are done.
     """
     texts = [""] * len(examples)
     stops = _stops(model, tokenizer, examples)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
     room = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize) + 1
-    for chosen in _batches(examples, batch_size, room - max_new_tokens):
+    for chosen in _batches(model, examples, batch_size, room - max_new_tokens, pad):
         longest = max(examples[i].prompt_length for i in chosen)
         settings = _greedy(min(max_new_tokens, room - longest), stops, pad)
-        rows = _continue(model, [examples[i] for i in chosen], settings)
+        rows = _continue(model, [examples[i] for i in chosen], settings)[:, longest:].tolist()
         for i, row in zip(chosen, rows, strict=True):
             texts[i] = tokenizer.decode(_until(row, stops), skip_special_tokens=True).strip()
         advance(len(chosen))
     return texts
 
 
-def _batches(examples: Sequence[Encoded], batch_size: int, longest: int) -> Iterator[list[int]]:
+def _batches(
+    model: Any, examples: Sequence[Encoded], batch_size: int, longest: int, pad: int
+) -> Iterator[Sequence[int]]:
     """Yield indices in batches, the shortest prompt first; a prompt above `longest` tokens stands alone.
 
     Such a prompt leaves no positions for a whole answer, and would cut those of the others short.
     """
     order = sorted(range(len(examples)), key=lambda i: examples[i].prompt_length)
     together = sum(example.prompt_length <= longest for example in examples)
-    for first in range(0, together, batch_size):
-        yield order[first : min(first + batch_size, together)]
+    batches = _chunks(order[:together], batch_size)
+    gaps = [examples[chosen[-1]].prompt_length - examples[chosen[0]].prompt_length for chosen in batches]
+    if any(gaps):
+        widest = batches[gaps.index(max(gaps))]
+        if not _bears_padding(model, examples[widest[0]], examples[widest[-1]], pad):
+            lengths = groupby(order[:together], key=lambda i: examples[i].prompt_length)
+            batches = [chosen for _, alike in lengths for chosen in _chunks(list(alike), batch_size)]
+    yield from batches
     yield from ([i] for i in order[together:])
 
 
-def _continue(model: Any, examples: Sequence[Encoded], settings: Any) -> list[list[int]]:
+def _chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [order[first : first + size] for first in range(0, len(order), size)]
+
+
+def _bears_padding(model: Any, short: Encoded, long: Encoded, pad: int) -> bool:
+    """Return whether `short` gets the same logits when it is padded to the length of `long` as by itself.
+
+    Two tokens tell: the first comes from the prompt, the second from the cache.
+    """
+    settings = _greedy(2, [], pad)
+    settings.update(output_logits=True, return_dict_in_generate=True)
+    padded, alone = (_continue(model, examples, settings) for examples in ([short, long], [short]))
+    pairs = zip(padded.logits, alone.logits, strict=True)
+    return all(alike(found[:1], expected, model.dtype) for found, expected in pairs)
+
+
+def _continue(model: Any, examples: Sequence[Encoded], settings: Any) -> Any:
+    """Return what the model generates: prompts, padded to the longest, and the tokens behind."""
     longest = max(example.prompt_length for example in examples)
     ids = torch.full((len(examples), longest), settings.pad_token_id)
     mask = torch.zeros_like(ids)
@@ -59,11 +87,9 @@ def _continue(model: Any, examples: Sequence[Encoded], settings: Any) -> list[li
         ids[i, longest - length :] = torch.from_numpy(example.input_ids[:length].copy())
         mask[i, longest - length :] = 1
     with torch.inference_mode(), _configured(model, settings):
-        generated = model.generate(
+        return model.generate(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
         )
-    rows: list[list[int]] = generated[:, longest:].tolist()
-    return rows
 
 
 @contextmanager

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..errors import InputError
 from .options import ModelOptions
+from .source import CAUSAL, first_line, own_code_note, read_config, read_tokenizer, source_files, source_folder
+from .weights import check_files, odd_ones, read_weights, refuse_broken, stored_dtypes, usual
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -28,6 +30,12 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
     files: list[Path] = field(default_factory=list)
     """Local files that the weights and the tokenizer were read from."""
+    odd_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
+    """What came in another precision than `saved_dtype`, as the norms of some models do; and that of saved buffers."""
+    selects: bool = True
+    """The head is shown the scored positions alone; False: the plain form, which computes all logits (`examine`)."""
+    runs_own_code: bool = False
+    """The caller trusts the code that comes with the model; it is needed again to load what is saved."""
 
     @property
     def vocabulary(self) -> int:
@@ -39,25 +47,43 @@ class Loaded:
         """Return the number of positions that the model knows, where its configuration states one."""
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
+    def dtype_of(self, name: str) -> torch.dtype:
+        """Return the precision that the tensor `name` is saved in."""
+        return self.odd_dtypes.get(name, self.saved_dtype)
 
-def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0) -> Loaded:
+
+def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0, attention: str | None = None) -> Loaded:
     """Load the model and tokenizer that `options` name; with `from_scratch` only the model's shape, and random weights.
 
-    Raises InputError where there is no such model, where it is no causal language model, or has no tokenizer.
+    `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. Raises
+    InputError where there is no such model, where it is no causal language model, or has no tokenizer.
     """
-    config = _config(options)
+    config = read_config(options)
+    if attention is not None:
+        config._attn_implementation = attention
     device = _device(options.device)
-    tokenizer = _tokenizer(options)
-    saved = _saved_dtype(config)
-    dtype, notes = _compute_dtype(options.dtype, saved, device)
+    tokenizer = read_tokenizer(options)
     if from_scratch:
-        model = _random_weights(config, dtype, seed)
+        saved = _stated_dtype(config) or torch.float32
+        dtype, notes = _compute_dtype(options.dtype, saved, device)
+        model = _random_weights(config, dtype, seed, options.trust_remote_code)
         model.generation_config.eos_token_id = tokenizer.eos_token_id
+        loaded = prepare(model.to(device), tokenizer, saved, notes)
     else:
-        model = _weights(options, config, dtype)
-    loaded = prepare(model.to(device), tokenizer, saved, notes)
-    loaded.files = _files(options)
+        loaded = _load_weights(options, config, tokenizer, device)
+    loaded.notes += own_code_note(config, options.trust_remote_code)
+    loaded.files = source_files(options)
+    loaded.runs_own_code = options.trust_remote_code
     return loaded
+
+
+def reload(loaded: Loaded, folder: Path) -> Loaded:
+    """Load what was saved in `folder` as `loaded` is: precision, device, form of attention, its own code run or not."""
+    dtype: Any = str(loaded.model.dtype).removeprefix("torch.")
+    options = ModelOptions(
+        model=str(folder), dtype=dtype, device=str(loaded.model.device), trust_remote_code=loaded.runs_own_code
+    )
+    return load(options, attention=getattr(loaded.model.config, "_attn_implementation", None))
 
 
 def prepare(
@@ -65,40 +91,58 @@ def prepare(
 ) -> Loaded:
     """Make a loaded model ready: every dropout 0, evaluation mode, a generation configuration that can be saved.
 
-    Raises InputError for an object that is no causal language model.
+    Raises InputError for an object that is no causal language model, or that could not be loaded again once saved.
     """
     if not callable(getattr(model, "get_output_embeddings", None)) or model.get_output_embeddings() is None:
         raise InputError(f"the model is {type(model).__name__}; expected a causal language model with an output head.")
+    _refuse_unsavable(model)
+    if saved_dtype is None:  # handed over in memory
+        refuse_broken(model, type(model).__name__)
     for module in model.modules():
         if isinstance(module, torch.nn.modules.dropout._DropoutNd):
             module.p = 0.0
         for name in _drops(module):
             setattr(module, name, 0.0)
+    if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
+        model.set_experts_implementation("eager")  # the grouped product of experts has no float64
     model.eval()
     loaded = Loaded(model, tokenizer, saved_dtype or model.dtype, notes if notes is not None else [])
+    if saved_dtype is None:
+        tensors = model.state_dict().items()
+        loaded.odd_dtypes = {name: t.dtype for name, t in tensors if t.is_floating_point() and t.dtype != model.dtype}
+        loaded.runs_own_code = _has_own_code(model)
     _make_savable(loaded)
     return loaded
 
 
 def save(loaded: Loaded, folder: Path) -> None:
-    """Write model and tokenizer to `folder`, in the precision that the model came in; the model stays as it is."""
+    """Write model and tokenizer to `folder`, each tensor in the precision that it came in; the model stays as it is."""
     model = loaded.model
-    exact = [parameter.data for parameter in model.parameters()]
-    cast(model, loaded.saved_dtype)
+    tensors = dict(model.named_parameters())
+    tensors |= {name: buffer for name, buffer in model.named_buffers() if name in loaded.odd_dtypes}
+    exact = {name: tensor.data for name, tensor in tensors.items()}
+    parts = [(part, part.dtype) for name in model.config.sub_configs if (part := getattr(model.config, name, None))]
     try:
+        for name, tensor in tensors.items():
+            tensor.data = tensor.data.to(loaded.dtype_of(name))
+        for part, _ in parts:  # of the whole configuration transformers writes the precision itself
+            part.dtype = loaded.saved_dtype
         model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     finally:
-        for parameter, value in zip(model.parameters(), exact, strict=True):
-            parameter.data = value
+        for name, tensor in tensors.items():
+            tensor.data = exact[name]
+        for part, dtype in parts:
+            part.dtype = dtype
 
 
 @contextmanager
 def checkpointed(loaded: Loaded, on: bool = True) -> Iterator[None]:
     """Compute activations again in each backward pass, for as long as the context lasts; gradients are the same.
 
-    transformers does so in training mode only, where generating is not possible. Every dropout stays 0: those that a
-    layer reads from the configuration are 0 within the context. Raises InputError for a model that cannot.
+    transformers does so in training mode only, where generating is not possible. Only the blocks that are computed
+    again are in that mode, not what stands in them: dropout stays off, routers add no noise. Rates that a block reads
+    from the configuration are 0 within the context. Raises InputError for a model that cannot.
     """
     if not on:
         yield
@@ -106,39 +150,41 @@ def checkpointed(loaded: Loaded, on: bool = True) -> Iterator[None]:
     model, config = loaded.model, loaded.model.config.get_text_config()
     if not model.supports_gradient_checkpointing:
         raise InputError(f"{type(model).__name__} has no gradient checkpointing; leave --gradient_checkpointing out.")
-    drops = {name: getattr(config, name) for name in _drops(config)}
+    rates = {name: getattr(config, name) for name in _drops(config)}
     _switch_checkpointing(model, True)
     try:
-        for name in drops:
+        for name in rates:
             setattr(config, name, 0.0)
         yield
     finally:
         _switch_checkpointing(model, False)
-        for name, value in drops.items():
+        for name, value in rates.items():
             setattr(config, name, value)
 
 
 @contextmanager
 def as_saved(loaded: Loaded) -> Iterator[None]:
     """Round the weights to the precision that they are saved in, for as long as the context lasts."""
-    if torch.promote_types(loaded.model.dtype, loaded.saved_dtype) == loaded.saved_dtype:
+    named = loaded.model.named_parameters()
+    exact = {name: value.detach().clone() for name, value in named if _loses(value.dtype, loaded.dtype_of(name))}
+    if not exact:
         yield
         return
-    exact = [parameter.detach().clone() for parameter in loaded.model.parameters()]
     try:
         round_to_saved(loaded)
         yield
     finally:
         with torch.no_grad():
-            for parameter, value in zip(loaded.model.parameters(), exact, strict=True):
-                parameter.copy_(value)
+            for name, parameter in loaded.model.named_parameters():
+                if name in exact:
+                    parameter.copy_(exact[name])
 
 
 @torch.no_grad()
 def round_to_saved(loaded: Loaded) -> None:
     """Round the weights in place to the precision that they are saved in."""
-    for parameter in loaded.model.parameters():
-        parameter.copy_(parameter.to(loaded.saved_dtype))
+    for name, parameter in loaded.model.named_parameters():
+        parameter.copy_(parameter.to(loaded.dtype_of(name)))
 
 
 def digest(loaded: Loaded) -> str:
@@ -146,104 +192,49 @@ def digest(loaded: Loaded) -> str:
     found = hashlib.blake2b()
     for name, parameter in loaded.model.named_parameters():
         found.update(name.encode())
-        value = parameter.detach().to(loaded.saved_dtype).cpu().contiguous()
+        value = parameter.detach().to(loaded.dtype_of(name)).cpu().contiguous()
         found.update(value.view(torch.uint8).numpy() if value.ndim else value.float().numpy())
     return found.hexdigest()
 
 
-def cast(model: Any, dtype: torch.dtype) -> None:
-    """Change the precision of the parameters in place; buffers such as rotary frequencies keep theirs."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype)
+def _load_weights(options: ModelOptions, config: Any, tokenizer: Any, device: torch.device) -> Loaded:
+    """Load the weights in the precision of the computation: float32 where a mixed model would lose in its own."""
+    check_files(options)
+    saved = _stated_dtype(config) or usual(stored_dtypes(source_folder(options))) or torch.float32
+    dtype, notes = _compute_dtype(options.dtype, saved, device)
+    model, found = read_weights(options, config, dtype)
+    odd = odd_ones(model, stored_dtypes(source_folder(options)), saved)  # a Hub model's files are here only now
+    rounded = [name for name, value in model.state_dict().items() if name in odd and _loses(odd[name], value.dtype)]
+    if rounded and options.dtype == "auto":
+        notes = [f"{len(rounded)} tensors, such as {rounded[0]}, are stored in a wider precision: computed in float32."]
+        model, found = read_weights(options, config, torch.float32)
+    loaded = prepare(model.to(device), tokenizer, saved, notes + found)
+    loaded.odd_dtypes = dict.fromkeys(_saved_buffers(model), saved) | odd
+    return loaded
 
 
-def _files(options: ModelOptions) -> list[Path]:
-    """Return the files of a local folder, or of the Hub's cache, that the model was read from."""
-    folder = Path(options.model)
-    if not folder.is_dir():
-        from transformers.utils.hub import cached_file
-
-        found = cached_file(options.model, "config.json", revision=options.model_revision or "main")
-        folder = Path(str(found)).parent
-    endings = {".safetensors", ".bin", ".json", ".jinja", ".model", ".txt"}
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.suffix in endings)
+def _saved_buffers(model: Any) -> list[str]:
+    """Return the names of the buffers that are saved, with numbers that have a precision; a router's bias is one."""
+    saved = model.state_dict()
+    return [name for name, buffer in model.named_buffers() if name in saved and buffer.is_floating_point()]
 
 
-def _config(options: ModelOptions) -> Any:
-    name = options.model
-    if _looks_local(name) and not Path(name).is_dir():
-        raise InputError(f"--model is {name!r}, and there is no such folder; expected a model folder or a Hub id.")
-    if Path(name).is_dir() and options.model_revision is not None:
-        raise InputError(f"--model_revision is {options.model_revision!r}, but {name} is a local folder; leave it out.")
-    try:
-        config = AutoConfig.from_pretrained(name, revision=options.model_revision or "main", trust_remote_code=False)
-    except Exception as error:  # not there, no network, broken JSON, fields that do not fit
-        raise InputError(
-            f"cannot load the model {name!r}: {_first_line(error)} Give a model folder or the id of a Hub model."
-        ) from error
-    if not _is_causal(config):
-        kind = ", ".join(config.architectures or []) or type(config).__name__
-        raise InputError(f"the model {name!r} is {kind}; expected a causal language model (...ForCausalLM).")
-    return config
+def _loses(stored: torch.dtype, read: torch.dtype) -> bool:
+    """Return whether numbers stored in one precision are rounded when they are read in another."""
+    return torch.promote_types(stored, read) != read
 
 
-def _is_causal(config: Any) -> bool:
-    """Return whether the model reads from left to right; encoders such as BERT do so only as decoders."""
-    names, kind = config.architectures or [], type(config)
-    if kind not in AutoModelForCausalLM._model_mapping or getattr(config, "is_encoder_decoder", False):
-        return False
-    if kind in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False):
-        return False
-    return not names or any("CausalLM" in name or "LMHead" in name for name in names)
-
-
-def _tokenizer(options: ModelOptions) -> Any:
-    name = options.tokenizer or options.model
-    revision = (options.model_revision or "main") if options.tokenizer is None else "main"
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
-    except Exception as error:  # a broken tokenizer raises whatever its parser does
-        raise InputError(
-            f"cannot load a tokenizer from {name!r}: {_first_line(error)} Give one with --tokenizer."
-        ) from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # what transformers makes of a folder without its files
-        raise InputError(f"the tokenizer of {name!r} has no entries of its own; give a tokenizer with --tokenizer.")
-    return tokenizer
-
-
-def _weights(options: ModelOptions, config: Any, dtype: torch.dtype) -> Any:
-    try:
-        loading: Any = AutoModelForCausalLM.from_pretrained(
-            options.model,
-            revision=options.model_revision or "main",
-            config=config,
-            dtype=dtype,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except Exception as error:  # missing files, broken safetensors, shapes that do not fit
-        raise InputError(f"cannot load the weights of {options.model!r}: {_first_line(error)}") from error
-    model, found = loading
-    if missing := sorted(found["missing_keys"]):
-        raise InputError(
-            f"the weights of {options.model!r} lack {len(missing)} tensors of the model, {missing[0]} among them; "
-            "expected a whole causal language model."
-        )
-    return model
-
-
-def _random_weights(config: Any, dtype: torch.dtype, seed: int) -> Any:
+def _random_weights(config: Any, dtype: torch.dtype, seed: int, trusted: bool) -> Any:
     """Return a model with the random weights of `seed`; the caller's random numbers stay as they were."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=dtype)  # type: ignore[no-untyped-call]
+        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=trusted)  # type: ignore[no-untyped-call]
 
 
-def _saved_dtype(config: Any) -> torch.dtype:
-    dtype = config.dtype
-    if isinstance(dtype, str):
-        dtype = DTYPES.get(dtype.removeprefix("torch."))
-    return dtype or torch.float32
+def _stated_dtype(config: Any) -> torch.dtype | None:
+    """Return the precision that a configuration states; composite ones may state it for the text part alone."""
+    dtype = config.dtype or config.get_text_config().dtype
+    return DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
 
 
 def _device(name: str) -> torch.device:
@@ -254,7 +245,7 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"--device is {name!r}, which this machine does not offer: {_first_line(error)}") from error
+        raise InputError(f"--device is {name!r}, which this machine does not offer: {first_line(error)}") from error
     return device
 
 
@@ -301,33 +292,45 @@ def _is_savable(settings: Any) -> bool:
 
 
 def _drops(holder: Any) -> list[str]:
-    """Return the names of the dropout rates among the attributes of a module or a configuration."""
+    """Return the names of the dropout rates among the attributes of a module or a configuration.
+
+    The jitter of a router is no such rate: some routers have it decide outside of training mode too.
+    """
     return [name for name, value in vars(holder).items() if "drop" in name and isinstance(value, float)]
 
 
+def _has_own_code(model: Any) -> bool:
+    """Return whether the class of `model` came with the model, and goes with it."""
+    package = type(model).__module__.partition(".")[0]
+    return CAUSAL in (getattr(model.config, "auto_map", None) or {}) and package != "transformers"
+
+
+def _refuse_unsavable(model: Any) -> None:
+    """Raise InputError for a model whose saved folder would hold something else, or could not be loaded again."""
+    if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
+        raise InputError(
+            f"the model ({type(model).__name__}) carries a PEFT adapter; merge it first: model.merge_and_unload()."
+        )
+    if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
+        raise InputError(f"the model ({type(model).__name__}) is quantized; load it without quantization.")
+    if type(model.config) not in AutoModelForCausalLM._model_mapping and not _has_own_code(model):
+        raise InputError(
+            f"the model is {type(model).__name__}, which AutoModelForCausalLM could not load again once it is saved; "
+            "register its classes first (AutoConfig.register, AutoModelForCausalLM.register)."
+        )
+
+
 def _switch_checkpointing(model: Any, on: bool) -> None:
-    """Turn activation checkpointing on, with training mode, or off, with all that transformers attached for it."""
+    """Turn activation checkpointing on, with its blocks in training mode, or off, with all that it attached."""
     ending = "enable" if on else "disable"
     kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # the older name
     switch = getattr(model, f"{kind}_checkpointing_{ending}")
-    model.train(on)
     if on:
         switch({"use_reentrant": False})
+        for module in model.modules():
+            module.training = bool(getattr(module, "gradient_checkpointing", False))
         return
     switch()
+    model.eval()
     if getattr(model, "_require_grads_hook", None) is not None:
         model.disable_input_require_grads()
-
-
-def _looks_local(name: str) -> bool:
-    """Return whether `name` can only be a path: by its form, or because its first folder exists here."""
-    path = Path(name)
-    is_inside = "/" in name and path.parent.is_dir()
-    return name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists() or is_inside
-
-
-def _first_line(error: Exception) -> str:
-    """Return the first line of what an error says, with the next where the first only announces it."""
-    lines = [line.strip() for line in str(error).strip().splitlines()] or [type(error).__name__]
-    text = " ".join(lines[: 2 if lines[0].endswith(":") else 1])
-    return text.rstrip(".") + "."

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 class ModelOptions:
     """Which model, and in which precision."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"model", "model_revision", "tokenizer", "device"})
+    indifferent: ClassVar[frozenset[str]] = frozenset(
+        {"model", "model_revision", "tokenizer", "device", "trust_remote_code", "allow_pickle"}
+    )
 
     model: str
     """Hub id or local folder of a causal language model."""
@@ -20,6 +22,10 @@ class ModelOptions:
     """Precision of the computation; auto: the model's own (for bfloat16 on a processor that lacks it, float32)."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:N or mps; auto: the first accelerator, else the processor."""
+    trust_remote_code: bool = False
+    """Run the Python code that comes with a model or its tokenizer, with all your rights on this machine."""
+    allow_pickle: bool = False
+    """Also read weights from pickle files (pytorch_model.bin), of which nothing but tensors is accepted."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -58,23 +58,35 @@ class Signals:
         return Signals(values, part.row, len(part.answers))
 
 
-def read(model: Any, batch: Batch, needs: Needs, vocabulary: int) -> Signals:
+def read(model: Any, batch: Batch, needs: Needs, vocabulary: int, selects: bool = True) -> Signals:
     """Return the signals that `needs` declares, from one forward pass of `model` over `batch`.
 
     `vocabulary` is the number of rows of the head that the tokenizer knows; those beyond are left out of `margin`.
     """
-    logits = scored_logits(model, batch)
+    logits = scored_logits(model, batch, selects)
     values = {name: HEAD_SIGNALS[name](logits, batch.targets, vocabulary) for name in sorted(needs.head)}
     return Signals(values, batch.row, len(batch.input_ids))
 
 
-def scored_logits(model: Any, batch: Batch) -> Tensor:
-    """Return the logits of the positions that predict scored tokens, (N, V)."""
+def scored_logits(model: Any, batch: Batch, selects: bool = True) -> Tensor:
+    """Return the logits of the positions that predict scored tokens, (N, V).
+
+    With `selects` the head is shown these positions alone; without, in the plain form, they are selected from the
+    logits of all positions.
+    """
+    if not selects:
+        return all_logits(model, batch.input_ids)[batch.predicting]
     with _only_rows(model, batch.predicting):
-        logits: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits
+        logits = all_logits(model, batch.input_ids)
     if logits.shape[:2] == batch.input_ids.shape:  # never true of selected rows: the last position predicts nothing
         return logits[batch.predicting]  # the head was not called as a module
     return logits[0]
+
+
+def all_logits(model: Any, input_ids: Tensor) -> Tensor:
+    """Return the logits of all positions, (B, T, V), from a pass without a mask and without a cache."""
+    logits: Tensor = model(input_ids=input_ids, use_cache=False).logits
+    return logits
 
 
 @contextmanager

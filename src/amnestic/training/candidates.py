@@ -123,7 +123,7 @@ class Candidates:
 
         self.folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name: parameter.detach().to(self.loaded.saved_dtype).contiguous()
+            name: parameter.detach().to(self.loaded.dtype_of(name)).contiguous()
             for name, parameter in self.loaded.model.named_parameters()
         }
         write_file(self.path, lambda temporary: save_file(weights, temporary))

@@ -80,6 +80,8 @@ class Problem:
     model: Any
     vocabulary: int
     """Vocabulary rows that the tokenizer knows."""
+    selects: bool = True
+    """The model's head is shown scored positions alone (`Loaded.selects`)."""
 
     def counts(self, batch: Batch) -> list[int]:
         """Return how many units each term has in `batch`, K numbers."""
@@ -94,7 +96,7 @@ class Problem:
         needs = Needs()
         for term in self.terms:
             needs |= term.needs if term.split == batch.split else Needs()
-        signals = read(self.model, batch, needs, self.vocabulary)
+        signals = read(self.model, batch, needs, self.vocabulary, self.selects)
         return [term.values(signals, batch) for term in self.terms]
 
     def measure(

@@ -1,0 +1,119 @@
+"""How a model's logits may be read: decided once, on a text of the run, before anything is measured.
+
+The head is shown the scored positions alone. That is right where a logit depends on its own position's hidden state and
+on nothing else; whether it does is seen by comparing with the model's own logits of all positions.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..data.batches import Batch
+from ..data.encode import Encoded
+from ..errors import InputError
+from .load import Loaded
+from .signals import all_logits, scored_logits
+from .source import first_line
+
+TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
+"""Largest difference of two logits that are the same up to rounding, as a share of the largest logit.
+
+Of float64 too, since attention computes its weights in float32 in some models.
+"""
+LONGEST = 256
+"""Tokens of the text that is looked at; all logits of two such rows are held at once."""
+
+
+@torch.inference_mode()
+def examine(loaded: Loaded, example: Encoded) -> None:
+    """Find out whether the head may be shown scored positions alone; `loaded.selects` and a note tell.
+
+    Two rows are read: the first tokens of `example`, and half of them with padding behind. Raises InputError for a
+    model that cannot read text alone, gives no logits, or reads from right to left too.
+    """
+    model = loaded.model
+    batch = _probe(example).to(model.device)
+    versions = [parameter._version for parameter in model.parameters()]
+    whole = _whole_logits(model, batch.input_ids)
+    if versions != [parameter._version for parameter in model.parameters()]:
+        raise InputError(
+            f"the model ({type(model).__name__}) changes its own weights while it reads, so what is saved would not be "
+            "what was trained; expected a model whose forward pass leaves them alone."
+        )
+    short = int(batch.predicting[1].sum())
+    if not alike(whole[0, :short], whole[1, :short], model.dtype, most=True):
+        raise InputError(
+            f"the model ({type(model).__name__}) lets later tokens change the logits of earlier ones; expected a "
+            "causal language model, which reads from left to right."
+        )
+    reason = _difference(model, batch, whole[batch.predicting])
+    loaded.selects = reason is None
+    if reason is not None:
+        loaded.notes.append(
+            f"the plain form is used: {type(model).__name__} {reason}, so the logits of all positions are computed, "
+            "which takes more memory and time."
+        )
+
+
+def alike(found: Tensor, expected: Tensor, dtype: torch.dtype, most: bool = False) -> bool:
+    """Return whether logits (N, V) that were computed in `dtype` are the same up to rounding.
+
+    All rows are, or `most`, at least half of them: rounding can send a token to another expert, which changes its row.
+    """
+    scale = float(expected[expected.isfinite()].abs().amax()) if bool(expected.isfinite().any()) else 0.0
+    near = torch.isclose(found, expected, rtol=0.0, atol=TOLERANCE[dtype] * scale, equal_nan=True).all(dim=-1)
+    return bool(near.float().mean() >= (0.5 if most else 1.0))
+
+
+def _probe(example: Encoded) -> Batch:
+    """Return two rows that begin alike, the second half as long; every other position of the first is selected."""
+    ids = torch.from_numpy(example.input_ids[:LONGEST].copy())
+    input_ids = ids.repeat(2, 1)
+    short = max(1, len(ids) // 2)
+    input_ids[1, short:] = 0
+    predicting = torch.zeros_like(input_ids, dtype=torch.bool)
+    predicting[0, ::2] = True
+    predicting[1, :short] = True
+    row, _ = predicting.nonzero(as_tuple=True)
+    return Batch("", input_ids, predicting, torch.zeros_like(row), row, (example.id, example.id))
+
+
+def _whole_logits(model: Any, input_ids: Tensor) -> Tensor:
+    try:
+        logits = all_logits(model, input_ids)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # whatever a model does that wants more than text
+        raise InputError(
+            f"the model ({type(model).__name__}) cannot read tokens alone: {first_line(error)[:-1]}; expected a causal "
+            "language model."
+        ) from error
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
+    if shape is None or len(shape) != 3 or shape[:2] != input_ids.shape:
+        found = "no logits" if shape is None else f"logits of shape {shape}"
+        raise InputError(
+            f"the model ({type(model).__name__}) gives {found} for {tuple(input_ids.shape)} tokens; expected logits "
+            "over the vocabulary for each token."
+        )
+    return logits
+
+
+def _difference(model: Any, batch: Batch, expected: Tensor) -> str | None:
+    """Return what differs when the head is shown selected positions alone, or None where nothing does."""
+    calls: list[int] = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        selected = scored_logits(model, batch)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception:
+        return "needs all positions in its head"
+    finally:
+        hook.remove()
+    if not calls:
+        return "does not call its head as a module"
+    if selected.shape != expected.shape or not alike(selected, expected, model.dtype):
+        return "gives other logits where its head is shown some positions alone"
+    return None
