@@ -216,7 +216,9 @@ def test_the_context_is_not_held_unless_asked_for(phones, alone, held):
     assert [step["retain_loss"] for step in alone.steps] != [step["retain_loss"] for step in held.steps]
 
 
-def test_what_is_shown_of_spans(phones, held):
+def test_what_is_shown_of_spans(phones, held, unlearn, as_file, tmp_path):
+    files = {"forget": as_file(tmp_path / "plain.jsonl", phones.rows[:1])}
+    plain = (unlearn(**phones.options | files, bound=9).folder / "report.html").read_text(encoding="utf-8")
     first = phones.rows[0]
     assert "First example, tokens to forget in [[ ]]:" in held.err
     assert f"Answer: You may call [[{NAMES[0][1]}]] to reach {NAMES[0][0]} in the evening.<eos>" in held.err
@@ -231,6 +233,8 @@ def test_what_is_shown_of_spans(phones, held):
         "Context loss",
     ):
         assert text in page
+    assert "Tokens in spans" in page
+    assert "Tokens in spans" not in plain
     assert first["question"] in page
 
 
