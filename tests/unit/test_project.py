@@ -158,8 +158,9 @@ def test_each_test_that_the_page_on_reliability_names_exists():
     assert len(rows) > 10
     file = ""
     for row in rows:
-        named = re.findall(r"`([\w/]*(?:\.py)?)::(\w+)`", row.rpartition(" | ")[2])
+        named = re.findall(r"`((?:[\w/]+\.py)?)(?:::(\w+))?`", row.rpartition(" | ")[2])
         assert named, row
         for path, test in named:
             file = path or file
-            assert re.search(rf"def {test}\(", (ROOT / "tests" / file).read_text(encoding="utf-8")), (file, test)
+            text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+            assert re.search(rf"^ *(def|class) {test}\b", text, re.MULTILINE), (file, test)
