@@ -140,6 +140,23 @@ def test_code_beside_an_architecture_that_is_known_is_not_run_but_noted(people, 
     assert not marker.exists()
 
 
+def test_nor_is_it_run_to_check_what_a_loaded_model_was_saved_as(people, tmp_path, marker):
+    """The configuration names the code, but the class in memory is transformers' own."""
+    folder = make_odd(people.model, tmp_path / "odd", marker)
+    change(folder / "config.json", model_type="llama", architectures=["LlamaForCausalLM"])
+    amnestic.unlearn(
+        AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False),
+        tokenizer=AutoTokenizer.from_pretrained(people.model),
+        forget=people.rows["forget"],
+        retain=people.rows["retain"],
+        output_dir=tmp_path / "run",
+        max_steps=1,
+        max_new_tokens=2,
+        keep=0.5,
+    )
+    assert not marker.exists()
+
+
 def test_a_tokenizer_with_its_own_code_needs_the_flag(people, tmp_path, marker, unlearn):
     folder = tmp_path / "tokenizer"
     shutil.copytree(people.model, folder)

@@ -5,6 +5,7 @@ A file of weights knows the precision of each tensor: what is saved goes back in
 
 import json
 import os
+import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -164,6 +165,11 @@ def _load(
                     use_safetensors=is_safe,
                     weights_only=True,
                 )
+        except pickle.UnpicklingError as error:
+            raise InputError(
+                f"the pickles of {options.model!r} hold something else than tensors, which was not read, or are "
+                "damaged; give the model in safetensors."
+            ) from error
         except Exception as error:  # missing files, broken ones, code of the model that fails
             if is_safe and is_safe is not attempts[-1] and isinstance(error, OSError):
                 continue
