@@ -187,6 +187,11 @@ def _note_lengths(loaded: Loaded, encoder: Encoder, splits: Mapping[str, Split])
                 f"{split.too_long} of {split.rows} {name} rows are longer than {encoder.limit} tokens (the longest has "
                 f"{split.longest}) and were {done}."
             )
+        if split.lost_span_tokens:
+            loaded.notes.append(
+                f"{split.lost_span_tokens} tokens of marked spans stand beyond {encoder.limit} tokens, or where a text "
+                "is cut: they are not forgotten; raise --max_length."
+            )
         if split.left_out and encoder.options.too_long != "drop":
             loaded.notes.append(f"{split.left_out} of {split.rows} {name} rows have no token left to score: left out.")
 

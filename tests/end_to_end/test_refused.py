@@ -58,6 +58,16 @@ def test_a_broken_model_is_refused_before_anything_is_written(tiny_model: Callab
         next(model.parameters()).fill_(torch.nan)
     model.save_pretrained(tmp_path / "model")
     AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(tmp_path / "model")
+    refused(tmp_path / "model", tmp_path, "10240 of the 10240 numbers in model.embed_tokens.weight are not finite")
+
+
+def test_finite_weights_out_of_range_are_refused_too(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
+    """Each weight is a number, but their sums are not."""
+    model = AutoModelForCausalLM.from_pretrained(tiny_model())
+    with torch.no_grad():
+        model.model.norm.weight.fill_(3e38)
+    model.save_pretrained(tmp_path / "model")
+    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(tmp_path / "model")
     refused(tmp_path / "model", tmp_path, "loss on the retain probe is nan before unlearning")
 
 

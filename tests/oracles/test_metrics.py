@@ -250,7 +250,9 @@ def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = l
     cut = Encoder(loaded.tokenizer, DataOptions(max_length=60)).encode("s", examples)
     assert [example.closes for example in cut.examples] == [True, True, False, True, True]
     options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
-    return Subject(loaded, {"s": cut.examples}, options, advance)
+    return Subject(
+        loaded, {"s": list(cut.examples)}, options, advance
+    )  # a list, for a test that changes tokens in place
 
 
 def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list[float]]:

@@ -810,6 +810,13 @@ def test_a_span_that_fills_a_chunk_is_cut_with_it() -> None:
     assert spanned_chunks(byte_level(post=None), text, 4) == ["a b [c] [d]", "e [f] [g] [h]"]
 
 
+def test_tokens_of_a_span_that_nothing_predicts_are_counted() -> None:
+    """Two letters beyond eight tokens, the begin of text and the prompt among them; the first letter of a chunk."""
+    assert encode(byte_level(), marked(completion("Q", "abcdefgh"), "defgh"), max_length=8).lost_span_tokens == 2
+    assert encode(byte_level(post=None), marked(corpus("abcdefgh"), "cdefgh"), max_length=4).lost_span_tokens == 1
+    assert encode(byte_level(), marked(completion("Q", "abcdefgh"), "defgh")).lost_span_tokens == 0
+
+
 @pytest.mark.parametrize(
     ("example", "options"),
     [

@@ -181,7 +181,7 @@ class Page(HTMLParser):
         text = " ".join(data.split())
         if text:
             self.texts.append((text, tuple(tag for tag, _ in self.open)))
-        if text and "metrics" in self.classes and self.open[-1][0] == "th":
+        if text and "metrics" in self.classes and "th" in [tag for tag, _ in self.open]:
             split, label, values = self.rows[-1]
             self.rows[-1] = (split, label or text, values)
 

@@ -112,6 +112,8 @@ class Split:
     the first and the closing one."""
     longest: int = 0
     """Tokens of the longest row before cutting."""
+    lost_span_tokens: int = 0
+    """Tokens in marked spans that nothing predicts: beyond the limit, or the first of a chunk."""
 
     @property
     def scored(self) -> int:
@@ -295,7 +297,7 @@ class Encoder:
         split.longest = max(split.longest, len(ids))
         if example.kind == "text":
             chunks = list(self._chunks(example, tokens))
-            self._refuse_lost_spans(example, tokens, chunks)
+            self._count_lost(split, example, tokens, chunks)
             split.examples.extend(chunks)
             split.left_out += not chunks
             return
@@ -311,14 +313,17 @@ class Encoder:
         is_span = None if tokens.is_span is None else tokens.is_span[: len(ids)]
         prompt, answer = example.prompt_text, example.answer
         encoded = Encoded(example.id, ids, is_scored, first, closes, prompt, answer, is_span)
-        self._refuse_lost_spans(example, tokens, [encoded])
+        self._count_lost(split, example, tokens, [encoded])
         if len(ids) - closes <= first:
             split.left_out += 1
             return
         split.examples.append(encoded)
 
-    def _refuse_lost_spans(self, example: Example, tokens: Tokens, encoded: Sequence[Encoded]) -> None:
-        """Raise InputError where a span that the row marks overlaps no scored token of what became of the row."""
+    def _count_lost(self, split: Split, example: Example, tokens: Tokens, encoded: Sequence[Encoded]) -> None:
+        """Count the marked tokens that are not scored in what became of the row.
+
+        Raises InputError where this is the whole of a span.
+        """
         if tokens.spans is None:
             return
         kept = np.concatenate([np.zeros(0, dtype=bool), *(part.is_scored for part in encoded)])
@@ -330,6 +335,7 @@ class Encoder:
                 f"{example.id}: the span {span} of its answer overlaps no scored token within {self.limit} "
                 "tokens, so it cannot be forgotten; raise --max_length, or mark it otherwise."
             )
+        split.lost_span_tokens += int((tokens.spans.any(axis=0) & ~kept).sum())
 
     def _chunks(self, example: Example, tokens: Tokens) -> Iterator[Encoded]:
         """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""

@@ -109,8 +109,8 @@ def renewed(id: str, place: str, example: Example) -> Example:
 def listing(names: Iterable[object], most: int = 12) -> str:
     """Return names for an error message, quoted and cut: a file without a header has sentences in their place."""
     texts = [str(name) for name in names]
-    quoted = [repr(text if len(text) <= 40 else f"{text[:40]}...") for text in texts[:most]]
-    return ", ".join([*quoted, "..."] if len(texts) > most else quoted) or "none"
+    shown = [repr(text if len(text) <= 40 else f"{text[:40]}...") for text in texts[:most]]
+    return ", ".join([*shown, "..."] if len(texts) > most else shown) or "none"
 
 
 def _named(name: str, options: DataOptions) -> str | None:
@@ -179,7 +179,8 @@ def _cure(value: object) -> str:
         return ", so write some there, or remove the row"
     if isinstance(value, Mapping) and value:
         inner = next((name for name, cell in value.items() if isinstance(cell, str)), next(iter(value)))
-        return f", which may stand within it: name a column such as ...{inner}" if isinstance(inner, str) else ""
+        advice = f", which may stand within it: name a column such as ...{inner}"
+        return quoted(advice, instead="") if isinstance(inner, str) else ""
     return ""
 
 
