@@ -227,7 +227,8 @@ class Execution:
             if self._memory is not None:
                 self._memory.write(self.folder.checkpoints / MEASURED)
             with self.sharing.guarded():
-                self.sharing.open(self.config, 0 if self.source is None else int(read_state(self.source)["step"]))
+                done = 0 if self.source is None else int(read_state(self.source)["step"])
+                self.sharing.open(self.config, inputs.sources, done)
                 yield
         except BaseException:
             self.folder.close(has_ended=False)
@@ -322,7 +323,7 @@ class Execution:
             if "bound" in results:
                 render_report(self.folder.path)
             self.progress.stop()
-            return self.sharing.finish(self.config, results, inputs.sources)
+            return self.sharing.finish(self.config, results)
 
     def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""

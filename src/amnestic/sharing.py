@@ -39,8 +39,13 @@ class Sharing:
         if self.publication:
             self.publication.prepare()
 
-    def open(self, config: Config, steps_done: int = 0) -> None:
-        """Start the trackers of the run whose folder was opened; a run that goes on after `steps_done` keeps its id."""
+    def open(self, config: Config, sources: Mapping[str, str], steps_done: int) -> None:
+        """Start the trackers of the run whose folder was opened; a run that goes on after `steps_done` keeps its id.
+
+        `sources` are the names of the data by split. What the card tells of them is found out now: a file that is
+        moved away during the run would else look like a name of the Hub.
+        """
+        self._origin = _origin(config, sources, read_json(self._folder.path / "environment.json")["sha256"])
         if not self.tracking.is_used:
             return
         folder = self._folder.path / "tracking"
@@ -54,7 +59,7 @@ class Sharing:
             name=config.tracking.run_name or self._folder.path.absolute().name,
             project=config.tracking.project,
             folder=folder,
-            config=disclosed(config),
+            config=self._origin.options,
             steps_done=steps_done,
             resumed=resumed,
         )
@@ -78,15 +83,14 @@ class Sharing:
         note = f"the bound is not held: the model was not uploaded to {self.publication.repo_id}; --push_infeasible "
         return [f"{note}uploads such a model too, and by hand: {by_hand}"]
 
-    def finish(self, config: Config, results: dict[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
+    def finish(self, config: Config, results: dict[str, Any]) -> dict[str, Any]:
         """Write the model card, end the trackers, upload the model, and return the results, with where it is now.
 
-        `sources` are the names of the data by split. Raises RunError where the upload fails.
+        Raises RunError where the upload fails.
         """
         model = self._folder.path / "model"
-        environment = read_json(self._folder.path / "environment.json")
-        origin = _origin(config, str(results["command"]), sources, environment["sha256"])
-        write_text(model / "README.md", model_card(results, origin, environment["packages"]))
+        packages = read_json(self._folder.path / "environment.json")["packages"]
+        write_text(model / "README.md", model_card(results, self._origin, packages))
         infeasible = results["status"] == "infeasible"
         self.tracking.close(results, exit_status=3 if infeasible else 0)
         for note in self.notes(config, results["status"]):
@@ -106,7 +110,7 @@ class Sharing:
         return status == "infeasible" and not getattr(config.hub, "push_infeasible", True)
 
 
-def _origin(config: Config, command: str, sources: Mapping[str, str], hashes: Mapping[str, str]) -> Origin:
+def _origin(config: Config, sources: Mapping[str, str], hashes: Mapping[str, str]) -> Origin:
     from_scratch = getattr(config.model, "from_scratch", False)
     return Origin(
         base_model=None if from_scratch else public_name(config.model.model),
@@ -115,7 +119,7 @@ def _origin(config: Config, command: str, sources: Mapping[str, str], hashes: Ma
         hashes={split: _known(hashes, source) for split, source in sources.items()},
         metadata={} if from_scratch else base_metadata(_base_folder(config)),
         options=disclosed(config),
-        command=command_line(config, command),
+        command=command_line(config, "unlearn" if isinstance(config, UnlearnConfig) else "finetune"),
     )
 
 

@@ -245,6 +245,29 @@ def test_tensorboard_shows_each_step_of_a_resumed_run_once(finetune, monkeypatch
     assert [event.value for event in found] == pytest.approx([step["loss"] for step in outcome.steps])
 
 
+def test_data_that_is_moved_away_during_the_run_stays_private(own, finetune, people, as_file, monkeypatch, tmp_path):
+    """Its folder is named as a data set of the Hub could be."""
+    import hashlib
+    import shutil
+
+    import amnestic.training.loop as loop
+
+    def moving(*arguments):
+        shutil.rmtree(tmp_path / "jane", ignore_errors=True)
+        return step(*arguments)
+
+    step = loop.step
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "jane" / "doe").mkdir(parents=True)
+    content = as_file(tmp_path / "jane" / "doe" / "rows.jsonl", people.rows["retain"]).read_bytes()
+    monkeypatch.setattr(loop, "step", moving)
+    outcome = finetune(data="jane/doe", report_to=f"{own}.Lines")
+    assert outcome.status == 0
+    card = (outcome.folder / "model" / "README.md").read_text(encoding="utf-8")
+    assert hashlib.sha256(content).hexdigest() in card
+    assert "jane" not in card + json.dumps(lines(outcome))
+
+
 def test_a_card_is_written_for_every_model(unlearned, retrained):
     for outcome, title in ((unlearned, "# Unlearned model"), (retrained, "# Trained model")):
         card = (outcome.folder / "model" / "README.md").read_text(encoding="utf-8")
