@@ -125,6 +125,8 @@ ELSEWHERE = {
     "save_steps",
     "save_total_limit",
     "resume_from_checkpoint",
+    "forget_spans_column",
+    "keep_context",
 }
 """Options with a test of their own: their runs are equal by design, or refused."""
 

@@ -92,7 +92,7 @@ def test_a_run_works_where_the_caller_switched_gradients_off(tiny_model: Callabl
 def test_the_configuration_of_a_run_states_what_was_left_open(tiny_model: Callable[..., Path], tmp_path: Path) -> None:
     unlearn(tiny_model(), tmp_path, learning_rate=1e-3, multiplier_rate=2.0)
     written = read_yaml(tmp_path / "run" / "config.yaml")
-    chosen = {key: value for key, value in written.items() if key.startswith(("keep", "multiplier"))}
+    chosen = {key: value for key, value in written.items() if key == "keep" or key.startswith("multiplier")}
     assert chosen == {
         "keep": 0.98,
         "multiplier_initial": 100.0,

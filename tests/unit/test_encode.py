@@ -616,7 +616,7 @@ def test_the_preview_reads_as_the_text_where_a_letter_is_several_tokens(kind: st
     texts = ["".join(text for text, scored in shown if scored == wanted) for wanted in (False, True)]
     assert texts[0].removeprefix("<bos>").strip() == prompt
     assert texts[1].removesuffix("<eos>") == answer
-    assert "" in [text for text, _ in shown]
+    assert "" not in [text for text, _ in shown]
 
 
 def sha256(text: str) -> str:

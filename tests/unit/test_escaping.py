@@ -178,7 +178,11 @@ def test_a_page_that_escapes_nothing_fails_these_tests(harmless: Skeleton, tmp_p
         html = page(tmp_path / "run", lambda place: sorts_last(place, "<b>x</b>"))
     finally:
         environment.cache.clear()
-    assert Skeleton(html).elements != harmless.elements
+    try:
+        found = Skeleton(html).elements
+    except AssertionError:  # an element is closed that was not open
+        return
+    assert found != harmless.elements
 
 
 def test_the_policy_allows_neither_scripts_nor_anything_from_outside(harmless: Skeleton) -> None:

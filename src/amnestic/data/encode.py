@@ -479,14 +479,19 @@ def span_facts(examples: Sequence[Encoded]) -> dict[str, int]:
 
 
 def _whole_characters(tokenizer: Any, tokens: list[int], marks: list[bool]) -> list[tuple[str, bool]]:
-    """Return the text of each token with its mark; the tokens of one character, bytes of it, are one text."""
+    """Return what each token adds to the text, with its mark; the tokens of one character, bytes of it, are one text.
+
+    A token is read behind the one before it: alone, it may lose the blank that it begins with.
+    """
     found: list[tuple[str, bool]] = []
-    begin = 0
+    before, done = 0, 0
     for end in range(1, len(tokens) + 1):
-        text = tokenizer.decode(tokens[begin:end])
-        if not text.endswith(REPLACEMENT) or end - begin == LONGEST_CHARACTER or end == len(tokens):
-            found.append((text, any(marks[begin:end])))
-            begin = end
+        text = tokenizer.decode(tokens[before:end])
+        if text.endswith(REPLACEMENT) and end - done < LONGEST_CHARACTER and end < len(tokens):
+            continue
+        shown = text[len(tokenizer.decode(tokens[before:done])) :]
+        found.append((shown, any(marks[done:end])))
+        before, done = done, end
     return found
 
 

@@ -109,7 +109,7 @@ def refuse_twice(place: str, names: Iterable[Any]) -> None:
     seen = set()
     for name in names:
         if name in seen:
-            raise InputError(f"{place} names the column {quoted(repr(str(name)))} twice; expected every column once.")
+            raise InputError(f"{place} names the column '{quoted(name)}' twice; expected every column once.")
         seen.add(name)
 
 

@@ -166,8 +166,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _not_json(path: Path, error: Exception, line: int) -> InputError:
     if isinstance(error, NamedTwiceError):
-        key = quoted(repr(str(error)))
-        return InputError(f"{path}, line {line} names the key {key} twice in one object; expected it once.")
+        key = quoted(error)
+        return InputError(f"{path}, line {line} names the key '{key}' twice in one object; expected it once.")
     cause = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else quoted(error)
     if isinstance(error, RecursionError):
         cause = "its values are nested too deeply"
