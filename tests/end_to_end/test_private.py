@@ -336,7 +336,7 @@ class TestSecrets:
 
         monkeypatch.setenv("AMNESTIC_DEBUG", "1")
         monkeypatch.setenv("HF_TOKEN", SPELT[0])
-        monkeypatch.setattr(source.AutoConfig, "from_pretrained", speaking)
+        monkeypatch.setattr(source.PreTrainedConfig, "get_config_dict", speaking)
         outcome = command("finetune", {"model": "a/b", "data": people.file("retain"), "output_dir": "never"})
         assert SPELT[0] not in outcome.err + outcome.out
         for text in ("stdout [HF_TOKEN]", "stderr [HF_TOKEN]", "OSError: 401 for [HF_TOKEN]"):
