@@ -164,7 +164,8 @@ def test_the_scores_are_those_of_each_example(people, unlearned, answers):
 
 def test_the_environment_names_files_versions_seeds_and_precision(people, unlearned):
     environment = unlearned.environment
-    read = [people.file("forget"), people.file("retain"), *people.model.iterdir()]
+    loaded = [path for path in people.model.iterdir() if path.name != "README.md"]
+    read = [people.file("forget"), people.file("retain"), *loaded]
     hashes = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in read}
     assert environment["sha256"] == hashes
     assert environment["packages"]["torch"] == importlib.metadata.version("torch")
