@@ -23,6 +23,7 @@ from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapp
 from .credentials import masked_output
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError
+from .interruption import Interruption
 from .progress import Progress
 from .reports.display import visible
 from .reports.files import plain
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _failed(text: str, exit_status: int) -> int:
     if _debugging():
         print(*map(visible, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
-    print("error:", visible(" ".join(text.split())), file=sys.stderr)
+    print("error:", visible(" ".join(text.splitlines())), file=sys.stderr)
     return exit_status
 
 
@@ -227,7 +228,12 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     from .console import open_console, show_results, watching
 
     is_redacted = getattr(config, "run", config).redact
-    with _undisturbed(), watching(open_console(sys.stderr), quiet) as progress, _discreet(is_redacted):
+    with (
+        _undisturbed(),
+        Interruption().caught(),
+        watching(open_console(sys.stderr), quiet) as progress,
+        _discreet(is_redacted),
+    ):
         run = runner(config, progress)
     if as_json:
         _print_json(run.results)

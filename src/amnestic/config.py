@@ -59,7 +59,7 @@ RIVALS = (("keep", "alpha", "bound"), ("num_train_epochs", "max_steps"), ("warmu
 class RunOptions:
     """Where a run goes."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"output_dir", "overwrite", "redact"})
+    indifferent: ClassVar[frozenset[str]] = frozenset({"output_dir", "overwrite"})
 
     output_dir: str
     """The run folder."""

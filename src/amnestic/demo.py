@@ -1,6 +1,7 @@
 """The embedded demonstration: invented people, two small models trained from scratch, one of them made to forget."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Any
 from .benchmarks.base import Row
 from .benchmarks.fiction import Fiction
 from .config import DemoConfig, FinetuneConfig, UnlearnConfig, from_mapping
-from .errors import InputError
+from .errors import InputError, Interrupted
 from .progress import Progress
 from .reports.run_folder import RunFolder
 from .run import Run, run_finetune, run_unlearn
@@ -52,12 +53,22 @@ def demo(config: DemoConfig, progress: Progress | None = None) -> Run:
     for name in ("full", "forget", "retain"):
         _write_rows(folder / "data" / f"{name}.jsonl", splits[name])
     write_start(folder / "start", splits["full"])
-    with _one_thread():
+    with _one_thread(), _repeatable(config):
         for name, rows in (("full", "full"), ("retrained", "retain")):
             progress.note(f"training the model '{name}' from scratch on {len(splits[rows])} answers.")
             run_finetune(_finetune(config, folder, name, rows), progress)
         progress.note(f"making the model 'full' forget {len(splits['forget'])} of its answers.")
         return run_unlearn(_unlearn(config, folder, len(splits["retain"])), progress)
+
+
+@contextmanager
+def _repeatable(config: DemoConfig) -> Iterator[None]:
+    """Say how the demonstration, not one of its runs, is started again where it is interrupted."""
+    try:
+        yield
+    except Interrupted as error:
+        folder = shlex.quote(config.output_dir)
+        raise Interrupted(f"interrupted. Start again with: amnestic demo --output_dir {folder} --overwrite") from error
 
 
 @contextmanager

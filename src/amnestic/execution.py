@@ -25,11 +25,11 @@ from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
-from .resuming import PAGED, Memory, identity_of, refuse_other, source_of
+from .resuming import LATEST, PAGED, Memory, goes_on_within, identity_of, refuse_other, source_of
 from .sharing import Sharing
 from .shortage import memory_explained, refuse_full_disk
 from .storage import writing
-from .training.checkpoint import Checkpoints, found_in, read_state
+from .training.checkpoint import Checkpoints, found_in, read_state, step_of
 from .training.loop import Plan
 from .training.optimizer import check_library
 from .training.problem import Problem
@@ -53,8 +53,9 @@ class Check:
 
     def losses(self, model: Any, batch_size: int) -> np.ndarray:
         """Return the loss of each example under `model`, in nats a token, (B,); that of the split's last term."""
-        sums = replace(self.problem, model=model).measure(self.split, self.examples, batch_size)[-1]
-        means: np.ndarray = sums.sums / np.maximum(sums.counts, 1)
+        measured = replace(self.problem, model=model).measure(self.split, self.examples, batch_size)
+        of_split = [sums for term, sums in zip(self.problem.terms, measured, strict=True) if term.split == self.split]
+        means: np.ndarray = of_split[-1].sums / of_split[-1].counts
         return means
 
 
@@ -85,11 +86,14 @@ class Execution:
         self.seconds: dict[str, float] = {}
         self.interruption = Interruption()
         check_library(config.training)
-        is_resuming = config.checkpoints.resume_from_checkpoint is not None
-        self.folder = RunFolder(config.run.output_dir, config.run.overwrite, is_resuming)
+        self.folder = RunFolder(config.run.output_dir, config.run.overwrite, goes_on_within(config))
         watcher = progress or Progress()
-        self.source = source_of(config, self.folder.checkpoints, watcher.note)
-        self.sharing = Sharing(config, self.folder, watcher)
+        try:
+            self.source = source_of(config, self.folder.checkpoints, watcher.note)
+            self.sharing = Sharing(config, self.folder, watcher)
+        except BaseException:
+            self.folder.release()
+            raise
         self.progress: Progress = Observers(watcher, self.sharing.tracking)
         self._identity: dict[str, Any] = {}
         self._memory: Memory | None = None
@@ -106,19 +110,29 @@ class Execution:
                 yield
         except KeyboardInterrupt as error:
             raise Interrupted(f"interrupted.{self._go_on()}") from error
+        finally:
+            self.folder.release()
 
     def _go_on(self) -> str:
         """Return a sentence, with a blank before it, that says how a run that did not end goes on."""
+        file = self.folder.path / "config.yaml"
         if not self.folder.is_open:
-            return " Nothing was written." if self.source is None else ""
+            return " Nothing was written." if self.source is None else f" It can still go on from {self.source}."
+        if not file.exists():
+            return " There is nothing yet to go on from: start anew."
         if self.config.training.optim.startswith(PAGED):
             return f" The state of --optim {self.config.training.optim} cannot be kept: start anew with --overwrite."
-        steps = [path.name.removeprefix("checkpoint-") for path in found_in(self.folder.checkpoints)]
-        what = f"Its state after step {steps[0]} is kept; go on" if steps else "No checkpoint was written; start again"
+        found = found_in(self.folder.checkpoints)
+        what = "No checkpoint was written; start again"
+        if found:
+            what = f"Its state after step {step_of(found[0])} is kept; go on"
+        elif self.source is not None:
+            return f" No further checkpoint was written; go on from {self.source} into another folder."
         if vars(self.given) != vars(Given()):
-            return f" {what} by the same call with resume_from_checkpoint='latest'."
-        file = shlex.quote(str(self.folder.path / "config.yaml"))
-        again = f" {what} with: amnestic {self.command} --config {file} --resume_from_checkpoint latest"
+            return f" {what} by the same call with resume_from_checkpoint='{LATEST}'."
+        config = f"--config {shlex.quote(str(file))} --resume_from_checkpoint {LATEST}"
+        config = f"--config {shlex.quote(str(file))} --resume_from_checkpoint {LATEST}"
+        again = f" {what} with: amnestic {self.command} {config}"
         hidden = self.redaction.is_on and self.config.data.system_prompt is not None
         return again + (" --system_prompt ... (whose text the file does not hold)" if hidden else "")
 
@@ -221,8 +235,8 @@ class Execution:
         loaded = inputs.loaded
         saved = sum(p.numel() * loaded.dtype_of(name).itemsize for name, p in loaded.model.named_parameters())
         refuse_full_disk(self.folder.path, loaded.model, saved, self.config)
-        self.folder.open(self.source)
         try:
+            self.folder.open(self.source)
             self._describe(inputs)
             if self._memory is not None:
                 self._memory.write(self.folder.checkpoints / MEASURED)

@@ -7,6 +7,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
+class Requested(KeyboardInterrupt):
+    """The answer to a request that was made earlier, raised where nothing is left half done."""
+
+
 class Interruption:
     """A request to stop; without one of these signals, or outside the main thread, there never is any."""
 
@@ -38,9 +42,9 @@ class Interruption:
             self._is_deferred = False
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt where somebody has asked: called where a run can be left."""
+        """Raise Requested where somebody has asked: called where a run can be left."""
         if self.is_requested:
-            raise KeyboardInterrupt
+            raise Requested
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self._is_deferred and not self.is_requested:

@@ -1,5 +1,6 @@
 """Going on from a checkpoint: which one, whether it belongs to this run, and what need not be measured again."""
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,12 +10,20 @@ from .config import FinetuneConfig, UnlearnConfig, decisive
 from .data.fingerprint import fingerprint
 from .errors import InputError
 from .inputs import Inputs
-from .storage import write_file
+from .reports.files import write_text
 from .training.checkpoint import found_in, read_state
 
 LATEST = "latest"
 PAGED = "paged_"
 """What the names of optimisers begin with whose state cannot be restored."""
+
+
+def goes_on_within(config: UnlearnConfig | FinetuneConfig) -> bool:
+    """Return whether the run goes on in the folder that holds the checkpoint, and not from there into another one."""
+    asked = config.checkpoints.resume_from_checkpoint
+    if asked is None or asked == LATEST:
+        return asked is not None
+    return Path(asked).resolve().is_relative_to(Path(config.run.output_dir).resolve())
 
 
 def source_of(config: UnlearnConfig | FinetuneConfig, checkpoints: Path, note: Callable[[str], None]) -> Path | None:
@@ -60,6 +69,7 @@ def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: In
     content = {
         "command": command,
         "model": weights,
+        "trainable": _trainable(inputs.loaded.model),
         "data": {
             name: {"examples": len(split.examples), "hash": fingerprint(split.examples)}
             for name, split in inputs.splits.items()
@@ -78,6 +88,8 @@ def refuse_other(checkpoint: Path, saved: Mapping[str, Any], own: Mapping[str, A
             f"the weights of --model are not those that the run of {checkpoint} started from; give the model as it was "
             "before that run."
         )
+    if saved["trainable"] != own["trainable"]:
+        raise InputError(f"{checkpoint} was made with other parameters trainable; set requires_grad as it was then.")
     for name, split in own["data"].items():
         if (other := saved["data"].get(name)) != split:
             there = "none" if other is None else str(other["examples"])
@@ -94,6 +106,12 @@ def refuse_other(checkpoint: Path, saved: Mapping[str, Any], own: Mapping[str, A
         raise InputError(f"{checkpoint} belongs to a run with other options: {'; '.join(pairs)}.")
 
 
+def _trainable(model: Any) -> str:
+    """Return a hash of the names of the trainable parameters."""
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    return hashlib.blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
+
+
 def _differ(name: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
     return bool(saved["options"].get(name) != own["options"].get(name))
 
@@ -103,15 +121,9 @@ def _flag(name: str) -> str:
 
 
 def _is_whole(checkpoint: Path) -> bool:
-    """Return whether everything in a checkpoint can be read; a file of tensors that was cut short cannot."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         read_state(checkpoint)
-        for file in checkpoint.glob("*.safetensors"):
-            with safe_open(file, "pt"):
-                pass
-    except (InputError, OSError, SafetensorError):
+    except InputError:
         return False
     return True
 
@@ -142,4 +154,4 @@ class Memory:
         """Write all that was measured; raises RunError where the file system refuses."""
         text = json.dumps({"identity": self.identity, "content": self.content})
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_text(path, text)

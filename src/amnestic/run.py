@@ -13,7 +13,7 @@ from .execution import Check, Execution, Recorded, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
 from .model.form import examine
-from .model.load import Loaded, checkpointed, load
+from .model.load import Loaded, checkpointed, digest, load
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
@@ -105,7 +105,8 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         }
         if retrained is not None:
             title = "measure the retrained model"
-            recorded["retrained"] = execution.measure_once("retrained", title, retrained, task.measured)
+            name = f"retrained {digest(retrained)}"
+            recorded["retrained"] = execution.measure_once(name, title, retrained, task.measured)
             del retrained  # training needs the memory
     with execution.opened(inputs):
         with execution.timed("train"):

@@ -56,7 +56,7 @@ class Sharing:
         self._folder.write("tracking/run.json", {"id": known})
         run = TrackedRun(
             id=known,
-            name=config.tracking.run_name or self._folder.path.absolute().name,
+            name=config.tracking.run_name or f"amnestic-{known}",
             project=config.tracking.project,
             folder=folder,
             config=self._origin.options,

@@ -66,18 +66,19 @@ def _remedies(config: UnlearnConfig | FinetuneConfig, stage: str) -> list[str]:
 def refuse_full_disk(folder: Path, model: Any, saved_bytes: int, config: UnlearnConfig | FinetuneConfig) -> None:
     """Raise RunError where the run folder's file system lacks room for the result and the checkpoints.
 
-    Counted are the model, the best candidate, and one checkpoint more than are kept, since the oldest is removed once
-    the newest is whole; what the folder holds already counts as free.
+    Counted are the model, and one checkpoint more than are kept, each with the best candidate of its time, since the
+    oldest is removed once the newest is whole; what the folder holds already counts as free.
     """
     each = checkpoint_bytes(model, config.training)
     kept = config.checkpoints.save_total_limit + 1
-    need = 2 * saved_bytes + kept * each + SMALL_FILES
+    candidates = kept if isinstance(config, UnlearnConfig) else 0  # each checkpoint may hold another one
+    need = (1 + candidates) * saved_bytes + kept * each + SMALL_FILES
     free = free_bytes(folder) + (size_of(folder) if folder.is_dir() else 0)
     if need > free:
         raise RunError(
             f"--output_dir {folder} has room for {_size(free)}, and the run may need {_size(need)}: "
-            f"{_size(saved_bytes)} for the model, as much for the best candidate, and {kept} checkpoints of "
-            f"{_size(each)}; make room, or give a folder on another disk."
+            f"{_size(saved_bytes)} for the model, and {kept} checkpoints of {_size(each)}"
+            f"{' with as much for a candidate' if candidates else ''}; make room, or give a folder on another disk."
         )
 
 

@@ -81,8 +81,8 @@ def free_bytes(path: Path) -> int:
 
 def size_of(path: Path) -> int:
     """Return the bytes of a file, or of all files in a folder."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.lstat().st_size for file in files if file.is_file())
+    facts = [file.lstat() for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+    return sum({(fact.st_dev, fact.st_ino): fact.st_size for fact in facts}.values())  # a second name takes no room
 
 
 def _set_aside(path: Path) -> Path:

@@ -56,14 +56,23 @@ class Multiplier:
     steps: int = 0
     pending: Tensor | float = 0.0
     """Sum of the losses since the last update."""
+    measured: Tensor | float = 0.0
+    """Number of the steps that these losses are of."""
 
-    def update(self, loss: Tensor) -> None:
-        """Take the dual step for the retain loss () of one optimiser step; nothing is read back to the host."""
+    def update(self, loss: Tensor, is_measured: Tensor | bool = True) -> None:
+        """Take the dual step for the retain loss () of one optimiser step; nothing is read back to the host.
+
+        A step without a token of what is held says nothing of its loss (`is_measured` () bool on the same device):
+        it does not move the multiplier.
+        """
         self.steps += 1
-        self.pending = self.pending + loss.detach()
+        self.pending = self.pending + loss.detach() * is_measured
+        self.measured = self.measured + is_measured
         if self.steps % self.period:
             return
         if self.steps > self.warmup_steps:
-            residual = self.pending / self.period - self.bound
-            self.value = (self.value + self.rate * residual).clamp(min=0)
-        self.pending = 0.0
+            known = torch.as_tensor(self.measured, device=loss.device)
+            residual = self.pending / known.clamp(min=1) - self.bound
+            moved = (self.value + self.rate * residual).clamp(min=0)
+            self.value = torch.where(known > 0, moved, self.value)
+        self.pending = self.measured = 0.0

@@ -59,7 +59,7 @@ class Form:
     def _cells(self, row: Row) -> list[tuple[str, Any]]:
         """Return the place, as error messages name it, and the value of each column."""
         found = _columns(row)
-        values = [_reach(found, column) for column in self.columns]
+        values = [reach(found, column) for column in self.columns]
         for column, value in zip(self.columns, values, strict=True):
             if value is ABSENT:
                 raise InputError(
@@ -123,7 +123,7 @@ def _named_form(kind: str, place: str, found: Mapping[Any, Any], options: DataOp
     """Return the form whose columns the options name; a column of a pair that they do not name keeps its default."""
     columns = {name: name if (column := _named(name, options)) is None else column for name in FORMS[kind]}
     for name, column in columns.items():
-        if _reach(found, column) is ABSENT:
+        if reach(found, column) is ABSENT:
             names = _names(found)
             advice = quoted(nearest(column, names), instead="") or "; name one of these."
             raise InputError(
@@ -132,7 +132,7 @@ def _named_form(kind: str, place: str, found: Mapping[Any, Any], options: DataOp
     return Form(kind, tuple(columns.values()))
 
 
-def _reach(found: Mapping[Any, Any], column: str) -> Any:
+def reach(found: Mapping[Any, Any], column: str) -> Any:
     """Return the value of a column, or ABSENT; ``a.b`` without a column of that name is the column b within a."""
     if column in found:
         return found[column]
@@ -140,7 +140,7 @@ def _reach(found: Mapping[Any, Any], column: str) -> Any:
     within = found.get(outer, ABSENT) if inner else ABSENT
     if within is None:  # a missing object has a missing value
         return None
-    return _reach(within, inner) if isinstance(within, Mapping) else ABSENT
+    return reach(within, inner) if isinstance(within, Mapping) else ABSENT
 
 
 def _names(found: Mapping[Any, Any]) -> list[str]:

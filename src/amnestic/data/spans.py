@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import InputError
 from .example import Example, Spans, marked_rows
 from .options import DataOptions, UnlearnData
-from .rows import Row, decoded, described
+from .rows import ABSENT, Row, decoded, described, reach
 
 COLUMN = "forget_spans"
 EXPECTED = "expected pairs of whole numbers, such as [[12, 24]], which count the answer's characters from 0"
@@ -33,7 +33,8 @@ def marked(example: Example, row: Row, column: str | None) -> Example:
     if isinstance(row.value, Example):
         value: Any = row.value.forget_spans or None
     else:
-        value = row.value.get(column)
+        value = reach(row.value, column)
+        value = None if value is ABSENT else value
     spans = read_spans(f"{row.place}: '{column}'", value, example.answer)
     return replace(example, forget_spans=spans) if spans else example
 

@@ -30,5 +30,7 @@ class EvaluationOptions:
 class UnlearnEvaluation(EvaluationOptions):
     """What an unlearned model is held beside."""
 
+    indifferent: ClassVar[frozenset[str]] = EvaluationOptions.indifferent | {"retrained"}
+
     retrained: str | None = None
     """Hub id or folder of a model that never saw the forget split, measured beside the others [default: none]."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import InputError, RunError
 from ..storage import remove, write_file, write_folder, writing
-from ..training.checkpoint import found_in, read_state
+from ..training.checkpoint import found_in, read_state, step_of
 from .results import JsonLines, read_jsonl, write_json, write_text
 
 CONTENTS = {
@@ -37,10 +37,13 @@ class RunFolder:
     def __init__(self, path: str | Path, overwrite: bool, is_resuming: bool = False) -> None:
         """Check the folder without touching it; raises InputError where it cannot be used.
 
-        Raises RunError where the file system does not let anything be written.
+        With `is_resuming` it is kept from other processes until `release`. Raises RunError where the file system does
+        not let anything be written.
         """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
+        self.is_open = False
+        """The run has begun to write: what stands in the folder is its own."""
         self._log: JsonLines | None = None
         self._lock: int | None = None
         if self.path.exists() and not self.path.is_dir():
@@ -58,11 +61,8 @@ class RunFolder:
             raise InputError(
                 f"--output_dir {path} holds '{strange[0]}', which no run wrote; --overwrite replaces only earlier runs."
             )
-
-    @property
-    def is_open(self) -> bool:
-        """Return whether the run has begun to write: what stands in the folder is its own."""
-        return self._log is not None
+        if found and is_resuming:
+            self._lock = _lock(self.path)  # before anything in it is read
 
     def refuse_inputs(self, files: Iterable[Path]) -> None:
         """Raise InputError where a file that the run reads lies in the folder: opening it would delete the file."""
@@ -78,13 +78,24 @@ class RunFolder:
         """
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path)
+            self._lock = _lock(self.path) if self._lock is None else self._lock
+            self.is_open = True
             records = [] if source is None else _records(source)
             for item in list(self.path.iterdir()):
                 if source is None or item.name.endswith(".tmp") or item.name in STALE:
                     remove(item)
+            if source is not None:
+                self._clear_checkpoints(step_of(source))
             write_text(self.path / "train.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
         self._log = JsonLines(self.path / "train.jsonl")
+
+    def _clear_checkpoints(self, step: int) -> None:
+        """Remove what a killed process left half written, and the checkpoints beyond the one that is gone on from."""
+        for item in list(self.checkpoints.glob(".*.tmp")):
+            remove(item)
+        for item in found_in(self.checkpoints):
+            if step_of(item) > step:
+                remove(item)
 
     def log(self, record: Mapping[str, Any]) -> None:
         """Append one record to train.jsonl."""
@@ -93,11 +104,16 @@ class RunFolder:
 
     def close(self, has_ended: bool) -> None:
         """Close train.jsonl, and remove what only training needed where the run has ended."""
-        if self._log is not None:
-            self._log.close()
-        if has_ended:
-            with suppress(OSError):
+        with suppress(OSError):  # a record that could not be written was told when it was appended
+            if self._log is not None:
+                self._log.close()
+        with suppress(OSError):
+            if has_ended:
                 remove(self.checkpoints)
+        self.release()
+
+    def release(self) -> None:
+        """Let other processes into the folder."""
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

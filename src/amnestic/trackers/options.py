@@ -16,7 +16,7 @@ class TrackingOptions:
     """Trackers that receive the numbers of the run, such as tensorboard,wandb (amnestic list trackers), or the dotted
     path of a class of your own [default: none]."""
     run_name: str | None = None
-    """Name of the run in the trackers [default: the name of --output_dir]."""
+    """Name of the run in the trackers [default: amnestic and a number]."""
     project: str | None = None
     """Project of the run in wandb and trackio [default: WANDB_PROJECT or TRACKIO_PROJECT, else amnestic]."""
     logging_dir: str | None = None

@@ -35,17 +35,18 @@ INTERVAL = 600.0
 """Seconds between two checkpoints where --save_steps does not say."""
 SHARD = 4 * 2**30
 """Most bytes of one file of tensors: those of an accelerator pass through the host's memory, file by file."""
-_NAME = re.compile(r"checkpoint-(\d+)")
+_NAME = re.compile(r"checkpoint-\d+")
 
 
 def found_in(folder: Path) -> list[Path]:
     """Return the complete checkpoints in a folder, the newest first."""
-    steps = {path: match for path in folder.glob("checkpoint-*") if (match := _NAME.fullmatch(path.name))}
-    return sorted(steps, key=lambda path: int(steps[path].group(1)), reverse=True)
+    return sorted(
+        (path for path in folder.glob("checkpoint-*") if _NAME.fullmatch(path.name)), key=step_of, reverse=True
+    )
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Return state.json of a checkpoint; raises InputError where it is missing, damaged, or of another version."""
+    """Return state.json of a checkpoint; raises InputError where the checkpoint is not whole, or of another version."""
     path = checkpoint / "state.json"
     try:
         state: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -56,7 +57,16 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} has the format {state.get('format')!r}, and this version reads {FORMAT}; go on with the "
             "version of amnestic that wrote it."
         )
+    for name, size in state["files"].items():
+        file = checkpoint / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise InputError(f"{checkpoint} is no complete checkpoint ({name} is missing or cut); give another one.")
     return state
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step that the name of a checkpoint tells."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def checkpoint_bytes(model: Any, options: TrainingOptions) -> int:
@@ -128,8 +138,12 @@ class Checkpoints:
     def write(self, training: Training, is_last: bool) -> None:
         """Write a checkpoint, then remove those beyond the limit; raises RunError where the file system refuses.
 
-        After the last step only the weights that the run is going to write are kept.
+        After the last step only the weights that the run is going to write are kept. The checkpoint that the run went
+        on from is not written again: there would be a moment without it.
         """
+        path = self.folder / f"checkpoint-{training.step}"
+        if self.source is not None and path.absolute() == self.source.absolute():
+            return
         candidates = self.candidates()
         is_chosen = is_last and bool(candidates) and candidates[-1]["step"] == training.step
 
@@ -145,13 +159,14 @@ class Checkpoints:
             state |= {"random": randomness.numbers(), "identity": dict(self.identity)}
             state["resumed_after"] = self.resumed_after
             state["multiplier_steps"] = [multiplier.steps for multiplier in training.multipliers]
+            state["files"] = {file.name: file.stat().st_size for file in folder.iterdir()}
             (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_folder(self.folder / f"checkpoint-{training.step}", fill)
+        write_folder(path, fill)
         self._last = self.clock()
-        for path in found_in(self.folder)[self.options.save_total_limit :]:
-            remove(path)
+        for beyond in found_in(self.folder)[self.options.save_total_limit :]:
+            remove(beyond)
 
     @torch.no_grad()
     def restore(self, training: Training) -> None:
@@ -170,9 +185,9 @@ class Checkpoints:
         except Exception as error:  # safetensors has its own; a tensor that is not there is a KeyError
             raise InputError(f"{self.source} is damaged ({error}); give an earlier checkpoint.") from error
         for index, multiplier in enumerate(training.multipliers):
-            device, name = multiplier.value.device, f"multiplier.{index}.pending"
-            multiplier.value = small[f"multiplier.{index}.value"].to(device)
-            multiplier.pending = small[name].to(device) if name in small else 0.0
+            for name in ("value", "pending", "measured"):
+                if (key := f"multiplier.{index}.{name}") in small:
+                    setattr(multiplier, name, small[key].to(multiplier.value.device))
             multiplier.steps = state["multiplier_steps"][index]
         prefix = "random."
         devices = {name.removeprefix(prefix): value for name, value in small.items() if name.startswith(prefix)}
@@ -185,8 +200,9 @@ def _small(multipliers: Sequence[Multiplier]) -> dict[str, Tensor]:
     found = {f"random.{device}": state for device, state in randomness.states().items()}
     for index, multiplier in enumerate(multipliers):
         found[f"multiplier.{index}.value"] = multiplier.value
-        if isinstance(multiplier.pending, Tensor):
-            found[f"multiplier.{index}.pending"] = multiplier.pending
+        for name in ("pending", "measured"):
+            if isinstance(value := getattr(multiplier, name), Tensor):
+                found[f"multiplier.{index}.{name}"] = value
     return found
 
 

@@ -14,6 +14,7 @@ from ..constraints.multiplier import Multiplier
 from ..data.batches import Batch, StepRows, micro_batches
 from ..data.encode import Encoded
 from ..errors import RunError
+from ..interruption import Requested
 from .checkpoint import Checkpoints, Training, found_in
 from .optimizer import Optimizer
 from .options import TrainingOptions
@@ -80,6 +81,7 @@ class Loop:
             if training.step and self.plan.is_candidate(training.step):
                 self._measure(training)
             self._train(training)
+        self._stop_if_asked()
         return training.seconds
 
     def _interruption(self) -> AbstractContextManager[None]:
@@ -104,7 +106,7 @@ class Loop:
             seconds = time.perf_counter() - begin
             training.seconds += seconds
             pending = self._later(training.step, rate * self.options.learning_rate, values, seconds, watched)
-            if self.plan.is_candidate(training.step) or self._is_due(training):
+            if self.plan.is_candidate(training.step) or self._is_interrupted() or self._is_due(training):
                 pending()
                 pending = _nothing
                 self._settle(training)
@@ -119,18 +121,21 @@ class Loop:
             self._measure(training)
         if self._is_due(training):
             self._write(training)
-        if self._is_interrupted():
-            raise KeyboardInterrupt
+        self._stop_if_asked()
 
     def _is_interrupted(self) -> bool:
         return self.checkpoints is not None and self.checkpoints.interruption.is_requested
+
+    def _stop_if_asked(self) -> None:
+        if self.checkpoints is not None:
+            self.checkpoints.interruption.check()
 
     def _measure(self, training: Training) -> None:
         """Measure the candidate; where that is interrupted, the state from before it is written all the same."""
         try:
             self.candidate(training.step, training.step / self.plan.steps_per_epoch)
-        except KeyboardInterrupt:
-            if self._is_interrupted() and self._is_due(training):
+        except Requested:  # not a second signal, which may come where weights are half put back
+            if self._is_due(training):
                 self._write(training)
             raise
 
@@ -159,9 +164,10 @@ class Loop:
                     f"{self._last_checkpoint()}"
                 )
             multipliers = values[len(losses) + 1 :].tolist()
+            measured = [loss if units else None for loss, units in zip(losses, watched.units, strict=True)]
             self.record(
                 {"step": done, "epoch": done / self.plan.steps_per_epoch, "learning_rate": rate}
-                | dict(zip(names, losses, strict=True))
+                | dict(zip(names, measured, strict=True))
                 | {"multipliers": multipliers, "grad_norm": norm, "seconds": seconds}
             )
 
@@ -170,7 +176,7 @@ class Loop:
     def _last_checkpoint(self) -> str:
         """Return a sentence that names the newest checkpoint, if the run has one."""
         found = found_in(self.checkpoints.folder) if self.checkpoints is not None else []
-        return f" The last good checkpoint is {found[0]}." if found else ""
+        return f" The last good checkpoint is {found[0]}; with other options the run starts anew." if found else ""
 
 
 class _Watched:
@@ -179,9 +185,12 @@ class _Watched:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.seen: list[tuple[Batch, Tensor]] = []
+        self.units = [0] * len(problem.terms)  # of each term, over all batches
 
     def counts(self, batch: Batch) -> list[int]:
-        return self.problem.counts(batch)
+        counts = self.problem.counts(batch)
+        self.units = [total + count for total, count in zip(self.units, counts, strict=True)]
+        return counts
 
     def values(self, batch: Batch) -> Tensor:
         values = self.problem.values(batch)

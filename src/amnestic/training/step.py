@@ -19,8 +19,9 @@ def step(
     The gradient is that of L_f + sum_i lambda_i L_i, each L a mean over all units of the step, however the step was cut
     into `batches`; lambda is the one from before the step. Nothing is read back to the host.
     """
-    counts = torch.tensor([objective.counts(batch) for batch in batches]).sum(dim=0).clamp(min=1)
-    counts = counts.to(optimizer.device, non_blocking=True)
+    units = torch.tensor([objective.counts(batch) for batch in batches]).sum(dim=0)
+    units = units.to(optimizer.device, non_blocking=True)
+    counts = units.clamp(min=1)
     weights = torch.stack([torch.ones((), device=optimizer.device), *(m.value for m in multipliers)])
     sums = torch.zeros(len(counts), device=optimizer.device)
     for batch in batches:
@@ -28,6 +29,6 @@ def step(
         (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
         sums = sums + terms.detach()
     norm = optimizer.step()
-    for multiplier, loss in zip(multipliers, sums[1:], strict=True):
-        multiplier.update(loss)
+    for multiplier, loss, count in zip(multipliers, sums[1:], units[1:], strict=True):
+        multiplier.update(loss, count > 0)
     return sums, norm
