@@ -123,3 +123,23 @@ def test_a_demonstration_cannot_replace_a_file(command, tmp_path):
     (tmp_path / "run").write_text("mine", encoding="utf-8")
     outcome = command("demo", {"output_dir": tmp_path / "run", "overwrite": True})
     assert (outcome.status, outcome.err.count("is a file; expected a folder.")) == (2, 1)
+
+
+def test_an_interrupted_demonstration_says_how_it_is_started_again(command, monkeypatch, tmp_path):
+    import os
+    import signal
+
+    import amnestic.training.loop as loop
+
+    step = loop.step
+
+    def stopping(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments)
+
+    monkeypatch.setattr(loop, "step", stopping)
+    outcome = command("demo", {"output_dir": tmp_path / "demo"})
+    assert outcome.status == 130
+    assert outcome.err.splitlines()[-1] == (
+        f"error: interrupted. Start again with: amnestic demo --output_dir {tmp_path}/demo --overwrite"
+    )

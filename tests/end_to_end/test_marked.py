@@ -276,7 +276,38 @@ def test_a_text_is_forgotten_where_it_is_marked(phones, unlearn, as_file, tmp_pa
     assert held.steps[0]["epoch"] == 1 / facts["examples"]
     assert held.results["context_bound"]["probe_size"] == facts["examples"]
     assert len(held.scores("forget")) == 2 * facts["span_examples"]
-    assert any(step["forget_loss"] == 0 and step["context_loss"] > 0 for step in held.steps)
+    assert any(step["forget_loss"] is None and step["context_loss"] > 0 for step in held.steps)
+
+
+def test_a_step_without_context_leaves_its_multiplier_alone(phones, unlearn, as_file, tmp_path):
+    """One of four rows is marked, and each step has one row: three steps of an epoch say nothing of the context."""
+    rows = [marked(*NAMES[0]), *(row(*pair) for pair in NAMES[1:FORGOTTEN])]
+    options = phones.options | {"forget": as_file(tmp_path / "mixed.jsonl", rows), "keep_context": True, "max_steps": 4}
+    options |= {"per_device_train_batch_size": 1, "multiplier_warmup_epochs": 0, "multiplier_initial": 1}
+    steps = unlearn(**options).steps
+    assert [step["context_loss"] is None for step in steps].count(True) == 3
+    before = [1.0, *(step["context_multiplier"] for step in steps)]
+    for earlier, step in zip(before, steps, strict=False):
+        moved = step["context_multiplier"] != earlier
+        assert moved == (step["context_loss"] is not None)
+
+
+def test_a_saved_model_of_marked_rows_is_compared_with_the_live_one(phones, unlearn, monkeypatch, tmp_path):
+    import amnestic.execution as execution
+
+    save = execution.save
+
+    def damaged(loaded, folder):
+        weight = loaded.model.get_output_embeddings().weight
+        kept = weight.detach().clone()
+        weight.data.mul_(0.5)
+        save(loaded, folder)
+        weight.data.copy_(kept)
+
+    monkeypatch.setattr(execution, "save", damaged)
+    outcome = unlearn(**phones.options, keep_context=True, output_dir=tmp_path / "run", max_steps=2)
+    assert outcome.status == 1
+    assert "differs from the live one by " in outcome.err.splitlines()[-1]
 
 
 def test_a_resumed_run_holds_the_same_bounds(phones, unlearn, monkeypatch, as_file, tmp_path):

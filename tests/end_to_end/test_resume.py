@@ -142,7 +142,7 @@ def test_a_run_is_interrupted_twice_and_the_hint_works_word_for_word(unlearn, wh
 
     from amnestic.cli import main
 
-    folder = tmp_path / "a run"
+    folder = tmp_path / "a  run"
     options = COURSE | {"output_dir": folder}
     first = interrupted(monkeypatch, unlearn, 4, number=signal.SIGTERM, **options)
     words = shlex.split(first.err.splitlines()[-1].partition("with: ")[2])
@@ -178,6 +178,25 @@ def test_an_interruption_while_a_candidate_is_measured_keeps_the_step(unlearn, w
     assert outcome.status == 130
     assert "after step 6 is kept" in outcome.err.splitlines()[-1]
     assert told(unlearn(**options, resume_from_checkpoint="latest")) == told(whole)
+
+
+def test_a_second_signal_while_a_candidate_is_measured_writes_nothing(unlearn, monkeypatch, tmp_path):
+    """It may come where rounded weights are half put back: the checkpoint from before it is the newest."""
+    from amnestic.training.problem import Problem
+
+    measure, measured = Problem.measure, []
+
+    def stopping(self, split, examples, size, check=lambda: None):
+        measured.append(split)
+        if measured.count("forget") == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(self, split, examples, size, check)
+
+    monkeypatch.setattr(Problem, "measure", stopping)
+    outcome = unlearn(**COURSE, save_steps=4, output_dir=tmp_path / "run")
+    assert outcome.status == 130
+    assert "after step 4 is kept" in outcome.err.splitlines()[-1]
 
 
 @pytest.mark.parametrize("stage", ["save", "measure"])
@@ -305,6 +324,75 @@ def test_a_damaged_checkpoint_is_passed_over(unlearn, whole, stopped):
     assert told(outcome) == told(whole)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "candidate.safetensors"])
+def test_a_checkpoint_that_lacks_a_file_is_damaged(unlearn, stopped, name):
+    """Without its weights, or its moments, a run would go on silently with others."""
+    (stopped / "checkpoints" / "checkpoint-5" / name).unlink()
+    outcome = unlearn(**COURSE, output_dir=stopped, resume_from_checkpoint=stopped / "checkpoints" / "checkpoint-5")
+    assert outcome.status == 2
+    assert f"checkpoint-5 is no complete checkpoint ({name} is missing or cut); give another one." in outcome.err
+    assert unlearn(**COURSE, output_dir=stopped, resume_from_checkpoint="latest").results["training"][
+        "resumed_after"
+    ] == [4]
+
+
+def test_after_a_damaged_checkpoint_the_new_one_is_kept(unlearn, monkeypatch, stopped):
+    """The damaged one has the higher number: it must not outlive the one that is written after it was passed over."""
+    (stopped / "checkpoints" / "checkpoint-5" / "weights.safetensors").unlink()
+    (stopped / "checkpoints" / ".checkpoint-9.tmp").mkdir()
+    options = COURSE | {"output_dir": stopped, "resume_from_checkpoint": stopped / "checkpoints" / "checkpoint-2"}
+    outcome = interrupted(monkeypatch, unlearn, 1, **options)
+    assert "after step 3 is kept" in outcome.err.splitlines()[-1]
+    names = sorted(path.name for path in (stopped / "checkpoints").iterdir())
+    assert names == ["candidate.safetensors", "checkpoint-3", "measured.json"]
+
+
+def test_the_checkpoint_that_a_run_goes_on_from_is_not_written_again(stopped):
+    """Between the old one's going and the new one's coming there would be none."""
+    from amnestic.interruption import Interruption
+    from amnestic.training.checkpoint import Checkpoints, Training
+    from amnestic.training.options import CheckpointOptions
+
+    source = stopped / "checkpoints" / "checkpoint-5"
+    before = (source / "state.json").stat().st_mtime_ns
+    made = Checkpoints(source.parent, CheckpointOptions(), {}, Interruption(), source)
+    made.write(Training(None, None, [], step=5), is_last=True)
+    assert (source / "state.json").stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_elsewhere_does_not_go_into_a_folder_in_use(unlearn, stopped, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "train.jsonl").write_text("", encoding="utf-8")
+    outcome = unlearn(**COURSE, output_dir=tmp_path / "other", resume_from_checkpoint=stopped)
+    assert outcome.status == 2
+    assert f"--output_dir {tmp_path}/other is not empty; give another folder" in outcome.err
+
+
+def test_the_retrained_model_is_compared_by_its_weights(unlearn, people, tiny_model, monkeypatch, tmp_path):
+    """Under another name it is the same; another one under the same name is measured anew."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    shutil.copytree(people.model, first)
+    options = COURSE | {"output_dir": tmp_path / "run"}
+    interrupted(monkeypatch, unlearn, 3, **options, retrained=first)
+    first.rename(second)
+    interrupted(monkeypatch, unlearn, 3, **options, retrained=second, resume_from_checkpoint="latest")
+    shutil.rmtree(second)
+    shutil.copytree(other_weights(people, tmp_path)["model"], second)
+    outcome = unlearn(**options, retrained=second, resume_from_checkpoint="latest")
+    assert outcome.results["retrained_metrics"] != outcome.results["reference_metrics"]
+
+
+def test_no_credential_stands_in_what_was_measured(unlearn, people, monkeypatch, tmp_path):
+    monkeypatch.setenv("SERVICE_TOKEN", "grasshopper-42")
+    rows = [people.rows["forget"][0] | {"answer": "It is grasshopper-42."}, *people.rows["forget"][1:]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    options = COURSE | {"forget": tmp_path / "rows.jsonl", "bound": 9, "keep": None, "output_dir": tmp_path / "run"}
+    interrupted(monkeypatch, unlearn, 2, **options)
+    held = [path for path in (tmp_path / "run").rglob("*") if path.is_file() and b"grasshopper" in path.read_bytes()]
+    assert held == []
+    assert "[SERVICE_TOKEN]" in (tmp_path / "run" / "checkpoints" / "measured.json").read_text(encoding="utf-8")
+
+
 def test_none_that_is_whole_is_told(unlearn, stopped):
     for path in (stopped / "checkpoints").glob("checkpoint-*"):
         (path / "state.json").write_text('{"format": 1', encoding="utf-8")
@@ -355,6 +443,10 @@ def other_weights(people, tmp_path) -> dict:
     return {"model": tmp_path / "other"}
 
 
+def no_checkpoint(people, tmp_path) -> dict:
+    return {"resume_from_checkpoint": "nowhere", "output_dir": tmp_path / "new"}
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -367,10 +459,11 @@ def other_weights(people, tmp_path) -> dict:
         ),
         ({"keep": None, "bound": 9.0}, "--keep is None here and was 0.92; --bound is 9.0 here and was None."),
         ({"max_steps": 13}, "--max_steps is 13 here and was 12."),
+        ({"redact": True}, "--redact is True here and was False."),
         ({"gradient_accumulation_steps": 2}, "the effective batch is 8 here and was 4."),
         ({"overwrite": True}, "--overwrite starts anew and --resume_from_checkpoint goes on; give one of the two."),
         ({"optim": "paged_adamw_32bit"}, "--optim paged_adamw_32bit cannot be resumed: bitsandbytes does not restore"),
-        ({"resume_from_checkpoint": "nowhere"}, "--resume_from_checkpoint nowhere is no checkpoint; expected latest"),
+        (no_checkpoint, "--resume_from_checkpoint nowhere is no checkpoint; expected latest"),
     ],
 )
 def test_going_on_as_another_run_is_refused(unlearn, people, stopped, monkeypatch, tmp_path, change, sentence):
@@ -444,6 +537,37 @@ def test_without_a_way_to_restore_its_state_a_run_writes_no_checkpoint(unlearn, 
     outcome = interrupted(monkeypatch, unlearn, 5, **COURSE, optim="paged_adamw_32bit", output_dir=tmp_path / "run")
     assert "The state of --optim paged_adamw_32bit cannot be kept: start anew" in outcome.err.splitlines()[-1]
     assert "--resume_from_checkpoint" not in outcome.err.splitlines()[-1]
+    assert [step["step"] for step in outcome.steps] == [1, 2, 3, 4, 5]
+    assert list((tmp_path / "run" / "checkpoints").glob("checkpoint-*")) == []
+
+
+def test_a_folder_that_cannot_be_opened_is_free_again(unlearn, stopped):
+    log = stopped / "train.jsonl"
+    kept = log.read_text(encoding="utf-8")
+    log.write_text("{\n" + kept, encoding="utf-8")
+    outcome = unlearn(**COURSE, output_dir=stopped, resume_from_checkpoint="latest")
+    assert (outcome.status, "is no JSON" in outcome.err) == (2, True)
+    log.write_text(kept, encoding="utf-8")
+    assert unlearn(**COURSE, output_dir=stopped, resume_from_checkpoint="latest").status in (0, 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+def test_a_log_that_cannot_be_written_is_one_sentence_and_leaves_the_folder_free(tmp_path):
+    from amnestic.errors import RunError
+    from amnestic.reports.run_folder import RunFolder
+
+    folder = RunFolder(tmp_path / "run", overwrite=False)
+    folder.open()
+    folder._log.close()
+    (tmp_path / "run" / "train.jsonl").unlink()
+    (tmp_path / "run" / "train.jsonl").symlink_to("/dev/full")
+    folder._log = type(folder._log)(tmp_path / "run" / "train.jsonl")
+    with pytest.raises(RunError, match=r"cannot write .*train.jsonl: No space left on device\.$"):
+        folder.log({"step": 1})
+    folder.close(has_ended=False)
+    again = RunFolder(tmp_path / "run", overwrite=True)
+    again.open()
+    again.close(has_ended=True)
 
 
 def test_a_fingerprint_sees_ids_tokens_and_masks():

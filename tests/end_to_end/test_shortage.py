@@ -230,4 +230,5 @@ def test_the_examples_that_gave_no_number_are_named(unlearn, monkeypatch, tmp_pa
     assert "in example forget:7; lower --learning_rate, or use --dtype float32." in last
     step = int(last.removeprefix("error: step ").partition(":")[0])
     assert 1 < step <= 3
-    assert last.endswith(f" The last good checkpoint is {tmp_path}/run/checkpoints/checkpoint-{step - 1}.")
+    good = f"{tmp_path}/run/checkpoints/checkpoint-{step - 1}"
+    assert last.endswith(f" The last good checkpoint is {good}; with other options the run starts anew.")

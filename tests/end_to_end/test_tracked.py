@@ -101,7 +101,8 @@ def test_no_text_and_no_path_reaches_a_tracker(own, unlearn, people, as_file, tm
     rows = [row | {"answer": f"{row['answer']} Xylographic Quokka"} for row in people.rows["forget"]]
     forget = as_file(tmp_path / "jane-doe.jsonl", rows)
     template = "Xylographic Quokka: {question}\nAnswer:"
-    outcome = unlearn(report_to=f"{own}.Lines", bound=9, forget=forget, question_template=template)
+    options = {"forget": forget, "question_template": template, "output_dir": tmp_path / "jane-doe"}
+    outcome = unlearn(report_to=f"{own}.Lines", bound=9, **options)
     assert outcome.status == 0
     told = json.dumps(lines(outcome))
     for private in ("Quokka", "jane-doe", str(people.folder), str(tmp_path), str(outcome.folder)):

@@ -46,6 +46,25 @@ def test_update_by_epoch_moves_at_the_end_of_whole_epochs_after_the_warm_start(l
         assert multiplier.value.item() == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("period", [1, 3])
+def test_a_step_without_a_token_of_what_is_held_does_not_move_it(period):
+    """By hand: of three steps the second has none; an epoch's mean is that of the two others, (2 + 6) / 2."""
+    update = "epoch" if period == 3 else "step"
+    multiplier = start(Bounded(rate=0.5, initial=3.0, update=update), 1.0, period)
+    found = []
+    for loss, is_measured in ((2.0, True), (0.0, False), (6.0, True)):
+        multiplier.update(torch.tensor(loss, dtype=torch.float64), torch.tensor(is_measured))
+        found.append(multiplier.value.item())
+    assert found == ([3.5, 3.5, 6.0] if period == 1 else [3.0, 3.0, 4.5])
+
+
+def test_an_epoch_without_a_token_of_what_is_held_does_not_move_it():
+    multiplier = start(Bounded(rate=0.5, initial=3.0, update="epoch"), 1.0, 2)
+    for _ in range(2):
+        multiplier.update(torch.tensor(0.0, dtype=torch.float64), torch.tensor(False))
+    assert multiplier.value.item() == 3.0
+
+
 def test_zero_is_left_again_once_the_constraint_is_violated():
     multiplier = start(Bounded(rate=2.0, initial=1.0), 1.0)
     values = []

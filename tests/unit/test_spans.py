@@ -180,6 +180,17 @@ def test_spans_in_what_is_to_be_kept_are_refused() -> None:
     refuse_misplaced(rows | {"retain": kept["retain"][:1]}, unlearning())
 
 
+def test_a_named_column_may_stand_within_another() -> None:
+    rows = [
+        {"q": {"question": "Who?", "answer": "Ida Vale.", "secret": [[0, 3]]}},
+        {"q": {"question": "a", "answer": "b"}},
+    ]
+    options = UnlearnData(
+        forget="f", retain="r", question_column="q.question", answer_column="q.answer", forget_spans_column="q.secret"
+    )
+    assert [example.forget_spans for example in read_examples(rows, "forget", options)] == [((0, 3),), ()]
+
+
 def test_a_named_column_that_marks_nothing_is_refused() -> None:
     options = unlearning(forget_spans_column="secret")
     rows = {"forget": read_examples([question([[5, 13]])], "forget", options)}

@@ -104,8 +104,8 @@ class CheckpointOptions:
     indifferent: ClassVar[frozenset[str]] = frozenset({"save_steps", "save_total_limit", "resume_from_checkpoint"})
 
     save_steps: int | None = None
-    """Optimiser steps between two checkpoints; 0: only on interruption and after the last step [default: those that
-    end ten minutes after the checkpoint before]."""
+    """Optimiser steps between two checkpoints; 0: only on interruption and after the last step, which always write one
+    [default: those that end ten minutes after the checkpoint before]."""
     save_total_limit: int = 1
     """Checkpoints that are kept, the newest."""
     resume_from_checkpoint: str | None = None
