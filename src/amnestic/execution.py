@@ -131,7 +131,6 @@ class Execution:
         if vars(self.given) != vars(Given()):
             return f" {what} by the same call with resume_from_checkpoint='{LATEST}'."
         config = f"--config {shlex.quote(str(file))} --resume_from_checkpoint {LATEST}"
-        config = f"--config {shlex.quote(str(file))} --resume_from_checkpoint {LATEST}"
         again = f" {what} with: amnestic {self.command} {config}"
         hidden = self.redaction.is_on and self.config.data.system_prompt is not None
         return again + (" --system_prompt ... (whose text the file does not hold)" if hidden else "")

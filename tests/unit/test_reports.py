@@ -650,7 +650,7 @@ def marks(plot: plots.Plot | None, name: str) -> list[tuple[float, float]]:
 class TestPlots:
     def test_a_line_has_a_point_for_each_step_and_stands_where_its_values_are(self) -> None:
         """On a linear scale the height of a point is an affine function of its value, and so is the bound's."""
-        plot = plots.retain_plot(list(step_records()), COURSE, {"value": BOUND})
+        plot = plots.held_plot(list(step_records()), COURSE, {"value": BOUND})
         line = points(plot, "line")
         assert len(line) == STEPS
         (x_first, y_first), (x_last, y_last) = line[0], line[-1]  # 0.01 at step 1, 0.12 at step 12
@@ -722,7 +722,7 @@ class TestPlots:
         assert found[1] == anchor
 
     def test_drawings_take_the_colours_of_the_page(self) -> None:
-        plot = plots.retain_plot(list(step_records()), COURSE, {"value": BOUND})
+        plot = plots.held_plot(list(step_records()), COURSE, {"value": BOUND})
         assert plot is not None
         assert set(re.findall(r"(?:fill|stroke): (#\w+)", plot.svg)) == set()
         assert {"var(--retain)", "var(--bound)", "var(--muted)"} <= set(re.findall(r"var\(--\w+\)", plot.svg))
@@ -733,7 +733,7 @@ class TestPlots:
     def test_nothing_to_draw(self) -> None:
         empty = plots.Course()
         assert plots.forget_plot([], empty) is None
-        assert plots.retain_plot([], empty, {"value": BOUND}) is None
+        assert plots.held_plot([], empty, {"value": BOUND}) is None
         assert plots.multiplier_plot([{"step": 1, "multiplier": None}], empty) is None
         assert plots.loss_plot([]) is None
 

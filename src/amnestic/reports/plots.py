@@ -69,35 +69,24 @@ def forget_plot(steps: Records, course: Course) -> Plot | None:
     return drawing.plot()
 
 
-def retain_plot(steps: Records, course: Course, bound: Mapping[str, Any]) -> Plot | None:
-    """Return the retain loss over optimiser steps against its bound, with the candidates' probe values and limits.
+def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], of: str = "") -> Plot | None:
+    """Return a loss that is held over optimiser steps against its bound, with the candidates' values and limits.
 
-    `bound` may be empty; limits are left out where the probe is the whole split, since nothing depends on them.
+    `of` is nothing for the retain split's, and "context" for that of what stands around the marked spans. `bound` may
+    be empty; limits are left out where it is verified on all examples, since nothing depends on them.
     """
-    line, candidates = _series(steps, "retain_loss"), _series(course.candidates, "reached")
+    name = of or "retain"
+    line, candidates = _series(steps, f"{name}_loss"), _series(course.candidates, f"{of}_reached".lstrip("_"))
     if not line.values and not candidates.values:
         return None
-    with panel("retain-loss", "Retain loss", "nats a token") as drawing:
+    with panel(f"{name}-loss", f"{name.capitalize()} loss", "nats a token") as drawing:
         drawing.line(line, RETAIN)
         drawing.bound(bound.get("value"))
-        explanation = "candidate, on the whole split"
-        if not bound.get("whole_split"):
+        explanation = "candidate, on all of the context" if of else "candidate, on the whole split"
+        if not of and not bound.get("whole_split"):
             drawing.limits(candidates, _series(course.candidates, "upper_limit"), RETAIN)
             explanation = "candidate, on the probe, with its upper limit"
         drawing.candidates(candidates, course.kept_step, RETAIN, explanation)
-        drawing.written(course.kept_step)
-    return drawing.plot()
-
-
-def context_plot(steps: Records, course: Course, bound: Mapping[str, Any]) -> Plot | None:
-    """Return the loss around the marked spans against its bound, with the candidates' values; None without records."""
-    line, candidates = _series(steps, "context_loss"), _series(course.candidates, "context_reached")
-    if not line.values and not candidates.values:
-        return None
-    with panel("context-loss", "Context loss", "nats a token") as drawing:
-        drawing.line(line, RETAIN)
-        drawing.bound(bound.get("value"))
-        drawing.candidates(candidates, course.kept_step, RETAIN, "candidate, on all of the context")
         drawing.written(course.kept_step)
     return drawing.plot()
 

@@ -71,8 +71,8 @@ def _plots(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
     )
     drawn = (
         plots.forget_plot(steps, course),
-        plots.retain_plot(steps, course, results.get("bound") or {}),
-        plots.context_plot(steps, course, results.get("context_bound") or {}),
+        plots.held_plot(steps, course, results.get("bound") or {}),
+        plots.held_plot(steps, course, results.get("context_bound") or {}, "context"),
         plots.multiplier_plot(steps, course),
         plots.multiplier_plot(steps, course, "context"),
         plots.loss_plot(steps),
