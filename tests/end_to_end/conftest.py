@@ -259,3 +259,20 @@ def retrained(people: People, finetune: Command) -> Outcome:
     """A model that learned all people but those to be forgotten."""
     options = {"model": people.start, "from_scratch": True, "data": people.file("full")}
     return finetune(**options, exclude=people.file("forget"), **TRAINING)
+
+
+@pytest.fixture
+def damaged_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head of a saved model is half of the live one's."""
+    import amnestic.execution as execution
+
+    save = execution.save
+
+    def damaged(loaded, folder):
+        weight = loaded.model.get_output_embeddings().weight
+        kept = weight.detach().clone()
+        weight.data.mul_(0.5)
+        save(loaded, folder)
+        weight.data.copy_(kept)
+
+    monkeypatch.setattr(execution, "save", damaged)

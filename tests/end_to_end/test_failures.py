@@ -113,19 +113,7 @@ def test_a_run_that_fails_over_an_earlier_one_leaves_none_of_its_results(unlearn
     assert names(tmp_path / "run") == LEFT
 
 
-def test_a_model_that_changed_on_its_way_to_the_disk_is_an_error(unlearn, monkeypatch, tmp_path):
-    import amnestic.execution as execution
-
-    save = execution.save
-
-    def damaged(loaded, folder):
-        weight = loaded.model.get_output_embeddings().weight
-        kept = weight.detach().clone()
-        weight.data.mul_(0.5)
-        save(loaded, folder)
-        weight.data.copy_(kept)
-
-    monkeypatch.setattr(execution, "save", damaged)
+def test_a_model_that_changed_on_its_way_to_the_disk_is_an_error(unlearn, damaged_on_its_way, tmp_path):
     outcome = unlearn(output_dir=tmp_path / "run", bound=9)
     assert outcome.status == 1
     assert "differs from the live one by " in outcome.err.splitlines()[-1]

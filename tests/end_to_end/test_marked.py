@@ -292,19 +292,7 @@ def test_a_step_without_context_leaves_its_multiplier_alone(phones, unlearn, as_
         assert moved == (step["context_loss"] is not None)
 
 
-def test_a_saved_model_of_marked_rows_is_compared_with_the_live_one(phones, unlearn, monkeypatch, tmp_path):
-    import amnestic.execution as execution
-
-    save = execution.save
-
-    def damaged(loaded, folder):
-        weight = loaded.model.get_output_embeddings().weight
-        kept = weight.detach().clone()
-        weight.data.mul_(0.5)
-        save(loaded, folder)
-        weight.data.copy_(kept)
-
-    monkeypatch.setattr(execution, "save", damaged)
+def test_a_saved_model_of_marked_rows_is_compared_with_the_live_one(phones, unlearn, damaged_on_its_way, tmp_path):
     outcome = unlearn(**phones.options, keep_context=True, output_dir=tmp_path / "run", max_steps=2)
     assert outcome.status == 1
     assert "differs from the live one by " in outcome.err.splitlines()[-1]

@@ -411,6 +411,13 @@ def test_a_path_names_a_checkpoint_of_another_folder(unlearn, whole, stopped, tm
     assert (moved / "checkpoints" / "checkpoint-4").is_dir()
 
 
+def test_a_checkpoint_may_have_been_renamed(unlearn, whole, stopped, tmp_path):
+    (stopped / "checkpoints" / "checkpoint-4").rename(tmp_path / "kept for later")
+    outcome = unlearn(**COURSE, output_dir=tmp_path / "new", resume_from_checkpoint=tmp_path / "kept for later")
+    assert outcome.results["training"]["resumed_after"] == [4]
+    assert outcome.digest == whole.digest
+
+
 def test_latest_without_a_checkpoint_starts_at_the_beginning(unlearn, whole, tmp_path):
     outcome = unlearn(**COURSE, output_dir=tmp_path / "run", resume_from_checkpoint="latest")
     assert "holds no checkpoint yet: the run starts at its beginning." in outcome.err

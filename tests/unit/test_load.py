@@ -3,7 +3,6 @@
 import copy as copying
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
@@ -79,16 +78,6 @@ def gpt2() -> GPT2Config:
 def falcon() -> FalconConfig:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     return small(FalconConfig, **sizes, hidden_dropout=0.5, attention_dropout=0.5, bos_token_id=1, eos_token_id=2)
-
-
-@pytest.fixture
-def copy(tiny_model, tmp_path):
-    """Copy a tiny model to a folder that a test may change."""
-
-    def make(**arguments) -> Path:
-        return Path(shutil.copytree(tiny_model(**arguments), tmp_path / "model"))
-
-    return make
 
 
 @pytest.fixture

@@ -20,16 +20,6 @@ def options(folder: Path | str, **changes) -> ModelOptions:
 
 
 @pytest.fixture
-def copy(tiny_model, tmp_path):
-    """Copy a tiny model to a folder that a test may change."""
-
-    def make(**arguments) -> Path:
-        return Path(shutil.copytree(tiny_model(**arguments), tmp_path / "model"))
-
-    return make
-
-
-@pytest.fixture
 def tokenizer(tiny_model):
     return load(options(tiny_model())).tokenizer
 

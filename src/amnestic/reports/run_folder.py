@@ -80,12 +80,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path) if self._lock is None else self._lock
             self.is_open = True
-            records = [] if source is None else _records(source)
+            state = None if source is None else read_state(source)
+            records = _records(source, state) if source is not None and state is not None else []
             for item in list(self.path.iterdir()):
                 if source is None or item.name.endswith(".tmp") or item.name in STALE:
                     remove(item)
-            if source is not None:
-                self._clear_checkpoints(step_of(source))
+            if state is not None:
+                self._clear_checkpoints(state["step"])
             write_text(self.path / "train.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
         self._log = JsonLines(self.path / "train.jsonl")
 
@@ -160,9 +161,8 @@ def _is_ours(name: str) -> bool:
     return name in CONTENTS or any(name.startswith(f".{known}.") and name.endswith(".tmp") for known in CONTENTS)
 
 
-def _records(source: Path) -> list[dict[str, Any]]:
+def _records(source: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the records that a run had written when it made the checkpoint `source`; what came later is done again."""
-    state = read_state(source)
     measured = {candidate["step"] for candidate in state["candidates"]}
     path = source.parent.parent / "train.jsonl"
     records = read_jsonl(path) if path.exists() else iter(())

@@ -75,7 +75,8 @@ class Loop:
         the state is in a checkpoint then.
         """
         with seeded(self.options.seed), self._interruption():
-            training = Training(self.problem.model, self._optimizer(), self.multipliers)
+            optimizer = Optimizer(self.problem.model.parameters(), self.options)
+            training = Training(self.problem.model, optimizer, self.multipliers)
             if self.checkpoints is not None:
                 self.checkpoints.restore(training)
             if training.step and self.plan.is_candidate(training.step):
@@ -87,9 +88,6 @@ class Loop:
     def _interruption(self) -> AbstractContextManager[None]:
         """Return a context within which a request to stop waits until the state is whole."""
         return nullcontext() if self.checkpoints is None else self.checkpoints.interruption.deferred()
-
-    def _optimizer(self) -> Optimizer:
-        return Optimizer(self.problem.model.parameters(), self.options)
 
     def _train(self, training: Training) -> None:
         pending: Callable[[], None] = _nothing
