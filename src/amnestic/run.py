@@ -158,7 +158,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
         rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
         plan = Plan.of(config.training, rows.steps_per_epoch)
         loss = Term("data", "token", NLL.needs, NLL().values)
-        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.selects)
+        problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.form)
         execution.identify(inputs)
     execution.announce(inputs, plan, {})
     measured = {"data": evenly(examples, config.evaluation.eval_rows)}

@@ -86,7 +86,7 @@ class Unlearning:
             constraints.append(Constraint("context", around, forget, True, "context of the spans"))
         terms = (forget_term(method), *(retain_term(constraint.retention) for constraint in constraints))
         loaded = inputs.loaded
-        problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.selects)
+        problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
         held_out = len(retain) < len(inputs.splits["retain"].examples)
         plan = Plan.of(training, step_rows.steps_per_epoch)
         held = tuple(constraints)

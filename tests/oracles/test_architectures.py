@@ -285,7 +285,7 @@ def our_step(loaded: Loaded, is_adam: bool, is_checkpointed: bool) -> tuple[floa
     examine(loaded, FORGET[0])
     control = Bounded(rate=RATE, initial=LAMBDA)
     terms = (forget_term(PDU()), retain_term(Retention(NLL(), control)))
-    problem = Problem(terms, loaded.model, KNOWN, loaded.selects)
+    problem = Problem(terms, loaded.model, KNOWN, loaded.form)
     optim = "adamw_torch" if is_adam else "sgd"
     settings = {"adam_beta1": 0.9 if is_adam else 0.0, "adam_epsilon": EPSILON, "weight_decay": DECAY}
     options = TrainingOptions(optim=optim, learning_rate=LEARNING_RATE, max_grad_norm=0.0, **settings)
@@ -331,7 +331,7 @@ def test_one_step_is_that_of_plain_autograd(
     largest = max(change.abs().max().item() for change in correct.values())
     for key, change in correct.items():
         assert (found[key] - change).abs().max().item() <= tolerance * largest, key
-    assert (loaded.selects, loaded.notes) == (True, [])
+    assert (loaded.form.selects, loaded.notes) == (True, [])
     save(loaded, tmp_path)
     again = reload(loaded, tmp_path)
     assert type(again.model) is type(model)

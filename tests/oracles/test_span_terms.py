@@ -200,7 +200,7 @@ def test_measured_sums_are_those_of_each_example(case: Case, method: Method) -> 
 
 def test_splits_without_marks_have_no_context_and_are_forgotten_whole(case: Case) -> None:
     batch = pad("forget", case.rows["forget"][:1])
-    assert batch.parts == {}
+    assert batch.shares["forget"].parts == {}
     assert case.problem(PDU()).counts(batch) == [6, 0, 0]
     whole = Term("forget", "token", NLL.needs, NLL().values)
     assert whole.count(pad("forget", case.rows["forget"])) == 30

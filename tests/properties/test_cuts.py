@@ -5,6 +5,7 @@ written out. It shares no code with the step.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
-from amnestic.data.batches import Batch, micro_batches, pad
+from amnestic.data.batches import micro_batches, pad
 from amnestic.data.encode import Encoded
 from amnestic.methods.base import Method
 from amnestic.methods.flattening import PDU
@@ -164,7 +165,7 @@ def test_padding_changes_nothing(case, extra):
         filler = torch.full((len(rows), extra), 5)
         wider = torch.cat([batch.input_ids, filler], dim=1)
         predicting = torch.cat([batch.predicting, torch.zeros_like(filler, dtype=torch.bool)], dim=1)
-        batches.append(Batch(split, wider, predicting, batch.targets, batch.row, batch.ids))
+        batches.append(replace(batch, inputs={"input_ids": wider}, predicting=predicting))
     assert_equal(found.step(PDU(), batches), found.expected(PDU()))
 
 

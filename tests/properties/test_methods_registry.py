@@ -83,7 +83,7 @@ def test_the_step_lowers_the_forget_loss(loaded, name):
 def test_there_is_one_value_for_each_unit(loaded, name):
     method = build(name, {})
     batch = pad("forget", rows("forget"))
-    values = method.objective(Passes(read(loaded.model, batch, method.needs, loaded.vocabulary)))
+    values = method.objective(Passes(read(loaded.model, batch, {"forget": method.needs}, loaded.vocabulary)["forget"]))
     assert values.shape == ((sum(n - first for n, first in LENGTHS),) if method.unit == "token" else (len(LENGTHS),))
     assert values.dtype == torch.float32
     assert values.requires_grad
@@ -93,10 +93,10 @@ def test_there_is_one_value_for_each_unit(loaded, name):
 def test_what_stands_after_the_last_scored_token_is_not_read(loaded, name):
     method = build(name, {})
     batch = pad("forget", rows("forget"))
-    values = method.objective(Passes(read(loaded.model, batch, method.needs, loaded.vocabulary)))
+    values = method.objective(Passes(read(loaded.model, batch, {"forget": method.needs}, loaded.vocabulary)["forget"]))
     after = torch.arange(batch.input_ids.shape[1]) > torch.tensor([n - 1 for n, _ in LENGTHS])[:, None]
     batch.input_ids[after] = 77
-    again = method.objective(Passes(read(loaded.model, batch, method.needs, loaded.vocabulary)))
+    again = method.objective(Passes(read(loaded.model, batch, {"forget": method.needs}, loaded.vocabulary)["forget"]))
     torch.testing.assert_close(again, values, rtol=1e-5, atol=1e-5)
 
 

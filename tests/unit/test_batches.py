@@ -30,11 +30,11 @@ def rows_of(sizes: list[int]) -> list[Encoded]:
 def test_padding_by_hand() -> None:
     """Rows of 3, 5 and 2 tokens with 1, 2 and 1 scored; the position before each scored token predicts it."""
     batch = pad("forget", [row([11, 12, 13], 2), row([21, 22, 23, 24, 25], 1, 3), row([31, 32], 1)])
-    assert batch.split == "forget"
+    assert [*batch.shares] == ["forget"]
     assert batch.input_ids.tolist() == [[11, 12, 13, 0, 0], [21, 22, 23, 24, 25], [31, 32, 0, 0, 0]]
     assert batch.predicting.int().tolist() == [[0, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
     assert batch.targets.tolist() == [13, 22, 23, 32]
-    assert batch.row.tolist() == [0, 1, 1, 2]
+    assert batch.shares["forget"].row.tolist() == [0, 1, 1, 2]
 
 
 @st.composite
@@ -50,18 +50,19 @@ def scored_rows(draw: st.DrawFn) -> list[Encoded]:
 @given(scored_rows())
 def test_targets_are_the_scored_tokens_in_row_major_order(rows: list[Encoded]) -> None:
     """Values gathered with the mask of predicting positions line up with targets and rows, one to one."""
-    batch = pad("", rows)
+    batch = pad("forget", rows)
     assert batch.targets.tolist() == [int(t) for r in rows for t in r.input_ids[r.is_scored]]
-    assert batch.row.tolist() == [i for i, r in enumerate(rows) for _ in range(r.scored)]
+    assert batch.shares["forget"].row.tolist() == [i for i, r in enumerate(rows) for _ in range(r.scored)]
     following = torch.roll(batch.input_ids, -1, dims=1)
     assert following[batch.predicting].tolist() == batch.targets.tolist()
-    assert batch.predicting.nonzero()[:, 0].tolist() == batch.row.tolist()
+    assert batch.predicting.nonzero()[:, 0].tolist() == batch.shares["forget"].row.tolist()
 
 
 def test_a_batch_moves_whole() -> None:
     batch = pad("retain", rows_of([3, 2])).to(torch.device("meta"))
-    assert batch.split == "retain"
-    assert {t.device.type for t in (batch.input_ids, batch.predicting, batch.targets, batch.row)} == {"meta"}
+    assert [*batch.shares] == ["retain"]
+    tensors = (batch.input_ids, batch.predicting, batch.targets, batch.shares["retain"].row)
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
 # Cuts
@@ -209,7 +210,7 @@ def test_micro_batches_hold_the_rows_of_a_step_split_by_split() -> None:
     splits = {"forget": rows_of([3, 9, 4, 9]), "retain": rows_of([5, 5, 30])}
     chosen = {"forget": np.array([3, 0, 2]), "retain": np.array([2, 1])}
     batches = list(micro_batches(splits, chosen, most_rows=2, pass_cost=4))
-    assert [batch.split for batch in batches] == ["forget", "forget", "retain", "retain"]
+    assert [[*batch.shares] for batch in batches] == [["forget"], ["forget"], ["retain"], ["retain"]]
     contents = [[int(ids[0]) for ids in batch.input_ids] for batch in batches]
     assert contents == [[3], [2, 0], [2], [1]]
     assert [tuple(batch.input_ids.shape) for batch in batches] == [(1, 9), (2, 4), (1, 30), (1, 5)]

@@ -147,7 +147,7 @@ def one_by_one(model) -> torch.Tensor:
 def test_a_head_of_single_positions_is_shown_the_scored_ones(architecture, dtype):
     loaded = make(architecture, dtype)
     examine(loaded, ROWS[0])
-    assert (loaded.selects, loaded.notes) == (True, [])
+    assert (loaded.form.selects, loaded.notes) == (True, [])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -164,7 +164,7 @@ def test_a_head_of_single_positions_is_shown_the_scored_ones(architecture, dtype
 def test_other_heads_are_read_in_the_plain_form_with_a_note(architecture, reason, dtype):
     loaded = make(architecture, dtype)
     examine(loaded, ROWS[0])
-    assert not loaded.selects
+    assert not loaded.form.selects
     note = (
         f"the plain form is used: {architecture.__name__} {reason}, so the logits of all positions are computed, which "
         "takes more memory and time."
@@ -188,7 +188,7 @@ def test_without_the_plain_form_these_would_be_wrong(architecture):
     loaded = make(architecture, torch.float64)
     batch = pad("", ROWS)
     with torch.inference_mode():
-        found = read(loaded.model, batch, Needs(head=frozenset({"token_logp"})), 320).token_logp
+        found = read(loaded.model, batch, {"": Needs(head=frozenset({"token_logp"}))}, 320)[""].token_logp
     assert (found - one_by_one(loaded.model)).abs().max() > 0.1
 
 
@@ -228,7 +228,7 @@ def test_of_a_long_text_the_beginning_is_read():
 def test_the_shortest_texts_suffice(architecture, selects, length):
     loaded = make(architecture)
     examine(loaded, row(length, 1))
-    assert loaded.selects is selects
+    assert loaded.form.selects is selects
 
 
 def test_masked_vocabulary_rows_are_no_difference():
@@ -240,7 +240,7 @@ def test_masked_vocabulary_rows_are_no_difference():
 
     loaded = make(Masked)
     examine(loaded, ROWS[0])
-    assert (loaded.selects, loaded.notes) == (True, [])
+    assert (loaded.form.selects, loaded.notes) == (True, [])
 
 
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float64, 1e-5), (torch.float32, 1e-3), (torch.bfloat16, 5e-2)])

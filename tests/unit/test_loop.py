@@ -137,7 +137,7 @@ def test_an_epoch_passes_over_the_forget_rows_once_each_with_a_retain_row(observ
     original = Problem.values
 
     def values(problem, batch):
-        read[batch.split] += batch.input_ids.tolist()
+        read[next(iter(batch.shares))] += batch.input_ids.tolist()
         return original(problem, batch)
 
     monkeypatch.setattr(Problem, "values", values)

@@ -82,7 +82,7 @@ def test_gradients_equal_those_of_full_logits(loaded, batch):
 
 
 def test_each_signal_belongs_to_its_token(loaded, batch):
-    signals = read(loaded.model, batch, Needs(head=frozenset(HEAD_SIGNALS)), loaded.vocabulary)
+    signals = read(loaded.model, batch, {"forget": Needs(head=frozenset(HEAD_SIGNALS))}, loaded.vocabulary)["forget"]
     logits = plain_logits(loaded.model).double()
     targets = torch.tensor([8, 9, 10, 12, 13, 17])
     logp = torch.log_softmax(logits, -1)
@@ -111,13 +111,15 @@ def test_one_row_whose_every_other_token_is_scored_is_told_from_full_logits(load
 
 
 def test_undeclared_signals_cannot_be_read(loaded, batch):
-    signals = read(loaded.model, batch, Needs(head=frozenset({"margin", "entropy"})), loaded.vocabulary)
+    signals = read(loaded.model, batch, {"forget": Needs(head=frozenset({"margin", "entropy"}))}, loaded.vocabulary)[
+        "forget"
+    ]
     with pytest.raises(AttributeError, match="signal 'token_logp' was not declared; declared: entropy, margin"):
         signals.token_logp  # noqa: B018
     with pytest.raises(AttributeError, match="signal 'entropy' was not declared; declared: margin"):
         signals.only(Needs(head=frozenset({"margin"}))).entropy  # noqa: B018
     with pytest.raises(AttributeError, match="declared: none"):
-        Signals({}, batch.row, 3).margin  # noqa: B018
+        Signals({}, batch.shares["forget"].row, 3).margin  # noqa: B018
 
 
 def test_only_declared_signals_are_computed(loaded, batch, monkeypatch):
@@ -126,7 +128,7 @@ def test_only_declared_signals_are_computed(loaded, batch, monkeypatch):
 
     for name in ("entropy", "token_logp", "is_argmax"):
         monkeypatch.setitem(HEAD_SIGNALS, name, refuse)
-    signals = read(loaded.model, batch, Needs(head=frozenset({"margin"})), loaded.vocabulary)
+    signals = read(loaded.model, batch, {"forget": Needs(head=frozenset({"margin"}))}, loaded.vocabulary)["forget"]
     assert set(signals.values) == {"margin"}
 
 
@@ -160,9 +162,9 @@ def test_no_hook_stays_behind_where_the_forward_pass_fails(loaded, batch, monkey
 
 def test_without_gradients_there_is_no_graph(loaded, batch):
     needs = Needs(head=frozenset({"margin", "token_logp"}))
-    with_graph = read(loaded.model, batch, needs, loaded.vocabulary)
+    with_graph = read(loaded.model, batch, {"forget": needs}, loaded.vocabulary)["forget"]
     with torch.inference_mode():
-        without = read(loaded.model, batch, needs, loaded.vocabulary)
+        without = read(loaded.model, batch, {"forget": needs}, loaded.vocabulary)["forget"]
     for name in needs.head:
         assert with_graph.values[name].requires_grad
         assert not without.values[name].requires_grad

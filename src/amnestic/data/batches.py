@@ -17,18 +17,18 @@ from .records import take
 
 @dataclass(frozen=True)
 class Part:
-    """Some of a batch's scored tokens, and the answers that these belong to; its sizes are known without a device."""
+    """Some scored tokens of a share, and the answers that these belong to; its sizes are known without a device."""
 
     index: torch.Tensor
-    """(n,) int64: which of the N scored tokens."""
+    """(m,) int64: which of the share's n scored tokens."""
     row: torch.Tensor
-    """(n,) int64: the answer that each belongs to, counted over `answers` alone."""
+    """(m,) int64: the answer that each belongs to, counted over `answers` alone."""
     answers: torch.Tensor
-    """(A,) int64: the rows of the batch that have such a token."""
+    """(A,) int64: the answers of the share that have such a token."""
 
     @classmethod
     def of(cls, is_chosen: np.ndarray, row: np.ndarray) -> "Part":
-        """Return the tokens of `is_chosen` (N,), which belong to the rows `row` (N,)."""
+        """Return the tokens of `is_chosen` (n,), which belong to the answers `row` (n,)."""
         index = np.flatnonzero(is_chosen)
         answers, numbered = np.unique(row[index], return_inverse=True)
         return cls(*map(torch.from_numpy, (index, numbered, answers)))
@@ -39,30 +39,56 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Rows of one split, padded on the right to the longest."""
+class Share:
+    """The scored tokens of one split in a batch, ``n`` of its N, and the answers that these belong to."""
 
-    split: str
-    input_ids: torch.Tensor
-    """(B, T) int64. Padding stands after the last token, so causal attention needs no mask."""
-    predicting: torch.Tensor
-    """(B, T) bool: the position predicts a scored token."""
-    targets: torch.Tensor
-    """(N,) int64: the scored tokens, in the order of `predicting`."""
+    index: torch.Tensor | None
+    """(n,) int64: which of the N scored tokens; None: all of them."""
     row: torch.Tensor
-    """(N,) int64: the row of the batch that each scored token belongs to."""
+    """(n,) int64: the answer that each belongs to, counted over `ids`."""
     ids: tuple[str, ...]
-    """Of the examples, B."""
+    """Of the examples."""
     parts: Mapping[str, Part] = field(default_factory=dict)
     """"forgotten" and "context": the tokens in spans, or of answers without any, and those around spans. Empty where no
     row marks a span: every scored token is then to be forgotten."""
 
+    def to(self, device: torch.device) -> "Share":
+        """Return the share on `device`."""
+        index = None if self.index is None else self.index.to(device)
+        return Share(index, self.row.to(device), self.ids, {name: part.to(device) for name, part in self.parts.items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one forward pass reads: rows of one split or of several, and which of their tokens are scored."""
+
+    inputs: Mapping[str, torch.Tensor]
+    """Arguments of the model: input_ids (B, T) int64, and whatever else the form of the batch needs.
+
+    Padding stands behind the last token of a row, so causal attention needs no mask.
+    """
+    predicting: torch.Tensor
+    """(B, T) bool: the position predicts a scored token."""
+    targets: torch.Tensor
+    """(N,) int64: the scored tokens, in the order of `predicting`."""
+    shares: Mapping[str, Share]
+    """Split -> its scored tokens."""
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        """Return the tokens, (B, T)."""
+        return self.inputs["input_ids"]
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Return the ids of all examples."""
+        return tuple(id for share in self.shares.values() for id in share.ids)
+
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        move = {name: getattr(self, name).to(device, non_blocking=True) for name in ("input_ids", "predicting")}
-        move |= {name: getattr(self, name).to(device) for name in ("targets", "row")}
-        parts = {name: part.to(device) for name, part in self.parts.items()}
-        return Batch(self.split, **move, ids=self.ids, parts=parts)
+        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        shares = {split: share.to(device) for split, share in self.shares.items()}
+        return Batch(inputs, self.predicting.to(device, non_blocking=True), self.targets.to(device), shares)
 
 
 def pad(split: str, rows: Sequence[Encoded]) -> Batch:
@@ -77,13 +103,13 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     predicting = np.zeros_like(is_scored)
     predicting[row_of, position - 1] = True
     as_tensor = torch.from_numpy
-    targets = input_ids[row_of, position]
-    ids, parts = tuple(row.id for row in rows), _parts(rows, row_of)
-    return Batch(split, as_tensor(input_ids), as_tensor(predicting), as_tensor(targets), as_tensor(row_of), ids, parts)
+    share = Share(None, as_tensor(row_of), tuple(row.id for row in rows), _parts(rows, row_of))
+    targets = as_tensor(input_ids[row_of, position])
+    return Batch({"input_ids": as_tensor(input_ids)}, as_tensor(predicting), targets, {split: share})
 
 
 def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:
-    """Return the parts of a batch of `rows`, whose scored tokens belong to the rows `row_of` (N,)."""
+    """Return the parts of a share of `rows`, whose scored tokens belong to the rows `row_of` (n,)."""
     if all(row.is_span is None for row in rows):
         return {}
     is_forgotten = np.concatenate([row.is_forgotten[row.is_scored] for row in rows])

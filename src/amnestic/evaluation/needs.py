@@ -111,7 +111,7 @@ def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[s
     for chosen in like_lengths(examples, subject.options.per_device_eval_batch_size):
         batch = pad("", [examples[i] for i in chosen]).to(loaded.model.device)
         with torch.inference_mode():
-            signals = read(loaded.model, batch, needs, loaded.vocabulary, loaded.selects)
+            signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)[""]
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
         for name, values in signals.values.items():
             for i, part in zip(chosen, np.split(values.cpu().double().numpy(), ends), strict=True):

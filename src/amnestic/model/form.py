@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.batches import Batch
+from ..data.batches import Batch, Share
 from ..data.encode import Encoded
 from ..errors import InputError
 from .load import Loaded
-from .signals import all_logits, scored_logits
+from .signals import Form, all_logits, scored_logits
 from .source import first_line
 
 TOLERANCE = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 1e-2}
@@ -27,7 +27,7 @@ LONGEST = 256
 
 @torch.inference_mode()
 def examine(loaded: Loaded, example: Encoded) -> None:
-    """Find out whether the head may be shown scored positions alone; `loaded.selects` and a note tell.
+    """Find out whether the head may be shown scored positions alone; `loaded.form` and a note tell.
 
     Two rows are read: the first tokens of `example`, and half of them with padding behind. Raises InputError for a
     model that cannot read text alone, gives no logits, or reads from right to left too.
@@ -35,7 +35,7 @@ def examine(loaded: Loaded, example: Encoded) -> None:
     model = loaded.model
     batch = _probe(example).to(model.device)
     versions = [parameter._version for parameter in model.parameters()]
-    whole = _whole_logits(model, batch.input_ids)
+    whole = _whole_logits(model, batch)
     if versions != [parameter._version for parameter in model.parameters()]:
         raise InputError(
             f"the model ({type(model).__name__}) changes its own weights while it reads, so what is saved would not be "
@@ -48,7 +48,7 @@ def examine(loaded: Loaded, example: Encoded) -> None:
             "causal language model, which reads from left to right."
         )
     reason = _difference(model, batch, whole[batch.predicting])
-    loaded.selects = reason is None
+    loaded.form = Form(selects=reason is None)
     if reason is not None:
         loaded.notes.append(
             f"the plain form is used: {type(model).__name__} {reason}, so the logits of all positions are computed, "
@@ -76,12 +76,13 @@ def _probe(example: Encoded) -> Batch:
     predicting[0, ::2] = True
     predicting[1, :short] = True
     row, _ = predicting.nonzero(as_tuple=True)
-    return Batch("", input_ids, predicting, torch.zeros_like(row), row, (example.id, example.id))
+    share = Share(None, row, (example.id, example.id))
+    return Batch({"input_ids": input_ids}, predicting, torch.zeros_like(row), {"": share})
 
 
-def _whole_logits(model: Any, input_ids: Tensor) -> Tensor:
+def _whole_logits(model: Any, batch: Batch) -> Tensor:
     try:
-        logits = all_logits(model, input_ids)
+        logits = all_logits(model, batch)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does that wants more than text
@@ -90,11 +91,11 @@ def _whole_logits(model: Any, input_ids: Tensor) -> Tensor:
             "language model."
         ) from error
     shape = tuple(logits.shape) if isinstance(logits, Tensor) else None
-    if shape is None or len(shape) != 3 or shape[:2] != input_ids.shape:
+    if shape is None or len(shape) != 3 or shape[:2] != batch.input_ids.shape:
         found = "no logits" if shape is None else f"logits of shape {shape}"
         raise InputError(
-            f"the model ({type(model).__name__}) gives {found} for {tuple(input_ids.shape)} tokens; expected logits "
-            "over the vocabulary for each token."
+            f"the model ({type(model).__name__}) gives {found} for {tuple(batch.input_ids.shape)} tokens; expected "
+            "logits over the vocabulary for each token."
         )
     return logits
 

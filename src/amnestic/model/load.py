@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..errors import InputError
 from .options import ModelOptions
+from .signals import Form
 from .source import CAUSAL, first_line, own_code_note, read_config, read_tokenizer, source_files, source_folder
 from .weights import check_files, odd_ones, read_weights, refuse_broken, stored_dtypes, usual
 
@@ -32,8 +33,8 @@ class Loaded:
     """Local files that the weights and the tokenizer were read from."""
     odd_dtypes: dict[str, torch.dtype] = field(default_factory=dict)
     """What came in another precision than `saved_dtype`, as the norms of some models do; and that of saved buffers."""
-    selects: bool = True
-    """The head is shown the scored positions alone; False: the plain form, which computes all logits (`examine`)."""
+    form: Form = field(default_factory=Form)
+    """How its logits may be read (`form.examine`)."""
     runs_own_code: bool = False
     """The caller trusts the code that comes with the model; it is needed again to load what is saved."""
 

@@ -3,7 +3,7 @@
 ``B`` rows, ``T`` positions, ``N`` scored positions, ``V`` vocabulary, ``D`` width.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -33,10 +33,10 @@ class Needs:
 
 
 class Signals:
-    """The declared signals of one pass, as attributes, each (N,); reading any other is an error."""
+    """The declared signals of one split in a pass, as attributes, each (N,); reading any other is an error."""
 
     def __init__(self, values: dict[str, Tensor], row: Tensor, answers: int) -> None:
-        """`row` (N,) is the answer that each scored token belongs to, of `answers` in the batch."""
+        """`row` (N,) is the answer that each scored token belongs to, of so many `answers`."""
         self.values = values
         self.row = row
         self.answers = answers
@@ -58,34 +58,48 @@ class Signals:
         return Signals(values, part.row, len(part.answers))
 
 
-def read(model: Any, batch: Batch, needs: Needs, vocabulary: int, selects: bool = True) -> Signals:
-    """Return the signals that `needs` declares, from one forward pass of `model` over `batch`.
+@dataclass(frozen=True)
+class Form:
+    """How a model's logits may be read; `form.examine` finds out."""
 
-    `vocabulary` is the number of rows of the head that the tokenizer knows; those beyond are left out of `margin`.
+    selects: bool = True
+    """The head is shown the scored positions alone; False: the plain form, which computes the logits of all."""
+
+
+def read(
+    model: Any, batch: Batch, needs: Mapping[str, Needs], vocabulary: int, form: Form | None = None
+) -> dict[str, Signals]:
+    """Return the signals that `needs` declares for each split of `batch`, from one forward pass of `model`.
+
+    `vocabulary` is the number of rows of the head that the tokenizer knows; those beyond are left out of `margin`. A
+    split that nobody needs has no signals.
     """
-    logits = scored_logits(model, batch, selects)
-    values = {name: HEAD_SIGNALS[name](logits, batch.targets, vocabulary) for name in sorted(needs.head)}
-    return Signals(values, batch.row, len(batch.input_ids))
+    logits = scored_logits(model, batch, form)
+    found = {}
+    for split, share in batch.shares.items():
+        own, targets = logits, batch.targets
+        if share.index is not None:
+            own, targets = logits[share.index], targets[share.index]
+        names = sorted(needs[split].head) if split in needs else []
+        values = {name: HEAD_SIGNALS[name](own, targets, vocabulary) for name in names}
+        found[split] = Signals(values, share.row, len(share.ids))
+    return found
 
 
-def scored_logits(model: Any, batch: Batch, selects: bool = True) -> Tensor:
-    """Return the logits of the positions that predict scored tokens, (N, V).
-
-    With `selects` the head is shown these positions alone; without, in the plain form, they are selected from the
-    logits of all positions.
-    """
-    if not selects:
-        return all_logits(model, batch.input_ids)[batch.predicting]
+def scored_logits(model: Any, batch: Batch, form: Form | None = None) -> Tensor:
+    """Return the logits of the positions that predict scored tokens, (N, V), read as `form` says."""
+    if form is not None and not form.selects:
+        return all_logits(model, batch)[batch.predicting]
     with _only_rows(model, batch.predicting):
-        logits = all_logits(model, batch.input_ids)
+        logits = all_logits(model, batch)
     if logits.shape[:2] == batch.input_ids.shape:  # never true of selected rows: the last position predicts nothing
         return logits[batch.predicting]  # the head was not called as a module
     return logits[0]
 
 
-def all_logits(model: Any, input_ids: Tensor) -> Tensor:
+def all_logits(model: Any, batch: Batch) -> Tensor:
     """Return the logits of all positions, (B, T, V), from a pass without a mask and without a cache."""
-    logits: Tensor = model(input_ids=input_ids, use_cache=False).logits
+    logits: Tensor = model(**batch.inputs, use_cache=False).logits
     return logits
 
 

@@ -3,7 +3,7 @@
 ``K`` terms; the first is the objective, the others are retentions with a multiplier each.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from ..constraints.bound import Sums
 from ..constraints.retention import Retention
-from ..data.batches import Batch, like_lengths, pad
+from ..data.batches import Batch, Share, like_lengths, pad
 from ..data.encode import Encoded
 from ..methods.base import Method, Passes
-from ..model.signals import Needs, Signals, read
+from ..model.signals import Form, Needs, Signals, read
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,31 @@ class Term:
         return len(self.owners(batch))
 
     def owners(self, batch: Batch) -> Tensor:
-        """Return the row of the batch that each unit belongs to, (N,) or (B,)."""
-        if batch.split != self.split or self._is_absent(batch):
-            return batch.row[:0]
-        if part := batch.parts.get(self.part):
-            return batch.row[part.index] if self.unit == "token" else part.answers
-        return batch.row if self.unit == "token" else torch.arange(len(batch.input_ids), device=batch.row.device)
+        """Return the answer of its split's share that each unit belongs to, (N,) or (B,)."""
+        share = batch.shares.get(self.split)
+        if share is None or self._is_absent(share):
+            return batch.targets[:0]
+        if part := share.parts.get(self.part):
+            return share.row[part.index] if self.unit == "token" else part.answers
+        return share.row if self.unit == "token" else torch.arange(len(share.ids), device=share.row.device)
 
-    def values(self, signals: Signals, batch: Batch) -> Tensor:
-        """Return the loss of each unit, (N,) or (B,), from the signals of `batch`."""
+    def values(self, signals: Mapping[str, Signals], batch: Batch) -> Tensor:
+        """Return the loss of each unit, (N,) or (B,), from the signals of `batch` by split."""
         if not self.count(batch):  # a method need not know what to make of nothing
-            return torch.zeros(0, device=batch.targets.device, dtype=next(iter(signals.values.values())).dtype)
-        part = batch.parts.get(self.part)
-        own = signals.only(self.needs)
+            return _nothing(signals, batch)
+        part = batch.shares[self.split].parts.get(self.part)
+        own = signals[self.split].only(self.needs)
         return self.loss(own if part is None else own.of(part))
 
-    def _is_absent(self, batch: Batch) -> bool:
-        """Return whether no row of the batch can have the part: only where something is marked, there is a context."""
-        return self.part == "context" and not batch.parts
+    def _is_absent(self, share: Share) -> bool:
+        """Return whether no answer of the share can have the part: only where something is marked, is a context."""
+        return self.part == "context" and not share.parts
+
+
+def _nothing(signals: Mapping[str, Signals], batch: Batch) -> Tensor:
+    """Return no value, in the precision of the signals."""
+    dtypes = [value.dtype for found in signals.values() for value in found.values.values()]
+    return torch.zeros(0, device=batch.targets.device, dtype=dtypes[0] if dtypes else None)
 
 
 class Objective(Protocol):
@@ -80,8 +87,8 @@ class Problem:
     model: Any
     vocabulary: int
     """Vocabulary rows that the tokenizer knows."""
-    selects: bool = True
-    """The model's head is shown scored positions alone (`Loaded.selects`)."""
+    form: Form | None = None
+    """How the model's logits may be read (`Loaded.form`)."""
 
     def counts(self, batch: Batch) -> list[int]:
         """Return how many units each term has in `batch`, K numbers."""
@@ -93,10 +100,10 @@ class Problem:
 
     def unreduced(self, batch: Batch) -> list[Tensor]:
         """Return each term's values over `batch`, (N,) or (B,); empty for terms that have no unit in it."""
-        needs = Needs()
+        needs: dict[str, Needs] = {}
         for term in self.terms:
-            needs |= term.needs if term.split == batch.split else Needs()
-        signals = read(self.model, batch, needs, self.vocabulary, self.selects)
+            needs[term.split] = needs.get(term.split, Needs()) | term.needs
+        signals = read(self.model, batch, needs, self.vocabulary, self.form)
         return [term.values(signals, batch) for term in self.terms]
 
     def measure(
