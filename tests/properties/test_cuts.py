@@ -19,7 +19,7 @@ from torch import Tensor
 
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
-from amnestic.data.batches import micro_batches, pad
+from amnestic.data.batches import Batch, micro_batches, pad
 from amnestic.data.encode import Encoded
 from amnestic.methods.base import Method
 from amnestic.methods.flattening import PDU
