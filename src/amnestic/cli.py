@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
+from . import launch
 from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
 from .credentials import masked_output
 from .data.quoting import HIDDEN
@@ -82,15 +83,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CycloptsError as error:
         return _failed(str(error), WRONG_INPUT)
     except AmnesticError as error:
-        return _failed(str(error), error.exit_status)
+        return _failed(str(error), error.exit_status, error.is_shared)
     except KeyboardInterrupt as error:
-        return _failed(str(error) or "interrupted.", INTERRUPTED)
+        return _failed(str(error) or "interrupted.", INTERRUPTED, is_shared=True)
     except Exception as error:
         hint = "run again with AMNESTIC_DEBUG=1 for the traceback"
         return _failed(f"{type(error).__name__}: {error} ({hint})", FAILURE)
 
 
-def _failed(text: str, exit_status: int) -> int:
+def _failed(text: str, exit_status: int, is_shared: bool = False) -> int:
+    if launch.rank() and (exit_status == WRONG_INPUT or is_shared):
+        return exit_status  # the first process says it
+    text = f"process {launch.rank()}: {text}" if launch.rank() else text
     if _debugging():
         print(*map(visible, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
     print("error:", visible(" ".join(text.splitlines())), file=sys.stderr)
@@ -230,12 +234,14 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     is_redacted = getattr(config, "run", config).redact
     with (
         _undisturbed(),
-        Interruption().caught(),
-        watching(open_console(sys.stderr), quiet) as progress,
+        Interruption(is_patient=launch.size() > 1).caught(),
+        watching(open_console(sys.stderr), quiet or launch.rank() > 0) as progress,
         _discreet(is_redacted),
     ):
         run = runner(config, progress)
-    if as_json:
+    if launch.rank():
+        pass  # the first process shows them
+    elif as_json:
         _print_json(run.results)
     else:
         show_results(open_console(sys.stdout), run.results, run.output_dir, quiet)

@@ -26,7 +26,7 @@ from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
 from .methods.options import MethodOptions
-from .model.options import FinetuneModel, ModelOptions
+from .model.options import FinetuneModel, ModelOptions, ShardingOptions
 from .reports.files import plain, write_text
 from .trackers.options import TrackingOptions
 from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraining
@@ -88,6 +88,7 @@ class UnlearnConfig:
     multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
     training: UnlearnTraining = field(default_factory=UnlearnTraining)
     evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
+    sharding: ShardingOptions = field(default_factory=ShardingOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: UnlearnHub = field(default_factory=UnlearnHub)
@@ -102,6 +103,7 @@ class FinetuneConfig:
     data: FinetuneData
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
+    sharding: ShardingOptions = field(default_factory=ShardingOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: HubOptions = field(default_factory=HubOptions)

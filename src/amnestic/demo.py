@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from . import launch
 from .benchmarks.base import Row
 from .benchmarks.fiction import Fiction
 from .config import DemoConfig, FinetuneConfig, UnlearnConfig, from_mapping
@@ -46,6 +47,8 @@ def demo(config: DemoConfig, progress: Progress | None = None) -> Run:
     runs ``full``, ``retrained`` and ``unlearned``; the last one's report shows the three models side by side. Returns
     the last run. No network is used.
     """
+    if launch.size() > 1:
+        raise InputError("the demonstration runs in one process; start it as amnestic demo, without a launcher.")
     folder = Path(config.output_dir)
     _clear(folder, config.overwrite)
     progress = progress or Progress()

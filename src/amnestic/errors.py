@@ -5,6 +5,8 @@ class AmnesticError(Exception):
     """Base of every error that amnestic raises on purpose; its text is one clear sentence."""
 
     exit_status = 1
+    is_shared = False
+    """Every process of the run raises it."""
 
 
 class InputError(AmnesticError):

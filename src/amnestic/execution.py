@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from . import processes
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
@@ -16,16 +17,17 @@ from .data.records import take
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
-from .inputs import Given, Inputs, gather
+from .inputs import Given, Inputs, Loading, gather
 from .interruption import Interruption
 from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
+from .model.sharding import device_of
 from .progress import Observers, Progress
 from .reports.environment import environment, file_hashes
 from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
-from .resuming import LATEST, PAGED, Memory, goes_on_within, identity_of, refuse_other, source_of
+from .resuming import LATEST, PAGED, Memory, effective_batch, goes_on_within, identity_of, refuse_other, source_of
 from .sharing import Sharing
 from .shortage import memory_explained, refuse_full_disk
 from .storage import writing
@@ -84,13 +86,16 @@ class Execution:
         self.given = given or Given()
         self.redaction = Redaction(config.run.redact)
         self.seconds: dict[str, float] = {}
-        self.interruption = Interruption()
-        check_library(config.training)
-        self.folder = RunFolder(config.run.output_dir, config.run.overwrite, goes_on_within(config))
-        watcher = progress or Progress()
+        self.interruption = Interruption(is_patient=processes.count() > 1)
+        is_first = processes.is_first()
+        watcher = progress if progress is not None and is_first else Progress()
+        with processes.agreed():
+            check_library(config.training)
+            self.folder = RunFolder(config.run.output_dir, config.run.overwrite, goes_on_within(config), is_first)
         try:
-            self.source = source_of(config, self.folder.checkpoints, watcher.note)
-            self.sharing = Sharing(config, self.folder, watcher)
+            with processes.agreed():
+                self.source = source_of(config, self.folder.checkpoints, watcher.note)
+                self.sharing = Sharing(config, self.folder, watcher)
         except BaseException:
             self.folder.release()
             raise
@@ -106,7 +111,11 @@ class Execution:
         Raises Interrupted and RunError.
         """
         try:
-            with self.interruption.caught(), memory_explained(self.config, self.seconds, self._go_on):
+            with (
+                self.interruption.caught(),
+                memory_explained(self.config, self.seconds, self._go_on),
+                processes.loss_explained(self._go_on),
+            ):
                 yield
         except KeyboardInterrupt as error:
             raise Interrupted(f"interrupted.{self._go_on()}") from error
@@ -145,8 +154,19 @@ class Execution:
         if self.source is not None:
             refuse_other(self.source, read_state(self.source)["identity"], self._identity)
         folder = self.folder.checkpoints if self.source is None else self.source.parent
+        self._refuse_unlike()
         is_resuming = self.config.checkpoints.resume_from_checkpoint is not None
         self._memory = Memory(self._identity, folder / MEASURED if is_resuming else None)
+
+    def _refuse_unlike(self) -> None:
+        """Raise InputError where the processes of the run start from different things."""
+        others = processes.gathered(self._identity)
+        if unlike := [number for number, identity in enumerate(others) if identity != others[0]]:
+            named = [name for name in others[0] if others[0][name] != others[unlike[0]][name]]
+            raise InputError(
+                f"process {unlike[0]} of the run does not start from the same {' and '.join(named)} as process 0; give "
+                "all of them the same files and options."
+            )
 
     def recall(self, name: str, measure: Callable[[], Any]) -> Any:
         """Return what `measure` does, or did in the run that is resumed; as JSON holds it."""
@@ -175,16 +195,17 @@ class Execution:
 
     @property
     def batch_size(self) -> int:
-        """Return the examples of a split in one optimiser step."""
-        training = self.config.training
-        return training.per_device_train_batch_size * training.gradient_accumulation_steps
+        """Return the examples of a split in one optimiser step, over all processes."""
+        return effective_batch(self.config.training)
 
     def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
         with hiding_rows(self.redaction.is_on):
-            inputs = gather(sources, exclude, config.model, config.data, config.training.seed, self.given)
-        self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
+            settings = Loading(config.model, config.sharding, config.training.seed)
+            inputs = gather(sources, exclude, settings, config.data, self.given)
+        with processes.agreed():
+            self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         if not any(parameter.requires_grad for parameter in inputs.loaded.model.parameters()):
             raise InputError("no parameter of the model is trainable; set requires_grad of those that should learn.")
         with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
@@ -207,7 +228,8 @@ class Execution:
         self.progress.plan(counts | steps | dict(facts))
         for note in inputs.loaded.notes:
             self.progress.note(note)
-        self.sharing.prepare()
+        with processes.agreed():
+            self.sharing.prepare()
 
     def measure(self, title: str, loaded: Loaded, measured: Measured) -> Recorded:
         """Measure a model with every metric on each split of `measured`."""
@@ -233,23 +255,34 @@ class Execution:
         """
         loaded = inputs.loaded
         saved = sum(p.numel() * loaded.dtype_of(name).itemsize for name, p in loaded.model.named_parameters())
-        refuse_full_disk(self.folder.path, loaded.model, saved, self.config)
         try:
-            self.folder.open(self.source)
-            self._describe(inputs)
-            if self._memory is not None:
-                self._memory.write(self.folder.checkpoints / MEASURED)
+            with processes.agreed():
+                if self.folder.is_written_here:
+                    refuse_full_disk(self.folder.path, loaded.model, saved, self.config)
+                self.folder.open(self.source)
+                self._describe(inputs)
+                if self._memory is not None and self.folder.is_written_here:
+                    self._memory.write(self.folder.checkpoints / MEASURED)
             with self.sharing.guarded():
                 done = 0 if self.source is None else int(read_state(self.source)["step"])
-                self.sharing.open(self.config, inputs.sources, done)
+                with processes.agreed():
+                    self._refuse_unseen()
+                    self.sharing.open(self.config, inputs.sources, done)
                 yield
         except BaseException:
             self.folder.close(has_ended=False)
             raise
         self.folder.close(has_ended=True)
 
+    def _refuse_unseen(self) -> None:
+        """Raise RunError where this process does not see the run folder that the first one opened."""
+        if not (self.folder.path / "config.yaml").is_file():
+            raise RunError(f"--output_dir {self.folder.path} is not seen here; give a folder that all machines share.")
+
     def _describe(self, inputs: Inputs) -> None:
         """Write the resolved configuration and the environment; that of a run that goes on keeps the earlier one."""
+        if not self.folder.is_written_here:
+            return
         run = replace(self.config.run, overwrite=False)  # repeating a run must not silently replace it
         checkpoints = replace(self.config.checkpoints, resume_from_checkpoint=None)
         write_yaml(replace(self.config, run=run, checkpoints=checkpoints), self.folder.path / "config.yaml")
@@ -257,7 +290,8 @@ class Execution:
         training = self.config.training
         facts = {
             "dtype": str(inputs.loaded.model.dtype).removeprefix("torch."),
-            "device": str(inputs.loaded.model.device),
+            "device": str(device_of(inputs.loaded.model)),
+            "processes": processes.count(),
             "seed": training.seed,
             "sha256": file_hashes(files),
         }
@@ -320,6 +354,8 @@ class Execution:
         """Write scores, results and report, and return the whole results."""
         for split in next(iter(recorded.values())).columns:
             self.folder.write_scores(split, self.redaction.columns(_joined(split, recorded)))
+        if not self.folder.is_written_here:
+            return processes.from_first(results)
         results = {
             "schema": SCHEMA,
             "model": self.config.model.model,
@@ -336,7 +372,7 @@ class Execution:
             if "bound" in results:
                 render_report(self.folder.path)
             self.progress.stop()
-            return self.sharing.finish(self.config, results)
+            return processes.from_first(self.sharing.finish(self.config, results))
 
     def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""

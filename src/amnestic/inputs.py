@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import processes
 from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
 from .data.options import DataOptions
@@ -16,8 +17,8 @@ from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method
 from .model.form import examine
-from .model.load import Loaded, load, prepare
-from .model.options import FinetuneModel, ModelOptions
+from .model.load import Loaded, device_named, load, prepare, spread
+from .model.options import FinetuneModel, ModelOptions, ShardingOptions
 
 
 @dataclass
@@ -81,23 +82,43 @@ class Inputs:
         }
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How a model is loaded."""
+
+    model: ModelOptions
+    sharding: ShardingOptions
+    seed: int
+    """Of new weights."""
+
+    @property
+    def shards(self) -> bool:
+        """Return whether the weights are spread over several processes."""
+        return self.sharding.fsdp and processes.count() > 1
+
+
 def gather(
-    sources: Mapping[str, str], exclude: str | None, model: ModelOptions, data: DataOptions, seed: int, given: Given
+    sources: Mapping[str, str], exclude: str | None, loading: Loading, data: DataOptions, given: Given
 ) -> Inputs:
     """Read `sources` (split -> name), load the model, and encode; rows of `exclude` are left out of the first split.
 
     Raises InputError for whatever cannot be used. The data is read first: a broken line costs no loading.
     """
-    examples: dict[str, Sequence[Example]] = {
-        name: read_examples(given.data.get(name, source), name, data) for name, source in sources.items()
-    }
-    refuse_misplaced(examples, data)
-    if exclude is not None:
-        _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
-    loaded = _load(model, seed, given)
-    encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
-    splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
-    _refuse_unknown_tokens(loaded, splits)
+    with processes.agreed():
+        examples: dict[str, Sequence[Example]] = {
+            name: read_examples(given.data.get(name, source), name, data) for name, source in sources.items()
+        }
+        refuse_misplaced(examples, data)
+        if exclude is not None:
+            _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
+        loaded = _load(loading, given)
+        encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
+        splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
+        _refuse_unknown_tokens(loaded, splits)
+    if loading.shards:
+        spread(loaded, loading.sharding, device_named(loading.model.device))
+    elif loading.sharding.fsdp:
+        loaded.notes.append("--fsdp: this process is alone, so nothing is spread; torchrun starts several.")
     examine(loaded, next(iter(splits.values())).examples[0])
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
@@ -156,11 +177,13 @@ def _leave_out(examples: dict[str, Sequence[Example]], excluded: Sequence[Exampl
     examples[split] = kept
 
 
-def _load(options: ModelOptions, seed: int, given: Given) -> Loaded:
+def _load(loading: Loading, given: Given) -> Loaded:
+    options = loading.model
     if given.model is None:
         if given.tokenizer is not None:
             raise InputError("a loaded tokenizer was given with the name of a model; pass the tokenizer's name.")
-        return load(options, isinstance(options, FinetuneModel) and options.from_scratch, seed)
+        from_scratch = isinstance(options, FinetuneModel) and options.from_scratch
+        return load(options, from_scratch, loading.seed, on_host=loading.shards)
     if given.tokenizer is None:
         raise InputError("a loaded model was given without its loaded tokenizer; pass it as tokenizer=... as well.")
     elsewhere = ("trust_remote_code", "allow_pickle")  # of the retrained model

@@ -14,10 +14,11 @@ class Requested(KeyboardInterrupt):
 class Interruption:
     """A request to stop; without one of these signals, or outside the main thread, there never is any."""
 
-    def __init__(self) -> None:
-        """Nobody has asked yet."""
+    def __init__(self, is_patient: bool = False) -> None:
+        """Nobody has asked yet; `is_patient`: a second signal changes nothing, since a launcher sends its own."""
         self.is_requested = False
         self._is_deferred = False
+        self._is_patient = is_patient
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -47,7 +48,7 @@ class Interruption:
             raise Requested
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._is_deferred and not self.is_requested:
+        if self._is_deferred and (self._is_patient or not self.is_requested):
             self.is_requested = True
             return
         raise KeyboardInterrupt

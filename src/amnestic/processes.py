@@ -4,13 +4,71 @@ With one process every function is the identity: nothing is communicated, and no
 call them in the same order.
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from . import launch
+from .errors import AmnesticError, InputError, RunError
+
 T = TypeVar("T")
+
+SIGNS_OF_LOSS = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "timeout")
+"""What torch's messages say where another process has gone."""
+
+
+@contextmanager
+def joined(timeout: float) -> Iterator[None]:
+    """Join the processes that a launcher started beside this one, for as long as the context lasts.
+
+    Nothing happens where this one is alone, or where a caller has joined them already. `timeout` is the number of
+    seconds that one waits for the others. Raises InputError where they do not come together.
+    """
+    if launch.size() == 1 or _is_joined():
+        yield
+        return
+    _join(timeout)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _join(timeout: float) -> None:
+    place, backend = launch.address(), "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(launch.local_rank() % torch.cuda.device_count())
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            f"the {launch.size()} processes of the run did not come together at {place} "
+            f"({str(error).splitlines()[0]}); check that all of them were started."
+        ) from error
+
+
+@contextmanager
+def loss_explained(go_on: Callable[[], str]) -> Iterator[None]:
+    """Turn the error of a communication that failed within the context into a RunError; `go_on` ends its sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not _is_loss(error):
+            raise
+        raise RunError(f"another process of the run was lost, or did not answer in time.{go_on()}") from error
+
+
+def _is_loss(error: BaseException) -> bool:
+    """Return whether an error says that another process has gone."""
+    text = str(error).lower()
+    is_of_torch = isinstance(error, dist.DistError) or "gloo" in text or "nccl" in text
+    return count() > 1 and is_of_torch and any(sign in text for sign in SIGNS_OF_LOSS)
 
 
 def count() -> int:
@@ -26,6 +84,12 @@ def rank() -> int:
 def is_first() -> bool:
     """Return whether this is the process that writes files and shows progress."""
     return rank() == 0
+
+
+def share(items: Sequence[T]) -> list[T | None]:
+    """Return this process's part of `items`, every `count`-th one; None fills up, so that all get equally many."""
+    rounds = range(0, len(items), count())
+    return [items[first + rank()] if first + rank() < len(items) else None for first in rounds]
 
 
 def summed(values: Tensor) -> Tensor:
@@ -51,6 +115,40 @@ def gathered(value: T) -> list[T]:
     found: list[Any] = [None] * count()
     dist.all_gather_object(found, value)
     return found
+
+
+@contextmanager
+def agreed() -> Iterator[None]:
+    """Let the context end alike on all processes: an error of one of them is raised by all, with its sentence.
+
+    Within the context they must not communicate: one that left it early would be waited for.
+    """
+    error: Exception | None = None
+    try:
+        yield
+    except Exception as caught:
+        if count() == 1:
+            raise
+        error = caught
+    if count() > 1:
+        _raise_first(error)
+
+
+def _raise_first(own: Exception | None) -> None:
+    """Raise the error of the first process that has one, on all."""
+    reports = gathered(None if own is None else (isinstance(own, InputError), _sentence(own)))
+    found = next(((number, report) for number, report in enumerate(reports) if report is not None), None)
+    if found is None:
+        return
+    number, (is_input, text) = found
+    where = f"process {number}: " if number else ""
+    error = (InputError if is_input else RunError)(where + text)
+    error.is_shared = True
+    raise error from own
+
+
+def _sentence(error: Exception) -> str:
+    return str(error) if isinstance(error, AmnesticError) else f"{type(error).__name__}: {error}"
 
 
 def wait() -> None:

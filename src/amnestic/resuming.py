@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .config import FinetuneConfig, UnlearnConfig, decisive
 from .data.fingerprint import fingerprint
 from .errors import InputError
 from .inputs import Inputs
 from .reports.files import write_text
 from .training.checkpoint import found_in, read_state
+from .training.options import TrainingOptions
 
 LATEST = "latest"
 PAGED = "paged_"
@@ -62,10 +64,13 @@ def source_of(config: UnlearnConfig | FinetuneConfig, checkpoints: Path, note: C
     return None
 
 
+def effective_batch(training: TrainingOptions) -> int:
+    """Return the examples of a split in one optimiser step, over all processes."""
+    return training.per_device_train_batch_size * training.gradient_accumulation_steps * processes.count()
+
+
 def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: Inputs, weights: str) -> dict[str, Any]:
     """Return what decides the result of a run, as JSON holds it; `weights` is the hash of those it starts from."""
-    training = config.training
-    batch = training.per_device_train_batch_size * training.gradient_accumulation_steps
     content = {
         "command": command,
         "model": weights,
@@ -74,7 +79,7 @@ def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: In
             name: {"examples": len(split.examples), "hash": fingerprint(split.examples)}
             for name, split in inputs.splits.items()
         },
-        "options": decisive(config) | {"effective batch": batch},
+        "options": decisive(config) | {"effective batch": effective_batch(config.training)},
     }
     return dict(json.loads(json.dumps(content)))
 

@@ -13,7 +13,9 @@ from .execution import Check, Execution, Recorded, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
 from .model.form import examine
-from .model.load import Loaded, checkpointed, digest, load
+from .model.load import Loaded, checkpointed, digest, load, spread
+from .model.sharding import device_of
+from .processes import joined
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
@@ -83,9 +85,10 @@ def finetune(
 
 def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
-    execution = Execution(config, progress, given)
-    with execution.guarded():
-        return _unlearn(execution, config)
+    with joined(config.sharding.ddp_timeout):
+        execution = Execution(config, progress, given)
+        with execution.guarded():
+            return _unlearn(execution, config)
 
 
 def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
@@ -146,9 +149,10 @@ def _unlearn_results(
 
 def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
-    execution = Execution(config, progress, given)
-    with execution.guarded():
-        return _finetune(execution, config)
+    with joined(config.sharding.ddp_timeout):
+        execution = Execution(config, progress, given)
+        with execution.guarded():
+            return _finetune(execution, config)
 
 
 def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
@@ -196,14 +200,17 @@ def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded
     """Load the model that never saw the forget split, where one is named."""
     if name is None:
         return None
-    given = execution.config.model
-    options = replace(given, model=name, model_revision=None, tokenizer=None, device=str(inputs.loaded.model.device))
+    given, sharding = execution.config.model, inputs.loaded.sharding
+    device = device_of(inputs.loaded.model)
+    options = replace(given, model=name, model_revision=None, tokenizer=None, device=str(device))
     try:
-        retrained = load(options)
+        retrained = load(options, on_host=sharding is not None)
     except InputError as error:
         raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
     if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
         raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
+    if sharding is not None:
+        spread(retrained, sharding, device)
     examine(retrained, inputs.splits["forget"].examples[0])
     execution.folder.refuse_inputs(retrained.files)
     return retrained

@@ -27,10 +27,10 @@ class Sharing:
         """Check what can be checked at once; raises InputError for a missing library, or where nobody is logged in."""
         self._folder = folder
         self._progress = progress
-        self.tracking = Tracking(
-            trackers(config.tracking), progress.note, config.tracking.logging_dir, config.training.logging_steps
-        )
-        self.publication = Publication(config.hub) if config.hub.push_to_hub else None
+        is_here = folder.is_written_here
+        named = trackers(config.tracking) if is_here else []
+        self.tracking = Tracking(named, progress.note, config.tracking.logging_dir, config.training.logging_steps)
+        self.publication = Publication(config.hub) if config.hub.push_to_hub and is_here else None
         if config.hub.hub_model_id and not config.hub.push_to_hub:
             progress.note("--hub_model_id was given without --push_to_hub: nothing will be uploaded.")
 
@@ -45,6 +45,8 @@ class Sharing:
         `sources` are the names of the data by split. What the card tells of them is found out now: a file that is
         moved away during the run would else look like a name of the Hub.
         """
+        if not self._folder.is_written_here:
+            return
         self._origin = _origin(config, sources, read_json(self._folder.path / "environment.json")["sha256"])
         if not self.tracking.is_used:
             return

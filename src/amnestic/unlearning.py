@@ -146,7 +146,7 @@ class Unlearning:
 
     def train(self, execution: Execution, probes: Probes) -> Trained:
         """Take all steps, measure every candidate, and put the best one's weights back into the model."""
-        starts = (self.plan.steps_per_epoch, self.problem.model.device)
+        starts = (self.plan.steps_per_epoch, self.problem.device)
         multipliers = {name: self.control.start(probe.limit, *starts) for name, probe in probes.items()}
         checkpoints = execution.checkpoints()
         measure = partial(self._measure, execution.interruption.check)

@@ -108,6 +108,12 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     return Batch({"input_ids": as_tensor(input_ids)}, as_tensor(predicting), targets, {split: share})
 
 
+def nothing() -> Batch:
+    """Return a batch of one token, of which none is scored: a process without rows keeps step with the others by it."""
+    input_ids = torch.zeros((1, 1), dtype=torch.int64)
+    return Batch({"input_ids": input_ids}, input_ids.bool(), input_ids[0, :0], {})
+
+
 def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:
     """Return the parts of a share of `rows`, whose scored tokens belong to the rows `row_of` (n,)."""
     if all(row.is_span is None for row in rows):

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import torch
 
-from ..data.batches import like_lengths, pad
+from .. import processes
+from ..data.batches import like_lengths, nothing, pad
 from ..data.encode import Encoded, fact
 from ..model.generate import generate
 from ..model.load import Loaded
+from ..model.sharding import device_of, forward_only
 from ..model.signals import Needs, read
 from .metric import Generations, Likelihoods
 from .options import EvaluationOptions
@@ -105,16 +106,23 @@ def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
 
 
 def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
-    """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) float64."""
+    """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) float64.
+
+    Several processes share the work, and all return the whole.
+    """
     loaded = subject.loaded
+    own = []
+    for chosen in processes.share([*like_lengths(examples, subject.options.per_device_eval_batch_size)]):
+        batch = (nothing() if chosen is None else pad("", [examples[i] for i in chosen])).to(device_of(loaded.model))
+        with forward_only(loaded.model):
+            signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)
+        if chosen is not None:
+            own.append((chosen, {name: value.cpu().double().numpy() for name, value in signals[""].values.items()}))
+            subject.advance(len(chosen))
     found: dict[str, list[np.ndarray]] = {name: [np.empty(0)] * len(examples) for name in needs.head}
-    for chosen in like_lengths(examples, subject.options.per_device_eval_batch_size):
-        batch = pad("", [examples[i] for i in chosen]).to(loaded.model.device)
-        with torch.inference_mode():
-            signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)[""]
+    for chosen, values in (batch for share in processes.gathered(own) for batch in share):
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
-        for name, values in signals.values.items():
-            for i, part in zip(chosen, np.split(values.cpu().double().numpy(), ends), strict=True):
+        for name, array in values.items():
+            for i, part in zip(chosen, np.split(array, ends), strict=True):
                 found[name][i] = part
-        subject.advance(len(chosen))
     return {name: np.concatenate(parts) for name, parts in found.items()}

@@ -13,6 +13,7 @@ from ..data.batches import Batch, Share
 from ..data.encode import Encoded
 from ..errors import InputError
 from .load import Loaded
+from .sharding import device_of, forward_only
 from .signals import Form, all_logits, scored_logits
 from .source import first_line
 
@@ -25,15 +26,18 @@ LONGEST = 256
 """Tokens of the text that is looked at; all logits of two such rows are held at once."""
 
 
-@torch.inference_mode()
 def examine(loaded: Loaded, example: Encoded) -> None:
     """Find out whether the head may be shown scored positions alone; `loaded.form` and a note tell.
 
     Two rows are read: the first tokens of `example`, and half of them with padding behind. Raises InputError for a
     model that cannot read text alone, gives no logits, or reads from right to left too.
     """
+    with forward_only(loaded.model):
+        _examine(loaded, _probe(example).to(device_of(loaded.model)))
+
+
+def _examine(loaded: Loaded, batch: Batch) -> None:
     model = loaded.model
-    batch = _probe(example).to(model.device)
     versions = [parameter._version for parameter in model.parameters()]
     whole = _whole_logits(model, batch)
     if versions != [parameter._version for parameter in model.parameters()]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
+from .. import processes
 from ..data.encode import Encoded
 from .form import alike
+from .sharding import device_of, forward_only, is_sharded
 
 
 def generate(
@@ -25,20 +27,25 @@ def generate(
     Prompts are padded on the left, shortest first; where that changes a model's logits (recurrent models that know no
     mask, say), only prompts of one length share a batch. Nothing of the model's generation configuration is used but
     its end-of-sequence tokens: a repetition penalty, say, is no greedy decoding. A text ends where the model knows no
-    further position. `advance` is told how many examples are done.
+    further position. Several processes share the work, and all return the whole; `advance` is told how many examples
+    are done by this one.
     """
     texts = [""] * len(examples)
     stops = _stops(model, tokenizer, examples)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
     room = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize) + 1
-    for chosen in _batches(model, examples, batch_size, room - max_new_tokens, pad):
+    batches = [*_batches(model, examples, batch_size, room - max_new_tokens, pad)]
+    for share in processes.share(batches):
+        if share is None and not is_sharded(model):
+            continue
+        chosen = share or batches[0]  # weights are gathered by all: one without rows keeps step with the others
         longest = max(examples[i].prompt_length for i in chosen)
         settings = _greedy(min(max_new_tokens, room - longest), stops, pad)
         rows = _continue(model, [examples[i] for i in chosen], settings)[:, longest:].tolist()
-        for i, row in zip(chosen, rows, strict=True):
+        for i, row in zip(share or [], rows, strict=share is not None):
             texts[i] = tokenizer.decode(_until(row, stops), skip_special_tokens=True).strip()
-        advance(len(chosen))
-    return texts
+        advance(len(share or []))
+    return [next(filter(None, found), "") for found in zip(*processes.gathered(texts), strict=True)]
 
 
 def _batches(
@@ -86,9 +93,13 @@ def _continue(model: Any, examples: Sequence[Encoded], settings: Any) -> Any:
         length = example.prompt_length
         ids[i, longest - length :] = torch.from_numpy(example.input_ids[:length].copy())
         mask[i, longest - length :] = 1
-    with torch.inference_mode(), _configured(model, settings):
+    device, together = device_of(model), is_sharded(model) and processes.count() > 1
+    with forward_only(model), _configured(model, settings):
         return model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=settings,
+            synced_gpus=together,  # goes on as long as any process does
         )
 
 

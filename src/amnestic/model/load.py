@@ -12,7 +12,8 @@ import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
 from ..errors import InputError
-from .options import ModelOptions
+from .options import ModelOptions, ShardingOptions
+from .sharding import device_of, shard
 from .signals import Form
 from .source import CAUSAL, first_line, own_code_note, read_config, read_tokenizer, source_files, source_folder
 from .weights import check_files, odd_ones, read_weights, refuse_broken, stored_dtypes, usual
@@ -35,6 +36,8 @@ class Loaded:
     """What came in another precision than `saved_dtype`, as the norms of some models do; and that of saved buffers."""
     form: Form = field(default_factory=Form)
     """How its logits may be read (`form.examine`)."""
+    sharding: ShardingOptions | None = None
+    """How its weights are spread over processes; None: this process holds them all."""
     runs_own_code: bool = False
     """The caller trusts the code that comes with the model; it is needed again to load what is saved."""
 
@@ -53,25 +56,33 @@ class Loaded:
         return self.odd_dtypes.get(name, self.saved_dtype)
 
 
-def load(options: ModelOptions, from_scratch: bool = False, seed: int = 0, attention: str | None = None) -> Loaded:
+def load(
+    options: ModelOptions,
+    from_scratch: bool = False,
+    seed: int = 0,
+    attention: str | None = None,
+    on_host: bool = False,
+) -> Loaded:
     """Load the model and tokenizer that `options` name; with `from_scratch` only the model's shape, and random weights.
 
-    `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. Raises
+    `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. With
+    `on_host` the weights stay in the host's memory, from where they are spread over the processes' devices. Raises
     InputError where there is no such model, where it is no causal language model, or has no tokenizer.
     """
     config = read_config(options)
     if attention is not None:
         config._attn_implementation = attention
-    device = _device(options.device)
+    device = device_named(options.device)
     tokenizer = read_tokenizer(options)
     if from_scratch:
         saved = _stated_dtype(config) or torch.float32
         dtype, notes = _compute_dtype(options.dtype, saved, device)
         model = _random_weights(config, dtype, seed, options.trust_remote_code)
         model.generation_config.eos_token_id = tokenizer.eos_token_id
-        loaded = prepare(model.to(device), tokenizer, saved, notes)
+        loaded = prepare(model, tokenizer, saved, notes)
     else:
         loaded = _load_weights(options, config, tokenizer, device)
+    loaded.model.to("cpu" if on_host else device)
     loaded.notes += own_code_note(config, options.trust_remote_code)
     loaded.files = source_files(options)
     loaded.runs_own_code = options.trust_remote_code
@@ -82,9 +93,19 @@ def reload(loaded: Loaded, folder: Path) -> Loaded:
     """Load what was saved in `folder` as `loaded` is: precision, device, form of attention, its own code run or not."""
     dtype: Any = str(loaded.model.dtype).removeprefix("torch.")
     options = ModelOptions(
-        model=str(folder), dtype=dtype, device=str(loaded.model.device), trust_remote_code=loaded.runs_own_code
+        model=str(folder), dtype=dtype, device=str(device_of(loaded.model)), trust_remote_code=loaded.runs_own_code
     )
-    return load(options, attention=getattr(loaded.model.config, "_attn_implementation", None))
+    attention = getattr(loaded.model.config, "_attn_implementation", None)
+    again = load(options, attention=attention, on_host=loaded.sharding is not None)
+    if loaded.sharding is not None:
+        spread(again, loaded.sharding, device_of(loaded.model))
+    return again
+
+
+def spread(loaded: Loaded, options: ShardingOptions, device: torch.device) -> None:
+    """Spread the weights of a model over all processes (`shard`), each of which computes on `device`."""
+    shard(loaded.model, options, device)
+    loaded.sharding = options
 
 
 def prepare(
@@ -209,7 +230,7 @@ def _load_weights(options: ModelOptions, config: Any, tokenizer: Any, device: to
     if rounded and options.dtype == "auto":
         notes = [f"{len(rounded)} tensors, such as {rounded[0]}, are stored in a wider precision: computed in float32."]
         model, found = read_weights(options, config, torch.float32)
-    loaded = prepare(model.to(device), tokenizer, saved, notes + found)
+    loaded = prepare(model, tokenizer, saved, notes + found)
     loaded.odd_dtypes = dict.fromkeys(_saved_buffers(model), saved) | odd
     return loaded
 
@@ -238,7 +259,8 @@ def _stated_dtype(config: Any) -> torch.dtype | None:
     return DTYPES.get(dtype.removeprefix("torch.")) if isinstance(dtype, str) else dtype
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """Return the device that an option names; raises InputError for one that is not here."""
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")

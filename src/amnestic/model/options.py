@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from ..errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -26,6 +28,31 @@ class ModelOptions:
     """Run the Python code that comes with a model or its tokenizer, with all your rights on this machine."""
     allow_pickle: bool = False
     """Also read weights from pickle files (pytorch_model.bin), of which nothing but tensors is accepted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardingOptions:
+    """How the processes of a run, which torchrun or accelerate launch starts, share its work."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset(
+        {"fsdp", "fsdp_offload_params", "fsdp_reshard_after_forward", "ddp_timeout"}
+    )
+
+    fsdp: bool = False
+    """Spread weights, gradients and optimiser state over the processes (fully_shard); without, each holds all."""
+    fsdp_offload_params: bool = False
+    """Keep the spread weights and their optimiser in the host's memory while they are not computed with."""
+    fsdp_reshard_after_forward: bool = True
+    """Free a block's gathered weights behind its forward pass: less memory, one more gathering a pass."""
+    ddp_timeout: int = 1800
+    """Seconds that a process waits for the others before it gives up."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if self.ddp_timeout < 1:
+            raise InputError(f"--ddp_timeout is {self.ddp_timeout}; expected at least 1 second.")
+        if self.fsdp_offload_params and not self.fsdp:
+            raise InputError("--fsdp_offload_params was given without --fsdp; give both, or leave it out.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,18 +34,26 @@ STALE = {"scores", "results.json", "report.html"}
 class RunFolder:
     """One folder with everything about one execution."""
 
-    def __init__(self, path: str | Path, overwrite: bool, is_resuming: bool = False) -> None:
+    def __init__(
+        self, path: str | Path, overwrite: bool, is_resuming: bool = False, is_written_here: bool = True
+    ) -> None:
         """Check the folder without touching it; raises InputError where it cannot be used.
 
         With `is_resuming` it is kept from other processes until `release`. Raises RunError where the file system does
-        not let anything be written.
+        not let anything be written. Not `is_written_here`: another process of the run checks and writes it.
         """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.is_open = False
         """The run has begun to write: what stands in the folder is its own."""
+        self.is_written_here = is_written_here
         self._log: JsonLines | None = None
         self._lock: int | None = None
+        if is_written_here:
+            self._check(overwrite, is_resuming)
+
+    def _check(self, overwrite: bool, is_resuming: bool) -> None:
+        path = self.path
         if self.path.exists() and not self.path.is_dir():
             raise InputError(f"--output_dir {path} is a file; expected a folder.")
         _refuse_place(self.path)
@@ -67,7 +75,7 @@ class RunFolder:
     def refuse_inputs(self, files: Iterable[Path]) -> None:
         """Raise InputError where a file that the run reads lies in the folder: opening it would delete the file."""
         folder = self.path.resolve()
-        for file in files:
+        for file in files if self.is_written_here else ():
             if file.resolve().is_relative_to(folder):
                 raise InputError(f"--output_dir {self.path} holds {file}, which this run reads; give another folder.")
 
@@ -76,6 +84,9 @@ class RunFolder:
 
         Raises InputError where another process is writing there, RunError where the file system refuses.
         """
+        if not self.is_written_here:
+            self.is_open = True
+            return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = _lock(self.path) if self._lock is None else self._lock
@@ -109,7 +120,7 @@ class RunFolder:
             if self._log is not None:
                 self._log.close()
         with suppress(OSError):
-            if has_ended:
+            if has_ended and self.is_written_here:
                 remove(self.checkpoints)
         self.release()
 
@@ -121,6 +132,8 @@ class RunFolder:
 
     def write_scores(self, split: str, columns: Mapping[str, Sequence[Any]]) -> None:
         """Write the per-example values of one split, one row a model and example, as scores/SPLIT.parquet."""
+        if not self.is_written_here:
+            return
         import pyarrow
         import pyarrow.parquet
 
@@ -141,6 +154,8 @@ class RunFolder:
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder."""
+        if not self.is_written_here:
+            return
         write_json(self.path / name, content)
 
 

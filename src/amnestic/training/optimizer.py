@@ -2,17 +2,21 @@
 
 import math
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.utils.hooks import RemovableHandle
 
+from .. import processes
 from ..errors import InputError
 from .options import TrainingOptions
 
+BUCKET = 64 * 2**20
+"""Bytes of gradients that are sent at once: few enough to need little memory, enough to fill a connection."""
 BITSANDBYTES = {"paged_adamw_32bit": "PagedAdamW32bit", "paged_adamw_8bit": "PagedAdamW8bit"}
 
 
@@ -50,8 +54,10 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> Tensor:
-        """Clip, move, clear the gradients, and return the gradient's norm () before clipping."""
+        """Sum over processes, clip, move, clear the gradients, and return the gradient's norm () before clipping."""
+        sum_gradients(self.masters)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
         for parameter, master in zip(self.parameters, self.masters, strict=True):
@@ -79,6 +85,40 @@ class Optimizer:
             else:
                 state.setdefault(int(index), {})[name[0]] = value
         self.inner.load_state_dict({"state": state, "param_groups": self.inner.state_dict()["param_groups"]})
+
+
+@torch.no_grad()
+def sum_gradients(parameters: Sequence[Tensor]) -> None:
+    """Add up the gradients of `parameters`, which each process holds whole, over all processes; in place.
+
+    Once an optimiser step, in the precision of the masters. A parameter that has a gradient on some processes gets it
+    on all; one that has none anywhere is left without. Those of a sharded model were summed in its backward pass.
+    """
+    whole = [parameter for parameter in parameters if not isinstance(parameter, DTensor)]
+    if processes.count() == 1 or not whole:
+        return
+    used = processes.summed(torch.tensor([int(parameter.grad is not None) for parameter in whole])).tolist()
+    moving = [parameter for parameter, some in zip(whole, used, strict=True) if some]
+    for parameter in moving:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    for bucket in _buckets([parameter.grad for parameter in moving if parameter.grad is not None]):
+        flat = processes.summed(torch.cat([gradient.flatten() for gradient in bucket]))
+        for gradient, total in zip(bucket, torch.split(flat, [g.numel() for g in bucket]), strict=True):
+            gradient.copy_(total.view_as(gradient))
+
+
+def _buckets(gradients: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield gradients of one precision in runs of at most BUCKET bytes, or one gradient."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        is_other = bool(bucket) and bucket[0].dtype != gradient.dtype
+        if bucket and (is_other or sum(g.nbytes for g in bucket) + gradient.nbytes > BUCKET):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
 
 
 def check_library(options: TrainingOptions) -> None:

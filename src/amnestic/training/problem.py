@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..constraints.bound import Sums
 from ..constraints.retention import Retention
-from ..data.batches import Batch, Share, like_lengths, pad
+from ..data.batches import Batch, Share, like_lengths, nothing, pad
 from ..data.encode import Encoded
 from ..methods.base import Method, Passes
+from ..model.sharding import device_of, forward_only
 from ..model.signals import Form, Needs, Signals, read
 
 
@@ -111,17 +113,28 @@ class Problem:
     ) -> list[Sums]:
         """Return, for each term, its values summed over each of `examples` as rows of `split`; without gradients.
 
-        `check` is called between batches, and may raise: nothing is left half done.
+        Several processes share the work, and all return the whole. `check` is called between batches, and may raise:
+        nothing is left half done.
         """
-        sums = [Sums(np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)) for _ in self.terms]
-        for chosen in like_lengths(examples, batch_size):
+        found = []
+        for chosen in processes.share([*like_lengths(examples, batch_size)]):
             check()
-            batch = pad(split, [examples[i] for i in chosen]).to(self.model.device)
-            with torch.inference_mode():
-                found = self.unreduced(batch)
-            for term, values, total in zip(self.terms, found, sums, strict=True):
-                total.add(np.array(chosen)[term.owners(batch).cpu().numpy()], values.cpu().double().numpy())
+            batch = (nothing() if chosen is None else pad(split, [examples[i] for i in chosen])).to(self.device)
+            with forward_only(self.model):
+                values = self.unreduced(batch)
+            if chosen is not None:
+                owners = [np.array(chosen)[term.owners(batch).cpu().numpy()] for term in self.terms]
+                found.append((owners, [value.cpu().double().numpy() for value in values]))
+        sums = [Sums(np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)) for _ in self.terms]
+        for owners, arrays in (batch for share in processes.gathered(found) for batch in share):
+            for total, owner, array in zip(sums, owners, arrays, strict=True):
+                total.add(owner, array)
         return sums
+
+    @property
+    def device(self) -> torch.device:
+        """Return the device that the model computes on."""
+        return device_of(self.model)
 
 
 def forget_term(method: Method) -> Term:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ..constraints.multiplier import Multiplier
+from ..processes import summed
 from .optimizer import Optimizer
 from .problem import Objective
 
@@ -17,10 +18,11 @@ def step(
     """Take one step of Algorithm 1 (arXiv:2506.05314) and return the term means (K,) and the gradient's norm ().
 
     The gradient is that of L_f + sum_i lambda_i L_i, each L a mean over all units of the step, however the step was cut
-    into `batches`; lambda is the one from before the step. Nothing is read back to the host.
+    into `batches`, and these over processes, each of which has equally many; lambda is the one from before the step.
+    Nothing is read back to the host.
     """
     units = torch.tensor([objective.counts(batch) for batch in batches]).sum(dim=0)
-    units = units.to(optimizer.device, non_blocking=True)
+    units = summed(units.to(optimizer.device, non_blocking=True))
     counts = units.clamp(min=1)
     weights = torch.stack([torch.ones((), device=optimizer.device), *(m.value for m in multipliers)])
     sums = torch.zeros(len(counts), device=optimizer.device)
@@ -28,7 +30,7 @@ def step(
         terms = objective.values(batch) / counts
         (weights * terms).sum().backward()  # type: ignore[no-untyped-call]
         sums = sums + terms.detach()
-    norm = optimizer.step()
+    sums, norm = summed(sums), optimizer.step()
     for multiplier, loss, count in zip(multipliers, sums[1:], units[1:], strict=True):
         multiplier.update(loss, count > 0)
     return sums, norm

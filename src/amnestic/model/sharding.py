@@ -1,0 +1,100 @@
+"""A model whose weights are spread over the processes of a run: torch's ``fully_shard`` (FSDP2), in place.
+
+Each process holds its part of every weight, gradient and moment. The weights of a block are gathered when the block is
+computed, and freed behind it. Gradients are summed over the processes, not averaged, in float32.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .. import processes
+from ..errors import InputError
+from .options import ShardingOptions
+
+
+def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
+    """Spread the weights of `model`, which this process holds whole, over all processes; each computes on `device`.
+
+    Raises InputError for a model whose trainable weights differ in precision.
+    """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
+    _refuse_mixed(model)
+    mesh = init_device_mesh(device.type, (processes.count(),))
+    settings: dict[str, Any] = {
+        "mesh": mesh,
+        "mp_policy": MixedPrecisionPolicy(reduce_dtype=_reduced_in(model)),
+        "offload_policy": CPUOffloadPolicy() if options.fsdp_offload_params else OffloadPolicy(),
+    }
+    for block in blocks(model):
+        fully_shard(block, reshard_after_forward=options.fsdp_reshard_after_forward, **settings)
+    fully_shard(model, **settings)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+
+
+def blocks(model: Any) -> list[Any]:
+    """Return the blocks whose weights are gathered together: those that transformers does not split over devices.
+
+    Where a model names none, the members of its longest list of modules.
+    """
+    names = set(getattr(model, "_no_split_modules", None) or ())
+    found = [module for module in model.modules() if type(module).__name__ in names]
+    inner = {id(part) for module in found for part in module.modules() if part is not module}
+    if found:
+        return [module for module in found if id(module) not in inner]
+    lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
+    return list(max(lists, key=len, default=[]))
+
+
+def is_sharded(model: Any) -> bool:
+    """Return whether the weights of `model` are spread over processes."""
+    if not torch.distributed.is_available():
+        return False
+    from torch.distributed.fsdp import FSDPModule
+
+    return isinstance(model, FSDPModule)
+
+
+@contextmanager
+def forward_only(model: Any) -> Iterator[None]:
+    """Compute without gradients for as long as the context lasts, and free what a sharded model gathered in it.
+
+    The root's weights stay gathered behind a forward pass: they would be those from before the next change. Tensors
+    of inference mode could not be used by a backward pass that finds them gathered.
+    """
+    if not is_sharded(model):
+        with torch.inference_mode():
+            yield
+        return
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.reshard()
+
+
+def device_of(model: Any) -> torch.device:
+    """Return the device that `model` computes on; its weights may be kept in the host's memory between passes."""
+    parameter = next(model.parameters())
+    return torch.device(parameter.device_mesh.device_type) if is_sharded(model) else parameter.device
+
+
+def _reduced_in(model: Any) -> torch.dtype:
+    """Return the precision that gradients are summed in."""
+    return torch.float64 if model.dtype == torch.float64 else torch.float32
+
+
+def _refuse_mixed(model: Any) -> None:
+    found = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
+    if len(found) > 1:
+        named = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        raise InputError(
+            f"the weights of {type(model).__name__} are in {named}, and --fsdp sums gradients of one precision; give "
+            "--dtype float32, or leave --fsdp out."
+        )
