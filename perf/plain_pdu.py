@@ -79,7 +79,7 @@ def ours(loop: Loop) -> Callable[[int], tuple[float, float]]:
     optimizer = Optimizer(loop.problem.model.parameters(), loop.options)
 
     def take(number: int) -> tuple[float, float]:
-        sums, _ = step(loop.problem, loop.batches(number, optimizer.device), loop.multipliers, optimizer)
+        sums, *_ = step(loop.problem, loop.batches(number, optimizer.device), loop.multipliers, optimizer)
         forget_loss, retain_loss = sums.tolist()
         return forget_loss, retain_loss
 

@@ -5,8 +5,11 @@ class AmnesticError(Exception):
     """Base of every error that amnestic raises on purpose; its text is one clear sentence."""
 
     exit_status = 1
-    is_shared = False
-    """Every process of the run raises it."""
+
+    def __init__(self, text: str, is_shared: bool = False) -> None:
+        """`is_shared`: every process of the run raises it."""
+        super().__init__(text)
+        self.is_shared = is_shared
 
 
 class InputError(AmnesticError):

@@ -86,10 +86,14 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def share(items: Sequence[T]) -> list[T | None]:
-    """Return this process's part of `items`, every `count`-th one; None fills up, so that all get equally many."""
-    rounds = range(0, len(items), count())
-    return [items[first + rank()] if first + rank() < len(items) else None for first in rounds]
+def rounds(items: Sequence[T]) -> list[Sequence[T]]:
+    """Return `items` in runs of one for each process; the last run may be short."""
+    return [items[first : first + count()] for first in range(0, len(items), count())]
+
+
+def own(together: Sequence[T]) -> T | None:
+    """Return this process's item of a run; None where the run is too short."""
+    return together[rank()] if rank() < len(together) else None
 
 
 def summed(values: Tensor) -> Tensor:
@@ -142,9 +146,7 @@ def _raise_first(own: Exception | None) -> None:
         return
     number, (is_input, text) = found
     where = f"process {number}: " if number else ""
-    error = (InputError if is_input else RunError)(where + text)
-    error.is_shared = True
-    raise error from own
+    raise (InputError if is_input else RunError)(where + text, is_shared=True) from own
 
 
 def _sentence(error: Exception) -> str:

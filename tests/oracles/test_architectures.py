@@ -295,7 +295,7 @@ def our_step(loaded: Loaded, is_adam: bool, is_checkpointed: bool) -> tuple[floa
     batches = list(micro_batches({"forget": FORGET, "retain": RETAIN}, order, most_rows=2, pass_cost=1000))
     assert [len(batch.input_ids) for batch in batches] == [2, 1, 2, 1]
     with checkpointed(loaded, is_checkpointed):
-        losses, _ = step(problem, batches, [multiplier], optimizer)
+        losses, *_ = step(problem, batches, [multiplier], optimizer)
     return (*losses.tolist(), float(multiplier.value))
 
 

@@ -99,7 +99,7 @@ class Case:
             Bounded(rate=RATE, initial=initial).start(bound, steps_per_epoch=1)
             for initial, bound in zip((RETAIN, CONTEXT), BOUNDS, strict=True)
         ][: len(problem.terms) - 1]
-        means, _ = step(problem, batches, multipliers, Optimizer(self.model.parameters(), options))
+        means, *_ = step(problem, batches, multipliers, Optimizer(self.model.parameters(), options))
         with torch.no_grad():
             moved = {name: before[name] - value for name, value in self.model.named_parameters()}
             for name, value in self.model.named_parameters():

@@ -120,12 +120,12 @@ def test_two_steps_by_hand() -> None:
     toy = Toy([0.0], lambda x: (x[0] - 3) ** 2, lambda x: x[0])
     optimizer = descent(toy, 0.1)
     multiplier = Bounded(rate=0.5, initial=2.0).start(bound=1.0, steps_per_epoch=1)
-    means, norm = step(toy, [None], [multiplier], optimizer)
+    means, norm, _ = step(toy, [None], [multiplier], optimizer)
     assert means.tolist() == [9.0, 0.0]
     assert norm.item() == pytest.approx(4.0)
     assert toy.x.item() == pytest.approx(0.4)
     assert float(multiplier.value) == pytest.approx(1.5)
-    means, norm = step(toy, [None], [multiplier], optimizer)
+    means, norm, _ = step(toy, [None], [multiplier], optimizer)
     assert means.tolist() == pytest.approx([2.6**2, 0.4])
     assert norm.item() == pytest.approx(3.7)
     assert toy.x.item() == pytest.approx(0.77)
@@ -153,7 +153,7 @@ def test_gradients_do_not_leak_into_the_next_step() -> None:
 def test_means_run_over_the_whole_step_however_it_was_cut(batches: list[tuple[list[float], list[float]]]) -> None:
     """At x = 0: mean a^2 = 41/3 with gradient -2 mean a = -6; mean b x = 0 with gradient mean b = 6, times lambda 2."""
     problem = Regression()
-    means, norm = step(problem, batches, [Fixed(2.0).start(0.0, 1)], descent(problem, 1.0))
+    means, norm, _ = step(problem, batches, [Fixed(2.0).start(0.0, 1)], descent(problem, 1.0))
     assert means.tolist() == pytest.approx([41 / 3, 0.0], abs=1e-14)
     assert norm.item() == pytest.approx(6.0)
     assert problem.x.item() == pytest.approx(-(-6.0 + 2 * 6.0))
@@ -161,14 +161,14 @@ def test_means_run_over_the_whole_step_however_it_was_cut(batches: list[tuple[li
 
 def test_term_without_units_in_a_step_is_zero_and_moves_nothing() -> None:
     problem = Regression()
-    means, _ = step(problem, [([2.0], [])], [Fixed(3.0).start(0.0, 1)], descent(problem, 0.5))
+    means, *_ = step(problem, [([2.0], [])], [Fixed(3.0).start(0.0, 1)], descent(problem, 0.5))
     assert means.tolist() == [4.0, 0.0]
     assert problem.x.item() == pytest.approx(2.0)
 
 
 def test_step_without_constraints_is_descent() -> None:
     toy = Toy([0.0], lambda x: (x[0] - 3) ** 2)
-    means, norm = step(toy, [None], [], descent(toy, 0.25))
+    means, norm, _ = step(toy, [None], [], descent(toy, 0.25))
     assert (means.tolist(), norm.item(), toy.x.item()) == ([9.0], 6.0, 1.5)
 
 

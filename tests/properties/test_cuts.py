@@ -75,7 +75,7 @@ class Case:
         before = {name: value.detach().clone() for name, value in self.model.named_parameters()}
         options = TrainingOptions(optim="sgd", adam_beta1=0, weight_decay=0, max_grad_norm=0, learning_rate=1.0)
         multiplier = Bounded(rate=RATE, initial=LAMBDA).start(BOUND, steps_per_epoch=1)
-        means, _ = step(problem, batches, [multiplier], Optimizer(self.model.parameters(), options))
+        means, *_ = step(problem, batches, [multiplier], Optimizer(self.model.parameters(), options))
         with torch.no_grad():
             moved = {name: before[name] - value for name, value in self.model.named_parameters()}
             for name, value in self.model.named_parameters():

@@ -4,7 +4,7 @@ The rows depend on seed, step number and global batch alone; length only decides
 ``N`` scored positions.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -108,10 +108,11 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     return Batch({"input_ids": as_tensor(input_ids)}, as_tensor(predicting), targets, {split: share})
 
 
-def nothing() -> Batch:
+def nothing(splits: Iterable[str]) -> Batch:
     """Return a batch of one token, of which none is scored: a process without rows keeps step with the others by it."""
     input_ids = torch.zeros((1, 1), dtype=torch.int64)
-    return Batch({"input_ids": input_ids}, input_ids.bool(), input_ids[0, :0], {})
+    none = input_ids[0, :0]
+    return Batch({"input_ids": input_ids}, input_ids.bool(), none, {split: Share(None, none, ()) for split in splits})
 
 
 def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:

@@ -112,13 +112,16 @@ def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[s
     """
     loaded = subject.loaded
     own = []
-    for chosen in processes.share([*like_lengths(examples, subject.options.per_device_eval_batch_size)]):
-        batch = (nothing() if chosen is None else pad("", [examples[i] for i in chosen])).to(device_of(loaded.model))
+    for together in processes.rounds([*like_lengths(examples, subject.options.per_device_eval_batch_size)]):
+        chosen = processes.own(together)
+        batch = (nothing([""]) if chosen is None else pad("", [examples[i] for i in chosen])).to(
+            device_of(loaded.model)
+        )
         with forward_only(loaded.model):
             signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)
         if chosen is not None:
             own.append((chosen, {name: value.cpu().double().numpy() for name, value in signals[""].values.items()}))
-            subject.advance(len(chosen))
+        subject.advance(sum(map(len, together)))
     found: dict[str, list[np.ndarray]] = {name: [np.empty(0)] * len(examples) for name in needs.head}
     for chosen, values in (batch for share in processes.gathered(own) for batch in share):
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]

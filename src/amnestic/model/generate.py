@@ -28,14 +28,16 @@ def generate(
     mask, say), only prompts of one length share a batch. Nothing of the model's generation configuration is used but
     its end-of-sequence tokens: a repetition penalty, say, is no greedy decoding. A text ends where the model knows no
     further position. Several processes share the work, and all return the whole; `advance` is told how many examples
-    are done by this one.
+    are taken up.
     """
     texts = [""] * len(examples)
     stops = _stops(model, tokenizer, examples)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
     room = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize) + 1
     batches = [*_batches(model, examples, batch_size, room - max_new_tokens, pad)]
-    for share in processes.share(batches):
+    for together in processes.rounds(batches):
+        share = processes.own(together)
+        advance(sum(map(len, together)))
         if share is None and not is_sharded(model):
             continue
         chosen = share or batches[0]  # weights are gathered by all: one without rows keeps step with the others
@@ -44,7 +46,6 @@ def generate(
         rows = _continue(model, [examples[i] for i in chosen], settings)[:, longest:].tolist()
         for i, row in zip(share or [], rows, strict=share is not None):
             texts[i] = tokenizer.decode(_until(row, stops), skip_special_tokens=True).strip()
-        advance(len(share or []))
     return [next(filter(None, found), "") for found in zip(*processes.gathered(texts), strict=True)]
 
 

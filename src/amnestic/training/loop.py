@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..constraints.multiplier import Multiplier
-from ..data.batches import Batch, StepRows, micro_batches
+from ..data.batches import Batch, StepRows, micro_batches, nothing
 from ..data.encode import Encoded
 from ..errors import RunError
 from ..interruption import Requested
@@ -97,10 +98,10 @@ class Loop:
             training.optimizer.set_learning_rate(rate)
             watched = _Watched(self.problem)
             batches = self.batches(training.step, training.optimizer.device)
-            sums, norm = step(watched, batches, self.multipliers, training.optimizer)
+            taken = step(watched, batches, self.multipliers, training.optimizer)
             training.step += 1
             pending()
-            values = torch.stack([*sums, norm, *(m.value for m in self.multipliers)])
+            values = torch.stack([*taken.losses, taken.norm, *(m.value for m in self.multipliers), *taken.units])
             seconds = time.perf_counter() - begin
             training.seconds += seconds
             pending = self._later(training.step, rate * self.options.learning_rate, values, seconds, watched)
@@ -145,24 +146,26 @@ class Loop:
         """Return the batches of step `number` (counted from 0), on `device`."""
         cost = PASS_COST.get(device.type, PASS_COST["cuda"])
         rows = self.rows.rows(number)
-        batches = micro_batches(self.splits, rows, self.options.per_device_train_batch_size, cost)
-        return [batch.to(device) for batch in batches]
+        batches = [*micro_batches(self.splits, rows, self.options.per_device_train_batch_size, cost)]
+        own = [processes.own(together) for together in processes.rounds(batches)]
+        return [(nothing(self.splits) if batch is None else batch).to(device) for batch in own]
 
     def _later(self, done: int, rate: float, values: Tensor, seconds: float, watched: "_Watched") -> Callable[[], None]:
         """Return a call that reads `values` back, checks them, and hands on the record."""
 
         def record() -> None:
             names = [f"{term.name}_loss" for term in self.problem.terms]
-            *losses, norm = values[: len(names) + 1].tolist()
+            found, terms = values.tolist(), len(names)
+            losses, norm, multipliers, units = found[:terms], found[terms], found[terms + 1 : -terms], found[-terms:]
             if not all(map(math.isfinite, [*losses, norm])):
-                found = ", ".join(f"{name} {value:g}" for name, value in zip(names, losses, strict=True))
+                named = ", ".join(f"{name} {value:g}" for name, value in zip(names, losses, strict=True))
                 raise RunError(
-                    f"step {done}: {found}, gradient norm {norm:g} are not all finite, in "
+                    f"step {done}: {named}, gradient norm {norm:g} are not all finite, in "
                     f"{_named(watched.culprits())}; lower --learning_rate, or use --dtype float32."
-                    f"{self._last_checkpoint()}"
+                    f"{self._last_checkpoint()}",
+                    is_shared=True,
                 )
-            multipliers = values[len(losses) + 1 :].tolist()
-            measured = [loss if units else None for loss, units in zip(losses, watched.units, strict=True)]
+            measured = [loss if count else None for loss, count in zip(losses, units, strict=True)]
             self.record(
                 {"step": done, "epoch": done / self.plan.steps_per_epoch, "learning_rate": rate}
                 | dict(zip(names, measured, strict=True))
@@ -183,12 +186,9 @@ class _Watched:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.seen: list[tuple[Batch, Tensor]] = []
-        self.units = [0] * len(problem.terms)  # of each term, over all batches
 
     def counts(self, batch: Batch) -> list[int]:
-        counts = self.problem.counts(batch)
-        self.units = [total + count for total, count in zip(self.units, counts, strict=True)]
-        return counts
+        return self.problem.counts(batch)
 
     def values(self, batch: Batch) -> Tensor:
         values = self.problem.values(batch)
@@ -196,9 +196,14 @@ class _Watched:
         return values
 
     def culprits(self) -> list[str]:
-        """Return the ids of the batches whose sums are not finite; of all batches, where only the gradient is not."""
-        broken = [batch for batch, values in self.seen if not bool(values.isfinite().all())]
-        return [id for batch in broken or [batch for batch, _ in self.seen] for id in batch.ids]
+        """Return the ids of the batches whose sums are not finite; of all batches, where only the gradient is not.
+
+        Those of all processes, on all.
+        """
+        own = [(bool(values.isfinite().all()), batch.ids) for batch, values in self.seen]
+        every = [batch for share in processes.gathered(own) for batch in share]
+        broken = [ids for is_finite, ids in every if not is_finite]
+        return [id for ids in broken or [ids for _, ids in every] for id in ids]
 
 
 def _named(ids: Sequence[str], most: int = 8) -> str:

@@ -97,16 +97,26 @@ class Problem:
         return [term.count(batch) for term in self.terms]
 
     def values(self, batch: Batch) -> Tensor:
-        """Return the sum of each term over `batch`, (K,), from one forward pass; 0 for terms without a unit in it."""
-        return torch.stack([values.sum() for values in self.unreduced(batch)])
+        """Return the sum of each term over `batch`, (K,), from one forward pass; 0 for terms without a unit in it.
+
+        There is always a graph: a process without rows takes part in what the others communicate in a backward pass.
+        """
+        signals = self._read(batch)
+        sums = torch.stack([term.values(signals, batch).sum() for term in self.terms])
+        if sums.requires_grad:
+            return sums
+        return sums + sum(value.sum() for found in signals.values() for value in found.values.values()) * 0
 
     def unreduced(self, batch: Batch) -> list[Tensor]:
         """Return each term's values over `batch`, (N,) or (B,); empty for terms that have no unit in it."""
+        signals = self._read(batch)
+        return [term.values(signals, batch) for term in self.terms]
+
+    def _read(self, batch: Batch) -> dict[str, Signals]:
         needs: dict[str, Needs] = {}
         for term in self.terms:
             needs[term.split] = needs.get(term.split, Needs()) | term.needs
-        signals = read(self.model, batch, needs, self.vocabulary, self.form)
-        return [term.values(signals, batch) for term in self.terms]
+        return read(self.model, batch, needs, self.vocabulary, self.form)
 
     def measure(
         self, split: str, examples: Sequence[Encoded], batch_size: int, check: Callable[[], None] = lambda: None
@@ -117,9 +127,10 @@ class Problem:
         nothing is left half done.
         """
         found = []
-        for chosen in processes.share([*like_lengths(examples, batch_size)]):
+        for together in processes.rounds([*like_lengths(examples, batch_size)]):
             check()
-            batch = (nothing() if chosen is None else pad(split, [examples[i] for i in chosen])).to(self.device)
+            chosen = processes.own(together)
+            batch = (nothing([split]) if chosen is None else pad(split, [examples[i] for i in chosen])).to(self.device)
             with forward_only(self.model):
                 values = self.unreduced(batch)
             if chosen is not None:

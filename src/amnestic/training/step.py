@@ -1,7 +1,7 @@
 """One primal-dual step: count first, then sum, then move weights and multipliers."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,10 +12,21 @@ from .optimizer import Optimizer
 from .problem import Objective
 
 
+class Taken(NamedTuple):
+    """What one step found."""
+
+    losses: Tensor
+    """(K,) the mean of each term over its units."""
+    norm: Tensor
+    """() of the gradient, before clipping."""
+    units: Tensor
+    """(K,) int64: how many units each mean runs over."""
+
+
 def step(
     objective: Objective, batches: Sequence[Any], multipliers: Sequence[Multiplier], optimizer: Optimizer
-) -> tuple[Tensor, Tensor]:
-    """Take one step of Algorithm 1 (arXiv:2506.05314) and return the term means (K,) and the gradient's norm ().
+) -> Taken:
+    """Take one step of Algorithm 1 (arXiv:2506.05314).
 
     The gradient is that of L_f + sum_i lambda_i L_i, each L a mean over all units of the step, however the step was cut
     into `batches`, and these over processes, each of which has equally many; lambda is the one from before the step.
@@ -33,4 +44,4 @@ def step(
     sums, norm = summed(sums), optimizer.step()
     for multiplier, loss, count in zip(multipliers, sums[1:], units[1:], strict=True):
         multiplier.update(loss, count > 0)
-    return sums, norm
+    return Taken(sums, norm, units)
