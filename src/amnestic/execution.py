@@ -19,6 +19,7 @@ from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, Loading, gather
 from .interruption import Interruption
+from .model.compiling import compiled
 from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
 from .model.sharding import device_of
 from .progress import Observers, Progress
@@ -208,9 +209,17 @@ class Execution:
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         if not any(parameter.requires_grad for parameter in inputs.loaded.model.parameters()):
             raise InputError("no parameter of the model is trainable; set requires_grad of those that should learn.")
-        with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
-            pass  # a model that has no checkpointing is refused here, before anything is written
+        with self.training(inputs.loaded):
+            pass  # a model that cannot be trained so is refused here, before anything is written
         return inputs
+
+    @contextmanager
+    def training(self, loaded: Loaded) -> Iterator[None]:
+        """Hold the model in the form that it is trained in for as long as the context lasts."""
+        options = self.config.training
+        backend = options.torch_compile_backend if options.torch_compile else None
+        with checkpointed(loaded, options.gradient_checkpointing), compiled(loaded.model, backend):
+            yield
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts.

@@ -13,7 +13,7 @@ from .execution import Check, Execution, Recorded, evenly
 from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
 from .model.form import examine
-from .model.load import Loaded, checkpointed, digest, load, spread
+from .model.load import Loaded, digest, load, spread
 from .model.sharding import device_of
 from .processes import joined
 from .progress import Progress
@@ -171,7 +171,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
             record, checkpoints = execution.recorder(_finetune_record, plan), execution.checkpoints()
             splits = {"data": examples}
             loop = Loop(problem, splits, rows, plan, config.training, [], record, lambda *_: None, checkpoints)
-            with checkpointed(inputs.loaded, config.training.gradient_checkpointing):
+            with execution.training(inputs.loaded):
                 seconds = loop.run()
         with execution.timed("save"):
             difference = execution.save(inputs.loaded, Check(problem, "data", measured["data"]))

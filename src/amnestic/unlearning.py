@@ -20,7 +20,6 @@ from .errors import InputError, RunError
 from .execution import Check, Execution, Measured, evenly
 from .inputs import Inputs
 from .methods.base import Method
-from .model.load import checkpointed
 from .training.candidates import Candidate, Candidates
 from .training.checkpoint import read_state
 from .training.constraint import Constraint, losses_of
@@ -172,7 +171,7 @@ class Unlearning:
         splits = {"forget": self.forget, "retain": self.retain}
         options, moving = self.config.training, list(multipliers.values())
         loop = Loop(self.problem, splits, self.rows, self.plan, options, moving, record, candidate, checkpoints)
-        with checkpointed(self.inputs.loaded, options.gradient_checkpointing):
+        with execution.training(self.inputs.loaded):
             seconds = loop.run()
         kept = candidates.restore()
         last = {name: float(multiplier.value) for name, multiplier in multipliers.items()}
