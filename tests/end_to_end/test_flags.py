@@ -127,6 +127,12 @@ ELSEWHERE = {
     "resume_from_checkpoint",
     "forget_spans_column",
     "keep_context",
+    "torch_compile",
+    "torch_compile_backend",
+    "fsdp",
+    "fsdp_offload_params",
+    "fsdp_reshard_after_forward",
+    "ddp_timeout",
 }
 """Options with a test of their own: their runs are equal by design, or refused."""
 
