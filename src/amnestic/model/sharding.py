@@ -28,7 +28,9 @@ def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
     settings: dict[str, Any] = {
         "mesh": mesh,
         "mp_policy": MixedPrecisionPolicy(reduce_dtype=_reduced_in(model)),
-        "offload_policy": CPUOffloadPolicy() if options.fsdp_offload_params else OffloadPolicy(),
+        "offload_policy": CPUOffloadPolicy(pin_memory=device.type != "cpu")
+        if options.fsdp_offload_params
+        else OffloadPolicy(),
     }
     for block in blocks(model):
         fully_shard(block, reshard_after_forward=options.fsdp_reshard_after_forward, **settings)
@@ -36,6 +38,7 @@ def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
+            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def blocks(model: Any) -> list[Any]:

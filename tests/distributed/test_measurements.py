@@ -1,0 +1,102 @@
+"""Several processes share what is measured, and each has the whole: the same numbers as one process."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from amnestic.constraints.multiplier import Bounded
+from amnestic.constraints.retention import NLL, Retention
+from amnestic.data.encode import Encoded
+from amnestic.evaluation.needs import EVERY_TOKEN, Subject, sweep
+from amnestic.evaluation.options import EvaluationOptions
+from amnestic.inputs import examine
+from amnestic.methods.flattening import PDU
+from amnestic.model.generate import generate
+from amnestic.model.load import load, spread
+from amnestic.model.options import ModelOptions, ShardingOptions
+from amnestic.training.problem import Problem, forget_term, retain_term
+
+
+def rows(count: int) -> list[Encoded]:
+    """Rows of several lengths, of which one is scored from its third token on."""
+    generator = np.random.default_rng(3)
+    lengths = generator.integers(4, 30, size=count)
+    return [
+        Encoded(f"r:{i}", generator.integers(5, 300, size=n), np.arange(n) >= 2, 2, False, "", "")
+        for i, n in enumerate(lengths)
+    ]
+
+
+def measured(model: str, count: int, batch_size: int, is_sharded: bool) -> dict[str, Any]:
+    """Everything that is measured of a model on `count` rows."""
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if is_sharded:
+        spread(loaded, ShardingOptions(fsdp=True), torch.device("cpu"))
+    examples, seen = rows(count), []
+    examine(loaded, examples[0])
+    terms = (forget_term(PDU()), retain_term(Retention(NLL(), Bounded())))
+    problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
+    subject = Subject(loaded, {"s": examples}, EvaluationOptions(per_device_eval_batch_size=batch_size), seen.append)
+    values = sweep(subject, examples, EVERY_TOKEN)
+    sums = problem.measure("retain", examples, batch_size)[1]
+    texts = generate(loaded.model, loaded.tokenizer, examples, 5, batch_size)
+    return {
+        "notes": loaded.notes,
+        "advanced": sum(seen),
+        "texts": texts,
+        "values": values,
+        "sums": sums.sums,
+        "counts": sums.counts,
+    }
+
+
+@pytest.mark.parametrize("count", [1, 7, 12])
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_two_processes_measure_what_one_does(pool, tiny_model, is_sharded, count):
+    """One row leaves a process without any; seven rows in batches of two make four batches, the last a short one."""
+    model = str(tiny_model())
+    expected = measured(model, count, 2, False)
+    for found in pool.run(measured, model, count, 2, is_sharded):
+        assert (found["notes"], found["texts"]) == ([], expected["texts"])
+        assert found["advanced"] == count
+        np.testing.assert_array_equal(found["counts"], expected["counts"])
+        np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5)
+        for name, value in found["values"].items():
+            np.testing.assert_allclose(value, expected["values"][name], rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def agreeing(number: int) -> str:
+    """Fail on process `number` alone, and return what both raise."""
+    from amnestic import processes
+    from amnestic.errors import AmnesticError, InputError
+
+    try:
+        with processes.agreed():
+            if processes.rank() == number:
+                raise InputError("the file is not there.")
+    except AmnesticError as error:
+        return f"{type(error).__name__} {error.is_shared} {error}"
+    return "nothing"
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "the file"), (1, "process 1: the file")])
+def test_an_error_of_one_process_is_raised_by_all(pool, number, text):
+    assert pool.run(agreeing, number) == [f"InputError True {text} is not there."] * 2
+
+
+def test_no_error_is_none(pool):
+    assert pool.run(agreeing, 2) == ["nothing"] * 2
+
+
+def disagreeing() -> list[Any]:
+    """What the processes tell each other."""
+    from amnestic import processes
+
+    total = processes.summed(torch.tensor([1.0, processes.rank()]))
+    return [total.tolist(), processes.gathered(processes.rank() * 10), processes.from_first(processes.rank())]
+
+
+def test_what_processes_tell_each_other(pool):
+    assert pool.run(disagreeing) == [[[2.0, 1.0], [0, 10], 0]] * 2
