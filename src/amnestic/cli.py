@@ -234,7 +234,7 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     is_redacted = getattr(config, "run", config).redact
     with (
         _undisturbed(),
-        Interruption(is_patient=launch.size() > 1).caught(),
+        Interruption(is_shared=launch.size() > 1).caught(),
         watching(open_console(sys.stderr), quiet or launch.rank() > 0) as progress,
         _discreet(is_redacted),
     ):

@@ -87,7 +87,7 @@ class Execution:
         self.given = given or Given()
         self.redaction = Redaction(config.run.redact)
         self.seconds: dict[str, float] = {}
-        self.interruption = Interruption(is_patient=processes.count() > 1)
+        self.interruption = Interruption(is_shared=processes.count() > 1)
         is_first = processes.is_first()
         watcher = progress if progress is not None and is_first else Progress()
         with processes.agreed():

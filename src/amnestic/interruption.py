@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from . import processes
+
 
 class Requested(KeyboardInterrupt):
     """The answer to a request that was made earlier, raised where nothing is left half done."""
@@ -14,11 +16,26 @@ class Requested(KeyboardInterrupt):
 class Interruption:
     """A request to stop; without one of these signals, or outside the main thread, there never is any."""
 
-    def __init__(self, is_patient: bool = False) -> None:
-        """Nobody has asked yet; `is_patient`: a second signal changes nothing, since a launcher sends its own."""
-        self.is_requested = False
+    def __init__(self, is_shared: bool = False) -> None:
+        """Nobody has asked yet.
+
+        `is_shared`: several processes answer together, to what any of them was asked. Then a second signal changes
+        nothing: a launcher passes on what the terminal has sent already.
+        """
+        self._is_asked = False
+        self._is_agreed = False
         self._is_deferred = False
-        self._is_patient = is_patient
+        self._is_shared = is_shared
+
+    @property
+    def is_requested(self) -> bool:
+        """Return whether somebody has asked; of several processes, whether all know it."""
+        return self._is_agreed if self._is_shared else self._is_asked
+
+    def agree(self) -> None:
+        """Let all processes know what any of them was asked."""
+        if self._is_shared and not self._is_agreed:
+            self._is_agreed = any(processes.gathered(self._is_asked))
 
     @contextmanager
     def caught(self) -> Iterator[None]:
@@ -43,12 +60,13 @@ class Interruption:
             self._is_deferred = False
 
     def check(self) -> None:
-        """Raise Requested where somebody has asked: called where a run can be left."""
+        """Raise Requested where somebody has asked: called, by all processes alike, where a run can be left."""
+        self.agree()
         if self.is_requested:
             raise Requested
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        if self._is_deferred and (self._is_patient or not self.is_requested):
-            self.is_requested = True
+        if self._is_deferred and (self._is_shared or not self._is_asked):
+            self._is_asked = True
             return
         raise KeyboardInterrupt

@@ -125,7 +125,7 @@ def gathered(value: T) -> list[T]:
 def agreed() -> Iterator[None]:
     """Let the context end alike on all processes: an error of one of them is raised by all, with its sentence.
 
-    Within the context they must not communicate: one that left it early would be waited for.
+    What they communicate within the context must end alike on all: one that left it early would be waited for.
     """
     error: Exception | None = None
     try:

@@ -153,7 +153,7 @@ class Unlearning:
         checkpoints.candidates, checkpoints.candidate = lambda: candidates.states, candidates.path
         if execution.source is not None:
             states = read_state(execution.source)["candidates"]
-            candidates.resume(states, execution.source / "candidate.safetensors")
+            candidates.resume(states, execution.source / "candidate")
 
         def candidate(step: int, epoch: float) -> None:
             if candidates.all and candidates.all[-1].step == step:

@@ -307,6 +307,10 @@ def test_without_a_word_a_checkpoint_comes_every_ten_minutes(tmp_path):
     assert [never.is_due(1, is_last=False), never.is_due(2, is_last=True)] == [False, True]
 
 
+FILE = "{}/shard-00001-model-00001-of-00001.safetensors"
+"""Where a single process puts its part of a small model's tensors."""
+
+
 @pytest.fixture
 def stopped(unlearn, monkeypatch, tmp_path) -> Path:
     """The folder of a run that has the checkpoints of steps 2, 4 and 5."""
@@ -316,7 +320,7 @@ def stopped(unlearn, monkeypatch, tmp_path) -> Path:
 
 
 def test_a_damaged_checkpoint_is_passed_over(unlearn, whole, stopped):
-    file = stopped / "checkpoints" / "checkpoint-5" / "optimizer.safetensors"
+    file = stopped / "checkpoints" / "checkpoint-5" / FILE.format("optimizer")
     file.write_bytes(file.read_bytes()[:-100])
     outcome = unlearn(**COURSE, output_dir=stopped, resume_from_checkpoint="latest")
     assert f"note: {stopped}/checkpoints/checkpoint-5 is damaged: an earlier checkpoint is looked for." in outcome.err
@@ -324,7 +328,7 @@ def test_a_damaged_checkpoint_is_passed_over(unlearn, whole, stopped):
     assert told(outcome) == told(whole)
 
 
-@pytest.mark.parametrize("name", ["weights.safetensors", "optimizer.safetensors", "candidate.safetensors"])
+@pytest.mark.parametrize("name", [*map(FILE.format, ("weights", "optimizer", "candidate")), "state.safetensors"])
 def test_a_checkpoint_that_lacks_a_file_is_damaged(unlearn, stopped, name):
     """Without its weights, or its moments, a run would go on silently with others."""
     (stopped / "checkpoints" / "checkpoint-5" / name).unlink()
@@ -338,13 +342,13 @@ def test_a_checkpoint_that_lacks_a_file_is_damaged(unlearn, stopped, name):
 
 def test_after_a_damaged_checkpoint_the_new_one_is_kept(unlearn, monkeypatch, stopped):
     """The damaged one has the higher number: it must not outlive the one that is written after it was passed over."""
-    (stopped / "checkpoints" / "checkpoint-5" / "weights.safetensors").unlink()
+    (stopped / "checkpoints" / "checkpoint-5" / FILE.format("weights")).unlink()
     (stopped / "checkpoints" / ".checkpoint-9.tmp").mkdir()
     options = COURSE | {"output_dir": stopped, "resume_from_checkpoint": stopped / "checkpoints" / "checkpoint-2"}
     outcome = interrupted(monkeypatch, unlearn, 1, **options)
     assert "after step 3 is kept" in outcome.err.splitlines()[-1]
     names = sorted(path.name for path in (stopped / "checkpoints").iterdir())
-    assert names == ["candidate.safetensors", "checkpoint-3", "measured.json"]
+    assert names == ["candidate", "checkpoint-3", "measured.json"]
 
 
 def test_the_checkpoint_that_a_run_goes_on_from_is_not_written_again(stopped):
@@ -505,7 +509,7 @@ def test_a_checkpoint_of_another_version_is_refused(unlearn, stopped):
     outcome = unlearn(**COURSE, output_dir=stopped, resume_from_checkpoint=path.parent)
     assert outcome.status == 2
     assert (
-        "has the format 9, and this version reads 1; go on with the version of amnestic that wrote it." in outcome.err
+        "has the format 9, and this version reads 2; go on with the version of amnestic that wrote it." in outcome.err
     )
 
 

@@ -215,14 +215,13 @@ def test_the_examples_that_gave_no_number_are_named(unlearn, monkeypatch, tmp_pa
     """One of the forget rows gives a loss that is no number: its batch is named, with the last good checkpoint."""
     from amnestic.training.problem import Problem
 
-    unreduced = Problem.unreduced
+    values = Problem.values
 
     def spoiled(self, batch):
-        found = unreduced(self, batch)
-        is_spoiled = "forget:7" in batch.ids and torch.is_grad_enabled()
-        return [values * float("nan") for values in found] if is_spoiled else found
+        found = values(self, batch)
+        return found * float("nan") if "forget:7" in batch.ids else found
 
-    monkeypatch.setattr(Problem, "unreduced", spoiled)
+    monkeypatch.setattr(Problem, "values", spoiled)
     options = {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 4, "save_steps": 1, "seed": 4}
     outcome = unlearn(**COURSE | options, output_dir=tmp_path / "run")
     assert outcome.status == 1

@@ -503,7 +503,7 @@ def test_saving_rounds_the_file_and_not_the_model(tiny_model, tmp_path):
 def test_the_model_keeps_its_precision_where_saving_fails(tiny_model, tmp_path, monkeypatch):
     loaded = load(options(tiny_model(dtype="bfloat16"), dtype="float32"))
 
-    def fail(folder):
+    def fail(folder, **options):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(loaded.model, "save_pretrained", fail)

@@ -82,14 +82,16 @@ def test_rounds_give_each_process_equally_many(monkeypatch):
     assert [processes.own(together) for together in rounds] == [11, 13, None]
 
 
-@pytest.mark.parametrize("is_patient", [False, True])
-def test_a_second_signal_ends_a_lone_process_and_not_one_of_several(is_patient):
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_a_second_signal_ends_a_lone_process_and_not_one_of_several(is_shared):
     """A launcher passes on a Ctrl-C that the terminal has sent to its processes already."""
-    interruption = Interruption(is_patient)
+    interruption = Interruption(is_shared)
     with interruption.caught(), interruption.deferred():
         signal.raise_signal(signal.SIGINT)
+        assert interruption.is_requested != is_shared
+        interruption.agree()
         assert interruption.is_requested
-        if is_patient:
+        if is_shared:
             signal.raise_signal(signal.SIGTERM)
         else:
             with pytest.raises(KeyboardInterrupt):

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from .. import processes
 from ..errors import InputError
 from .options import ModelOptions, ShardingOptions
-from .sharding import device_of, shard
+from .sharding import device_of, shard, whole
 from .signals import Form
 from .source import CAUSAL, first_line, own_code_note, read_config, read_tokenizer, source_files, source_folder
 from .weights import check_files, odd_ones, read_weights, refuse_broken, stored_dtypes, usual
@@ -138,24 +139,45 @@ def prepare(
 
 
 def save(loaded: Loaded, folder: Path) -> None:
-    """Write model and tokenizer to `folder`, each tensor in the precision that it came in; the model stays as it is."""
+    """Write model and tokenizer to `folder`, each tensor in the precision that it came in; the model stays as it is.
+
+    All processes of the run call it together, and the first one writes: it gathers what is spread in its memory.
+    """
     model = loaded.model
+    spread_out = None if loaded.sharding is None else gathered_weights(loaded)
+    if not processes.is_first():
+        return
     tensors = dict(model.named_parameters())
     tensors |= {name: buffer for name, buffer in model.named_buffers() if name in loaded.odd_dtypes}
     exact = {name: tensor.data for name, tensor in tensors.items()}
     parts = [(part, part.dtype) for name in model.config.sub_configs if (part := getattr(model.config, name, None))]
     try:
-        for name, tensor in tensors.items():
+        for name, tensor in tensors.items() if spread_out is None else ():
             tensor.data = tensor.data.to(loaded.dtype_of(name))
         for part, _ in parts:  # of the whole configuration transformers writes the precision itself
             part.dtype = loaded.saved_dtype
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=spread_out)
         loaded.tokenizer.save_pretrained(folder)
     finally:
-        for name, tensor in tensors.items():
+        for name, tensor in tensors.items() if spread_out is None else ():
             tensor.data = exact[name]
         for part, dtype in parts:
             part.dtype = dtype
+
+
+def gathered_weights(loaded: Loaded) -> dict[str, torch.Tensor]:
+    """Return the saved state of a spread model in the host's memory of the first process, and nothing on others."""
+    found: dict[str, torch.Tensor] = {}
+    names: dict[int, str] = {}  # of tensors that come under several names
+    for name, tensor in loaded.model.state_dict(keep_vars=True).items():
+        if id(tensor) not in names:
+            names[id(tensor)] = name
+            value = whole(tensor.detach())
+            if processes.is_first():
+                found[name] = (value.to(loaded.dtype_of(name)) if value.is_floating_point() else value).cpu()
+        elif processes.is_first():
+            found[name] = found[names[id(tensor)]]
+    return found
 
 
 @contextmanager
@@ -214,8 +236,8 @@ def digest(loaded: Loaded) -> str:
     found = hashlib.blake2b()
     for name, parameter in loaded.model.named_parameters():
         found.update(name.encode())
-        value = parameter.detach().to(loaded.dtype_of(name)).cpu().contiguous()
-        found.update(value.view(torch.uint8).numpy() if value.ndim else value.float().numpy())
+        value = whole(parameter.detach().to(loaded.dtype_of(name))).cpu().contiguous()
+        found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from .. import processes
 from ..errors import InputError
@@ -80,6 +82,11 @@ def forward_only(model: Any) -> Iterator[None]:
             yield
     finally:
         model.reshard()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor that may be spread; every process must ask for it, and gets it."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def device_of(model: Any) -> torch.device:

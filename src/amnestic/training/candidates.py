@@ -5,13 +5,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from .. import processes
 from ..constraints.bound import Probe, Reached, Sums
 from ..errors import RunError
 from ..model.load import Loaded, as_saved
-from ..storage import write_file
+from ..storage import write_folder
 from .checkpoint import link
+from .tensor_files import read_tensors, write_tensors
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Candidate:
 
 @dataclass
 class Candidates:
-    """Measures candidates and keeps the weights of the best one, in a file of `folder`."""
+    """Measures candidates and keeps the weights of the best one, in `folder`."""
 
     loaded: Loaded
     probes: Mapping[str, Probe]
@@ -87,7 +87,7 @@ class Candidates:
         return [asdict(candidate) for candidate in self.all]
 
     def resume(self, states: Iterable[Mapping[str, Any]], weights: Path) -> None:
-        """Take up the candidates of a checkpoint; the best one's weights lie in the file `weights`."""
+        """Take up the candidates of a checkpoint; the best one's weights lie in the folder `weights`."""
         for state in states:
             reached = {name: Reached(**found) for name, found in state["reached"].items()}
             candidate = Candidate(**{**state, "reached": reached})
@@ -95,35 +95,31 @@ class Candidates:
                 self.best = candidate
             self.all.append(candidate)
         if self.all:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_file(self.path, lambda temporary: link(weights, temporary))
+            write_folder(self.path, lambda folder: _link(weights, folder))
 
     @property
     def path(self) -> Path:
-        """Return the file of the kept weights."""
-        return self.folder / "candidate.safetensors"
+        """Return the folder of the kept weights."""
+        return self.folder / "candidate"
 
-    @torch.no_grad()
     def restore(self) -> Candidate:
         """Put the kept weights back into the model, and return the kept candidate."""
-        from safetensors.torch import load_file
-
         if self.best is None:
             raise RunError("no candidate was measured; expected at least one optimiser step.")
-        weights = load_file(self.path)
-        for name, parameter in self.loaded.model.named_parameters():
-            parameter.copy_(weights[name])
+        read_tensors(dict(self.loaded.model.named_parameters()), self.path)
         return self.best
 
     def _is_best(self, candidate: Candidate) -> bool:
         return self.best is None or candidate.beats(self.best)
 
     def _keep(self) -> None:
-        from safetensors.torch import save_file
-
-        self.folder.mkdir(parents=True, exist_ok=True)
         weights = {
-            name: parameter.detach().to(self.loaded.dtype_of(name)).contiguous()
+            name: parameter.detach().to(self.loaded.dtype_of(name))
             for name, parameter in self.loaded.model.named_parameters()
         }
-        write_file(self.path, lambda temporary: save_file(weights, temporary))
+        write_folder(self.path, lambda folder: write_tensors(weights, folder))
+
+
+def _link(source: Path, folder: Path) -> None:
+    if processes.is_first():
+        link(source, folder)

@@ -2,26 +2,30 @@
 
 A checkpoint is a folder, written under a temporary name and then renamed, so that one which can be seen is complete:
 
-- ``weights.safetensors``: the trainable parameters as they are computed with (left out once they are of no more use);
-- ``optimizer.safetensors``: moments and float32 masters (left out after the last step);
+- ``weights``: the trainable parameters as they are computed with (left out once they are of no more use);
+- ``optimizer``: moments and float32 masters, by the parameter's name (left out after the last step);
 - ``state.safetensors``: multipliers and random states; ``state.json``: step, candidates, and what the run is made from;
-- ``candidate.safetensors``: the weights of the best candidate so far.
+- ``candidate``: the weights of the best candidate so far.
 
-The position in the data is the step: the rows of each step follow from it. Nothing is pickled.
+The first two and the last are folders that all processes of a run write together, each its part, and that any number of
+processes reads again. The position in the data is the step: the rows of each step follow from it. Random states are
+those of the first process. Nothing is pickled.
 """
 
 import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .. import processes
 from ..constraints.multiplier import Multiplier
 from ..errors import InputError
 from ..interruption import Interruption
@@ -29,12 +33,11 @@ from ..storage import remove, write_folder
 from . import randomness
 from .optimizer import Optimizer
 from .options import CheckpointOptions, TrainingOptions
+from .tensor_files import names_in, read_tensors, write_tensors
 
-FORMAT = 1
+FORMAT = 2
 INTERVAL = 600.0
 """Seconds between two checkpoints where --save_steps does not say."""
-SHARD = 4 * 2**30
-"""Most bytes of one file of tensors: those of an accelerator pass through the host's memory, file by file."""
 _NAME = re.compile(r"checkpoint-\d+")
 
 
@@ -98,6 +101,15 @@ class Training:
         """Return the trainable parameters by name; one that is tied comes once."""
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
+    @property
+    def moving(self) -> dict[str, Tensor]:
+        """Return the optimiser's tensors, by the name of the parameter that they belong to and their own."""
+        return self.optimizer.tensors([*self.weights])
+
+    def allocate(self, stored: Iterable[str]) -> None:
+        """Let the optimiser have the tensors that are `stored`, named as in `moving`, before they are read."""
+        self.optimizer.allocate([*self.weights], stored)
+
 
 @dataclass
 class Checkpoints:
@@ -113,7 +125,7 @@ class Checkpoints:
     candidates: Callable[[], list[dict[str, Any]]] = list
     """Returns the records of the candidates so far."""
     candidate: Path | None = None
-    """The file of the best candidate's weights, where the run keeps candidates."""
+    """The folder of the best candidate's weights, where the run keeps candidates."""
     is_resumable: bool = True
     """False where the optimiser's state cannot be restored: nothing is written."""
     clock: Callable[[], float] = time.monotonic
@@ -126,13 +138,13 @@ class Checkpoints:
         self._last = self.clock()
 
     def is_due(self, step: int, is_last: bool) -> bool:
-        """Return whether the state after `step` is to be written."""
+        """Return whether the state after `step` is to be written; the clock is the first process's."""
         if not self.is_resumable:
             return False
         if is_last or self.interruption.is_requested:
             return True
         if self.options.save_steps is None:
-            return self.clock() - self._last >= INTERVAL
+            return processes.from_first(self.clock() - self._last >= INTERVAL)
         return self.options.save_steps > 0 and step % self.options.save_steps == 0
 
     def write(self, training: Training, is_last: bool) -> None:
@@ -149,24 +161,30 @@ class Checkpoints:
 
         def fill(folder: Path) -> None:
             if not is_chosen:
-                _save(training.weights, folder, "weights")
+                _write(training.weights, folder / "weights")
             if not is_last:
-                _save(training.optimizer.tensors(), folder, "optimizer")
+                _write(training.moving, folder / "optimizer")
+            if not processes.is_first():
+                return
             if self.candidate is not None and candidates:
-                link(self.candidate, folder / "candidate.safetensors")
-            _save(_small(training.multipliers), folder, "state")
+                link(self.candidate, folder / "candidate")
+            save_file(_small(training.multipliers), folder / "state.safetensors")
             state = {"format": FORMAT, "step": training.step, "seconds": training.seconds, "candidates": candidates}
             state |= {"random": randomness.numbers(), "identity": dict(self.identity)}
             state["resumed_after"] = self.resumed_after
             state["multiplier_steps"] = [multiplier.steps for multiplier in training.multipliers]
-            state["files"] = {file.name: file.stat().st_size for file in folder.iterdir()}
+            state["files"] = {
+                str(file.relative_to(folder)): file.stat().st_size
+                for file in sorted(folder.rglob("*"))
+                if file.is_file()
+            }
             (folder / "state.json").write_text(json.dumps(state), encoding="utf-8")
 
-        self.folder.mkdir(parents=True, exist_ok=True)
         write_folder(path, fill)
         self._last = self.clock()
-        for beyond in found_in(self.folder)[self.options.save_total_limit :]:
-            remove(beyond)
+        if processes.is_first():
+            for beyond in found_in(self.folder)[self.options.save_total_limit :]:
+                remove(beyond)
 
     @torch.no_grad()
     def restore(self, training: Training) -> None:
@@ -175,13 +193,12 @@ class Checkpoints:
             return
         state = read_state(self.source)
         try:
-            weights, small = _load(self.source, "weights"), _load(self.source, "state")
-            optimizer = _load(self.source, "optimizer")
-            for name, parameter in training.weights.items():
-                if weights:
-                    parameter.copy_(weights[name])
-            if optimizer:
-                training.optimizer.restore(optimizer)
+            small = load_file(self.source / "state.safetensors")
+            if (self.source / "weights").is_dir():
+                read_tensors(training.weights, self.source / "weights")
+            if stored := names_in(self.source / "optimizer"):
+                training.allocate(stored)
+                read_tensors(training.moving, self.source / "optimizer")
         except Exception as error:  # safetensors has its own; a tensor that is not there is a KeyError
             raise InputError(f"{self.source} is damaged ({error}); give an earlier checkpoint.") from error
         for index, multiplier in enumerate(training.multipliers):
@@ -206,34 +223,18 @@ def _small(multipliers: Sequence[Multiplier]) -> dict[str, Tensor]:
     return found
 
 
-def _save(tensors: Mapping[str, Tensor], folder: Path, stem: str) -> None:
-    """Write `tensors` as ``STEM.safetensors``, ``STEM-1.safetensors``, ... of at most SHARD bytes, or one tensor."""
-    from safetensors.torch import save_file
-
-    shards: list[dict[str, Tensor]] = [{}]
-    room = SHARD
-    for name, value in tensors.items():
-        size = value.numel() * value.element_size()
-        if shards[-1] and size > room:
-            shards.append({})
-            room = SHARD
-        shards[-1][name] = value.detach().contiguous()
-        room -= size
-    for number, shard in enumerate(shards):
-        save_file(shard, folder / (f"{stem}-{number}.safetensors" if number else f"{stem}.safetensors"))
-
-
-def _load(folder: Path, stem: str) -> dict[str, Tensor]:
-    """Return the tensors that `_save` wrote; none where it wrote no file."""
-    from safetensors.torch import load_file
-
-    files = [folder / f"{stem}.safetensors", *folder.glob(f"{stem}-*.safetensors")]
-    return {name: value for file in files if file.exists() for name, value in load_file(file).items()}
+def _write(tensors: Mapping[str, Tensor], folder: Path) -> None:
+    with processes.agreed():
+        if processes.is_first():
+            folder.mkdir()
+    write_tensors(tensors, folder)
 
 
 def link(source: Path, target: Path) -> None:
-    """Give a file that is never changed a second name; copy it where the file system knows no such links."""
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, target)
+    """Give the files of a folder that are never changed second names; copy them where there are no such links."""
+    target.mkdir(exist_ok=True)
+    for file in source.iterdir():
+        try:
+            (target / file.name).hardlink_to(file)
+        except OSError:
+            shutil.copyfile(file, target / file.name)

@@ -105,10 +105,16 @@ class Loop:
             seconds = time.perf_counter() - begin
             training.seconds += seconds
             pending = self._later(training.step, rate * self.options.learning_rate, values, seconds, watched)
+            self._agree()
             if self.plan.is_candidate(training.step) or self._is_interrupted() or self._is_due(training):
                 pending()
                 pending = _nothing
                 self._settle(training)
+
+    def _agree(self) -> None:
+        """Let all processes answer alike where any of them was asked to stop."""
+        if self.checkpoints is not None:
+            self.checkpoints.interruption.agree()
 
     def _is_due(self, training: Training) -> bool:
         is_last = training.step == self.plan.steps

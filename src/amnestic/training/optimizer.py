@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -65,26 +65,29 @@ class Optimizer:
                 parameter.copy_(master)
         return norm
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the masters and the optimiser's state by name, for a checkpoint; nothing is copied."""
-        pairs = enumerate(zip(self.parameters, self.masters, strict=True))
-        found = {f"master.{index}": master for index, (parameter, master) in pairs if master is not parameter}
-        for index, entry in self.inner.state_dict()["state"].items():
-            values = {name: value for name, value in entry.items() if isinstance(value, Tensor)}
-            found |= {f"state.{index}.{name}": value for name, value in values.items()}
+    def tensors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Return masters and the optimiser's state for a checkpoint, as ``NAME/master`` or ``NAME/exp_avg``.
+
+        `names` are those of the parameters, in their order. Nothing is copied.
+        """
+        found = {}
+        for name, parameter, master in zip(names, self.parameters, self.masters, strict=True):
+            if master is not parameter:
+                found[f"{name}/master"] = master
+            state = self.inner.state.get(master, {})
+            found |= {f"{name}/{key}": value for key, value in state.items() if isinstance(value, Tensor)}
         return found
 
-    @torch.no_grad()
-    def restore(self, tensors: Mapping[str, Tensor]) -> None:
-        """Put back what `tensors` returned, into an optimiser over the same parameters with the same options."""
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            kind, index, *name = key.split(".", 2)
-            if kind == "master":
-                self.masters[int(index)].copy_(value)
-            else:
-                state.setdefault(int(index), {})[name[0]] = value
-        self.inner.load_state_dict({"state": state, "param_groups": self.inner.state_dict()["param_groups"]})
+    def allocate(self, names: Sequence[str], stored: Iterable[str]) -> None:
+        """Make the state that is `stored` under the names of `tensors`, so that it can be read in place."""
+        keys: dict[str, list[str]] = {name: [] for name in names}
+        for name, _, key in (entry.rpartition("/") for entry in stored):
+            keys[name].append(key)
+        is_fused = self.inner.defaults.get("fused")
+        for name, master in zip(names, self.masters, strict=True):
+            count = torch.zeros((), device=master.device if is_fused else "cpu")
+            kinds = [key for key in keys[name] if key != "master"]
+            self.inner.state[master] = {key: count if key == "step" else torch.zeros_like(master) for key in kinds}
 
 
 @torch.no_grad()
