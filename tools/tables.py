@@ -14,6 +14,7 @@ from typing import Any
 
 from amnestic.evaluation.metric import METRICS, Metric
 from amnestic.methods.base import METHODS, Method
+from amnestic.model.signals import name_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKED = re.compile(r"<!-- table:(?P<name>\w+) -->\n.*?<!-- /table -->", re.DOTALL)
@@ -56,7 +57,15 @@ def method_row(cls: type[Method]) -> tuple[str, ...]:
     published = ", ".join(f"{code(retention.loss)} under {code(retention.control)}" for retention in cls.retention)
     summary = docstring(cls).partition("\n")[0]
     papers = ", ".join(f"arXiv:{number}" for number in dict.fromkeys(PAPER.findall(docstring(cls))))
-    return (code(cls.name), summary, cls.unit, code(*sorted(cls.needs.head)), settings(cls), published, linked(papers))
+    return (
+        code(cls.name),
+        summary,
+        cls.unit,
+        code(*sorted(map(name_of, cls.needs.head))),
+        settings(cls),
+        published,
+        linked(papers),
+    )
 
 
 def metrics() -> str:

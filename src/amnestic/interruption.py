@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from . import processes
-
 
 class Requested(KeyboardInterrupt):
     """The answer to a request that was made earlier, raised where nothing is left half done."""
@@ -35,6 +33,8 @@ class Interruption:
     def agree(self) -> None:
         """Let all processes know what any of them was asked."""
         if self._is_shared and not self._is_agreed:
+            from . import processes
+
             self._is_agreed = any(processes.gathered(self._is_asked))
 
     @contextmanager

@@ -10,7 +10,8 @@ import torch
 
 import amnestic.training.loop as loop
 from amnestic.errors import RunError
-from amnestic.storage import write_file, write_folder
+from amnestic.shared_folder import write_folder
+from amnestic.storage import write_file
 
 COURSE = {"max_steps": 6, "bound": 9, "save_steps": 2, "max_new_tokens": 3}
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from amnestic import losses
-from amnestic.model.head import HEAD_SIGNALS, entropy, is_argmax, margin, token_logp
+from amnestic.model.head import HEAD_SIGNALS, is_argmax, margin, moments, token_logp
 
 ROWS, VOCABULARY = 12, 97
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
@@ -121,19 +121,25 @@ def test_token_logp_gradient_is_one_hot_minus_probabilities() -> None:
     torch.testing.assert_close(logits.grad, torch.tensor(expected, dtype=torch.float64), rtol=1e-11, atol=1e-15)
 
 
-def test_entropy_by_hand() -> None:
-    """Four equal logits: log 4. Probabilities 3/4 and 1/4: log 4 - (3/4) log 3."""
+def test_moments_by_hand() -> None:
+    """Four equal logits: -log 4 and its square. Probabilities 3/4 and 1/4: log p is log 3 - log 4 or -log 4."""
     uniform = torch.full((1, 4), 2.0)
     uneven = torch.tensor([[math.log(3.0), 0.0]])
-    assert entropy(uniform, no_targets(uniform), 4).item() == pytest.approx(math.log(4), rel=1e-6)
-    assert entropy(uneven, no_targets(uneven), 2).item() == pytest.approx(math.log(4) - 0.75 * math.log(3), rel=1e-6)
+    log_4, log_3 = math.log(4), math.log(3)
+    assert moments(uniform, no_targets(uniform), 4)[0].tolist() == pytest.approx([-log_4, log_4**2], rel=1e-6)
+    second = 0.75 * (log_3 - log_4) ** 2 + 0.25 * log_4**2
+    assert moments(uneven, no_targets(uneven), 2)[0].tolist() == pytest.approx([0.75 * log_3 - log_4, second], rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
-def test_entropy_equals_a_loop(dtype: torch.dtype) -> None:
+def test_moments_equal_a_loop(dtype: torch.dtype) -> None:
     logits, targets = random_logits(dtype, seed=3)
-    expected = [-math.fsum(math.exp(p) * p for p in logp_loop(row)) for row in logits.double().tolist()]
-    assert entropy(logits, targets, 90).tolist() == pytest.approx(expected, rel=max(1e-12, TOLERANCE[dtype]))
+    rows = [logp_loop(row) for row in logits.double().tolist()]
+    expected = [[math.fsum(math.exp(p) * p**power for p in row) for power in (1, 2)] for row in rows]
+    found = moments(logits, targets, 90)
+    torch.testing.assert_close(
+        found.double(), torch.tensor(expected, dtype=torch.float64), rtol=max(1e-12, TOLERANCE[dtype]), atol=0.0
+    )
 
 
 def test_argmax_is_the_first_of_equal_maxima() -> None:
@@ -147,4 +153,4 @@ def test_signals_are_float32_or_wider(name: str, dtype: torch.dtype) -> None:
     logits, targets = random_logits(dtype)
     found = HEAD_SIGNALS[name](logits, targets, VOCABULARY)
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    assert found.shape == (ROWS,)
+    assert found.shape == ((ROWS, 2) if name == "moments" else (ROWS,))

@@ -164,8 +164,8 @@ def test_padding_changes_nothing(case, extra):
         batch = pad(split, rows)
         filler = torch.full((len(rows), extra), 5)
         wider = torch.cat([batch.input_ids, filler], dim=1)
-        predicting = torch.cat([batch.predicting, torch.zeros_like(filler, dtype=torch.bool)], dim=1)
-        batches.append(replace(batch, inputs={"input_ids": wider}, predicting=predicting))
+        positions = batch.positions + batch.positions // batch.input_ids.shape[1] * extra
+        batches.append(replace(batch, inputs={"input_ids": wider}, positions=positions))
     assert_equal(found.step(PDU(), batches), found.expected(PDU()))
 
 

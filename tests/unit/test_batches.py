@@ -32,7 +32,7 @@ def test_padding_by_hand() -> None:
     batch = pad("forget", [row([11, 12, 13], 2), row([21, 22, 23, 24, 25], 1, 3), row([31, 32], 1)])
     assert [*batch.shares] == ["forget"]
     assert batch.input_ids.tolist() == [[11, 12, 13, 0, 0], [21, 22, 23, 24, 25], [31, 32, 0, 0, 0]]
-    assert batch.predicting.int().tolist() == [[0, 1, 0, 0, 0], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]]
+    assert batch.positions.tolist() == [1, 5, 6, 10]
     assert batch.targets.tolist() == [13, 22, 23, 32]
     assert batch.shares["forget"].row.tolist() == [0, 1, 1, 2]
 
@@ -49,19 +49,19 @@ def scored_rows(draw: st.DrawFn) -> list[Encoded]:
 
 @given(scored_rows())
 def test_targets_are_the_scored_tokens_in_row_major_order(rows: list[Encoded]) -> None:
-    """Values gathered with the mask of predicting positions line up with targets and rows, one to one."""
+    """Values gathered at the predicting positions line up with targets and rows, one to one."""
     batch = pad("forget", rows)
     assert batch.targets.tolist() == [int(t) for r in rows for t in r.input_ids[r.is_scored]]
     assert batch.shares["forget"].row.tolist() == [i for i, r in enumerate(rows) for _ in range(r.scored)]
     following = torch.roll(batch.input_ids, -1, dims=1)
-    assert following[batch.predicting].tolist() == batch.targets.tolist()
-    assert batch.predicting.nonzero()[:, 0].tolist() == batch.shares["forget"].row.tolist()
+    assert following.flatten()[batch.positions].tolist() == batch.targets.tolist()
+    assert (batch.positions // batch.input_ids.shape[1]).tolist() == batch.shares["forget"].row.tolist()
 
 
 def test_a_batch_moves_whole() -> None:
     batch = pad("retain", rows_of([3, 2])).to(torch.device("meta"))
     assert [*batch.shares] == ["retain"]
-    tensors = (batch.input_ids, batch.predicting, batch.targets, batch.shares["retain"].row)
+    tensors = (batch.input_ids, batch.positions, batch.targets, batch.shares["retain"].row)
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 

@@ -89,7 +89,8 @@ def test_each_signal_belongs_to_its_token(loaded, batch):
     assert signals.token_logp.tolist() == pytest.approx(logp[range(6), targets].tolist(), rel=1e-4)
     known = logits[:, :320]
     assert signals.margin.tolist() == pytest.approx((known.amax(-1) - known.mean(-1)).tolist(), rel=1e-4)
-    assert signals.entropy.tolist() == pytest.approx((-(logp.exp() * logp).sum(-1)).tolist(), rel=1e-4)
+    assert signals.moments[:, 0].tolist() == pytest.approx((logp.exp() * logp).sum(-1).tolist(), rel=1e-4)
+    assert signals.moments[:, 1].tolist() == pytest.approx((logp.exp() * logp**2).sum(-1).tolist(), rel=1e-4)
     assert signals.is_argmax.tolist() == (logits.argmax(-1) == targets).double().tolist()
     assert signals.row.tolist() == [0, 0, 0, 1, 1, 2]
     assert signals.answers == 3
@@ -111,13 +112,13 @@ def test_one_row_whose_every_other_token_is_scored_is_told_from_full_logits(load
 
 
 def test_undeclared_signals_cannot_be_read(loaded, batch):
-    signals = read(loaded.model, batch, {"forget": Needs(head=frozenset({"margin", "entropy"}))}, loaded.vocabulary)[
+    signals = read(loaded.model, batch, {"forget": Needs(head=frozenset({"margin", "is_argmax"}))}, loaded.vocabulary)[
         "forget"
     ]
-    with pytest.raises(AttributeError, match="signal 'token_logp' was not declared; declared: entropy, margin"):
+    with pytest.raises(AttributeError, match="signal 'token_logp' was not declared; declared: is_argmax, margin"):
         signals.token_logp  # noqa: B018
-    with pytest.raises(AttributeError, match="signal 'entropy' was not declared; declared: margin"):
-        signals.only(Needs(head=frozenset({"margin"}))).entropy  # noqa: B018
+    with pytest.raises(AttributeError, match="signal 'is_argmax' was not declared; declared: margin"):
+        signals.only(Needs(head=frozenset({"margin"}))).is_argmax  # noqa: B018
     with pytest.raises(AttributeError, match="declared: none"):
         Signals({}, batch.shares["forget"].row, 3).margin  # noqa: B018
 
@@ -126,14 +127,14 @@ def test_only_declared_signals_are_computed(loaded, batch, monkeypatch):
     def refuse(*_):
         raise AssertionError("computed without a reader")
 
-    for name in ("entropy", "token_logp", "is_argmax"):
+    for name in ("moments", "token_logp", "is_argmax"):
         monkeypatch.setitem(HEAD_SIGNALS, name, refuse)
     signals = read(loaded.model, batch, {"forget": Needs(head=frozenset({"margin"}))}, loaded.vocabulary)["forget"]
     assert set(signals.values) == {"margin"}
 
 
 def test_unknown_signals_cannot_be_declared():
-    with pytest.raises(ValueError, match=r"unknown head signals \['magin'\]; known: \['entropy', "):
+    with pytest.raises(ValueError, match=r"unknown head signals \['magin'\]; known: \['is_argmax', "):
         Needs(head=frozenset({"magin", "margin"}))
 
 

@@ -67,10 +67,10 @@ class Batch:
 
     Padding stands behind the last token of a row, so causal attention needs no mask.
     """
-    predicting: torch.Tensor
-    """(B, T) bool: the position predicts a scored token."""
+    positions: torch.Tensor
+    """(N,) int64: the positions that predict scored tokens, counted over all B x T, in rising order."""
     targets: torch.Tensor
-    """(N,) int64: the scored tokens, in the order of `predicting`."""
+    """(N,) int64: the scored tokens, in the order of `positions`."""
     shares: Mapping[str, Share]
     """Split -> its scored tokens."""
 
@@ -88,7 +88,7 @@ class Batch:
         """Return the batch on `device`."""
         inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
         shares = {split: share.to(device) for split, share in self.shares.items()}
-        return Batch(inputs, self.predicting.to(device, non_blocking=True), self.targets.to(device), shares)
+        return Batch(inputs, self.positions.to(device, non_blocking=True), self.targets.to(device), shares)
 
 
 def pad(split: str, rows: Sequence[Encoded]) -> Batch:
@@ -100,19 +100,18 @@ def pad(split: str, rows: Sequence[Encoded]) -> Batch:
         input_ids[i, : len(row.input_ids)] = row.input_ids
         is_scored[i, : len(row.input_ids)] = row.is_scored
     row_of, position = np.nonzero(is_scored)
-    predicting = np.zeros_like(is_scored)
-    predicting[row_of, position - 1] = True
+    positions = row_of * longest + position - 1
     as_tensor = torch.from_numpy
     share = Share(None, as_tensor(row_of), tuple(row.id for row in rows), _parts(rows, row_of))
     targets = as_tensor(input_ids[row_of, position])
-    return Batch({"input_ids": as_tensor(input_ids)}, as_tensor(predicting), targets, {split: share})
+    return Batch({"input_ids": as_tensor(input_ids)}, as_tensor(positions), targets, {split: share})
 
 
 def nothing(splits: Iterable[str]) -> Batch:
     """Return a batch of one token, of which none is scored: a process without rows keeps step with the others by it."""
     input_ids = torch.zeros((1, 1), dtype=torch.int64)
     none = input_ids[0, :0]
-    return Batch({"input_ids": input_ids}, input_ids.bool(), none, {split: Share(None, none, ()) for split in splits})
+    return Batch({"input_ids": input_ids}, none, none, {split: Share(None, none, ()) for split in splits})
 
 
 def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:

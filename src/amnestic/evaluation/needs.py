@@ -12,11 +12,11 @@ from ..data.encode import Encoded, fact
 from ..model.generate import generate
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only
-from ..model.signals import Needs, read
+from ..model.signals import Needs, name_of, read
 from .metric import Generations, Likelihoods
 from .options import EvaluationOptions
 
-EVERY_TOKEN = Needs(head=frozenset({"token_logp", "is_argmax", "margin", "entropy"}))
+EVERY_TOKEN = Needs(head=frozenset({"token_logp", "is_argmax", "margin", "moments"}))
 Advance = Callable[[int], None]
 
 
@@ -58,7 +58,7 @@ class Likelihood:
             logp=values["token_logp"],
             is_argmax=values["is_argmax"] > 0.5,
             margin=values["margin"],
-            entropy=values["entropy"],
+            entropy=-values["moments"][:, 0],
             counts=np.array([example.scored for example in examples]),
             closes=np.array([example.closes for example in examples]),
             is_span=_marked(examples),
@@ -106,7 +106,7 @@ def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
 
 
 def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
-    """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) float64.
+    """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) or (N, 2) float64.
 
     Several processes share the work, and all return the whole.
     """
@@ -122,7 +122,7 @@ def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[s
         if chosen is not None:
             own.append((chosen, {name: value.cpu().double().numpy() for name, value in signals[""].values.items()}))
         subject.advance(sum(map(len, together)))
-    found: dict[str, list[np.ndarray]] = {name: [np.empty(0)] * len(examples) for name in needs.head}
+    found: dict[str, list[np.ndarray]] = {name_of(need): [np.empty(0)] * len(examples) for need in needs.head}
     for chosen, values in (batch for share in processes.gathered(own) for batch in share):
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
         for name, array in values.items():

@@ -3,7 +3,7 @@
 ``B`` rows, ``T`` positions, ``N`` scored positions, ``V`` vocabulary, ``D`` width.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -11,21 +11,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.batches import Batch, Part
-from .head import HEAD_SIGNALS
+from ..data.batches import Batch, Part, Share
+from .head import HEAD_SIGNALS, CrossEntropyTo, HeadNeed
+from .layers import Projection, every_signal, signal
+from .sharding import is_sharded
 
 
 @dataclass(frozen=True)
 class Needs:
     """Which signals of a forward pass somebody reads."""
 
-    head: frozenset[str] = frozenset()
-    """Names of head signals, each (N,): token_logp, margin, is_argmax, entropy."""
+    head: frozenset[HeadNeed] = frozenset()
+    """Names of head signals: token_logp, margin, is_argmax, each (N,); moments, (N, 2); and at most one CrossEntropyTo,
+    read as ``cross_entropy`` (N,)."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a signal that does not exist."""
-        if unknown := set(self.head) - set(HEAD_SIGNALS):
+        """Raise ValueError for a signal that does not exist, and for two cross-entropies."""
+        named = {need for need in self.head if isinstance(need, str)}
+        if unknown := named - set(HEAD_SIGNALS):
             raise ValueError(f"unknown head signals {sorted(unknown)}; known: {sorted(HEAD_SIGNALS)}")
+        if len(self.head - named) > 1:
+            raise ValueError("two cross-entropies were declared; expected at most one for each reader.")
 
     def __or__(self, other: "Needs") -> "Needs":
         """Return what serves both readers."""
@@ -50,7 +56,7 @@ class Signals:
 
     def only(self, needs: Needs) -> "Signals":
         """Return the part of these signals that `needs` declares."""
-        return Signals({name: self.values[name] for name in needs.head}, self.row, self.answers)
+        return Signals({name_of(need): self.values[name_of(need)] for need in needs.head}, self.row, self.answers)
 
     def of(self, part: Part) -> "Signals":
         """Return the signals of `part` alone, as if nothing else had been scored."""
@@ -64,36 +70,85 @@ class Form:
 
     selects: bool = True
     """The head is shown the scored positions alone; False: the plain form, which computes the logits of all."""
+    fuses: bool = False
+    """Signals are computed inside the head, from hidden rows and weights (``model/layers.py``)."""
+    scale: float = 1.0
+    """What the model multiplies its head's values by."""
+    cap: float | None = None
+    """What it bounds them by: cap tanh(z / cap)."""
+
+
+PLAIN = Form()
+"""Only scored rows reach the head, and their logits are stored: right for every head that is called as a module."""
+
+
+def name_of(need: HeadNeed) -> str:
+    """Return the attribute of `Signals` that a declared need is read by."""
+    return need if isinstance(need, str) else need.name
 
 
 def read(
-    model: Any, batch: Batch, needs: Mapping[str, Needs], vocabulary: int, form: Form | None = None
+    model: Any,
+    batch: Batch,
+    needs: Mapping[str, Needs],
+    vocabulary: int,
+    form: Form | None = None,
+    references: Mapping[str, Projection] | None = None,
 ) -> dict[str, Signals]:
     """Return the signals that `needs` declares for each split of `batch`, from one forward pass of `model`.
 
     `vocabulary` is the number of rows of the head that the tokenizer knows; those beyond are left out of `margin`. A
-    split that nobody needs has no signals.
+    split that nobody needs has no signals. `references` are the reference's projections of each split's scored rows
+    (`project`), for cross-entropies to it.
     """
-    logits = scored_logits(model, batch, form)
-    found = {}
-    for split, share in batch.shares.items():
-        own, targets = logits, batch.targets
-        if share.index is not None:
-            own, targets = logits[share.index], targets[share.index]
-        names = sorted(needs[split].head) if split in needs else []
-        values = {name: HEAD_SIGNALS[name](own, targets, vocabulary) for name in names}
-        found[split] = Signals(values, share.row, len(share.ids))
+    form = form or PLAIN
+    values: dict[str, dict[str, Tensor]] = {}
+
+    def compute(head: Projection) -> None:
+        for split, share in batch.shares.items():
+            reference = (references or {}).get(split)
+            declared = needs[split].head if split in needs else frozenset()
+            own, targets = (head, batch.targets) if share.index is None else _taken(head, batch, share)
+            values[split] = _values(own, targets, declared, vocabulary, reference)
+
+    if form.fuses:
+        with _inside_head(model, batch, form, compute):
+            logits = all_logits(model, batch)
+        if is_sharded(model):
+            _tie(values, logits)
+    else:
+        logits = scored_logits(model, batch, form)
+        for split, share in batch.shares.items():
+            own, targets = logits, batch.targets
+            if share.index is not None:
+                own, targets = logits[share.index], targets[share.index]
+            declared = needs[split].head if split in needs else frozenset()
+            other = None if references is None or split not in references else references[split].logits()
+            values[split] = {name_of(need): _plain(need, own, targets, vocabulary, other) for need in declared}
+    return {split: Signals(values[split], share.row, len(share.ids)) for split, share in batch.shares.items()}
+
+
+def project(model: Any, batch: Batch, form: Form) -> dict[str, Projection]:
+    """Return the head's projections of each split's scored rows of `batch`, without a graph; for a form that fuses."""
+    found: dict[str, Projection] = {}
+
+    def keep(head: Projection) -> None:
+        for split, share in batch.shares.items():
+            found[split] = head if share.index is None else head.take(share.index)
+
+    with torch.no_grad(), _inside_head(model, batch, form, keep):
+        all_logits(model, batch)
     return found
 
 
 def scored_logits(model: Any, batch: Batch, form: Form | None = None) -> Tensor:
     """Return the logits of the positions that predict scored tokens, (N, V), read as `form` says."""
     if form is not None and not form.selects:
-        return all_logits(model, batch)[batch.predicting]
-    with _only_rows(model, batch.predicting):
+        return _flat(all_logits(model, batch))[batch.positions]
+    with _only_rows(model, batch.positions):
         logits = all_logits(model, batch)
     if logits.shape[:2] == batch.input_ids.shape:  # never true of selected rows: the last position predicts nothing
-        return logits[batch.predicting]  # the head was not called as a module
+        return _flat(logits)[batch.positions]  # the head was not called as a module
     return logits[0]
 
 
@@ -103,12 +158,92 @@ def all_logits(model: Any, batch: Batch) -> Tensor:
     return logits
 
 
+def projection_of(head: Any, hidden: Tensor, form: Form) -> Projection | None:
+    """Return what the module `head` does to `hidden` (N, D), not yet computed; None for a head of another kind.
+
+    Known are torch's linear layer, and one with adapters around it (LoRA).
+    """
+    if type(head).forward is torch.nn.Linear.forward:
+        return Projection(((hidden, head.weight),), head.bias, form.scale, form.cap)
+    base: Any = getattr(head, "base_layer", None)
+    if type(base).forward is not torch.nn.Linear.forward or not hasattr(head, "lora_A") or head.merged:
+        return None
+    pairs = [(hidden, base.weight)]
+    for name in () if head.disable_adapters else head.active_adapters:
+        if name in head.lora_A:
+            down, up = head.lora_A[name].weight, head.lora_B[name].weight
+            rows = torch.nn.functional.linear(hidden.to(down.dtype), down) * head.scaling[name]
+            pairs.append((rows, up))
+    return Projection(tuple(pairs), base.bias, form.scale, form.cap)
+
+
+def _values(
+    head: Projection, targets: Tensor, declared: frozenset[HeadNeed], vocabulary: int, reference: Projection | None
+) -> dict[str, Tensor]:
+    """Return the declared signals of the rows of `head`; without a graph those of the plain kind all at once."""
+    found: dict[str, Tensor] = {}
+    if not head.needs_gradient and len(declared & set(HEAD_SIGNALS)) > 1:
+        found = every_signal(head, targets, vocabulary)
+    for need in sorted(declared, key=name_of):
+        if name_of(need) not in found:
+            found[name_of(need)] = signal(need, head, targets, vocabulary, reference)
+    return {name_of(need): found[name_of(need)] for need in declared}
+
+
+def _plain(need: HeadNeed, logits: Tensor, targets: Tensor, vocabulary: int, reference: Tensor | None) -> Tensor:
+    if isinstance(need, CrossEntropyTo):
+        return need.plain(logits, targets, vocabulary, reference)
+    return HEAD_SIGNALS[need](logits, targets, vocabulary)
+
+
+def _taken(head: Projection, batch: Batch, share: Share) -> tuple[Projection, Tensor]:
+    return head.take(share.index), batch.targets[share.index]  # type: ignore[arg-type]
+
+
+def _tie(values: dict[str, dict[str, Tensor]], logits: Tensor) -> None:
+    """Let the signals hang on what the model returned, where a sharded model begins its backward pass."""
+    for found in values.values():
+        for name, value in found.items():
+            found[name] = value + logits.sum().to(value.dtype) * 0
+
+
+def _flat(logits: Tensor) -> Tensor:
+    return logits.flatten(0, 1)
+
+
 @contextmanager
-def _only_rows(model: Any, predicting: Tensor) -> Iterator[None]:
-    """Let the head see the hidden rows of `predicting` alone: (B, T, D) becomes (1, N, D) on the way in."""
+def _inside_head(model: Any, batch: Batch, form: Form, compute: Callable[[Projection], None]) -> Iterator[None]:
+    """Let `compute` have the head's projection of the scored rows in place of what the head does with all rows.
+
+    The module is called, so that its hooks run and its weights are there; it returns zeros, (1, N, 1).
+    """
+    head = model.get_output_embeddings()
+    own = vars(head).get("forward")
+
+    def forward(hidden: Tensor, *_: Any, **__: Any) -> Tensor:
+        rows = _flat(hidden)[batch.positions]
+        projection = projection_of(head, rows, form)
+        if projection is None:
+            raise TypeError(f"{type(head).__name__} is no linear head")
+        compute(projection)
+        return (rows[:, :1] * 0).unsqueeze(0)
+
+    head.forward = forward
+    try:
+        yield
+    finally:
+        if own is None:
+            del head.forward
+        else:
+            head.forward = own
+
+
+@contextmanager
+def _only_rows(model: Any, positions: Tensor) -> Iterator[None]:
+    """Let the head see the hidden rows of `positions` (N,) alone: (B, T, D) becomes (1, N, D) on the way in."""
 
     def select(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (arguments[0][predicting].unsqueeze(0), *arguments[1:])
+        return (_flat(arguments[0])[positions].unsqueeze(0), *arguments[1:])
 
     hook = model.get_output_embeddings().register_forward_pre_hook(select)
     try:

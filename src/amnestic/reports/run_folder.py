@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, RunError
-from ..storage import remove, write_file, write_folder, writing
+from ..shared_folder import write_folder
+from ..storage import remove, write_file, writing
 from ..training.checkpoint import found_in, read_state, step_of
 from .results import JsonLines, read_jsonl, write_json, write_text
 

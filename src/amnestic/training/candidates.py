@@ -9,7 +9,7 @@ from .. import processes
 from ..constraints.bound import Probe, Reached, Sums
 from ..errors import RunError
 from ..model.load import Loaded, as_saved
-from ..storage import write_folder
+from ..shared_folder import write_folder
 from .checkpoint import link
 from .tensor_files import read_tensors, write_tensors
 

@@ -29,7 +29,8 @@ from .. import processes
 from ..constraints.multiplier import Multiplier
 from ..errors import InputError
 from ..interruption import Interruption
-from ..storage import remove, write_folder
+from ..shared_folder import write_folder
+from ..storage import remove
 from . import randomness
 from .optimizer import Optimizer
 from .options import CheckpointOptions, TrainingOptions
