@@ -11,8 +11,8 @@ import numpy as np
 from .encode import Encoded, lengths
 from .records import take
 
-WINDOW = 1024
-"""Rows of like lengths among which padded batches are chosen; the effort grows with its square."""
+WINDOW = 32
+"""Batches' worth of rows of like lengths among which padded batches are chosen; the effort grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,8 @@ def like_lengths(examples: Sequence[Encoded], rows: int, packs: bool = False) ->
     if packs:
         yield from _runs(order.tolist(), lengths(examples)[order].tolist(), budget.tokens)
         return
-    for first in range(0, len(order), WINDOW):
-        window = order[first : first + WINDOW].tolist()
+    for first in range(0, len(order), WINDOW * rows):
+        window = order[first : first + WINDOW * rows].tolist()
         for batch in cut(take(examples, window), budget):
             yield [window[i] for i in batch]
 
