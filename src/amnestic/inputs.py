@@ -16,8 +16,8 @@ from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method
 from .model.form import examine
-from .model.load import Loaded, load, prepare
-from .model.options import FinetuneModel, ModelOptions
+from .model.load import Loaded, adapt, load, prepare
+from .model.options import AdapterOptions, FinetuneModel, ModelOptions
 
 
 @dataclass
@@ -82,7 +82,14 @@ class Inputs:
 
 
 def gather(
-    sources: Mapping[str, str], exclude: str | None, model: ModelOptions, data: DataOptions, seed: int, given: Given
+    sources: Mapping[str, str],
+    exclude: str | None,
+    model: ModelOptions,
+    data: DataOptions,
+    adapter: AdapterOptions,
+    seed: int,
+    *,
+    given: Given,
 ) -> Inputs:
     """Read `sources` (split -> name), load the model, and encode; rows of `exclude` are left out of the first split.
 
@@ -95,6 +102,8 @@ def gather(
     if exclude is not None:
         _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
     loaded = _load(model, seed, given)
+    if adapter.use_peft:
+        adapt(loaded, adapter, seed)
     encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
     splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
     _refuse_unknown_tokens(loaded, splits)

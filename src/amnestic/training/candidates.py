@@ -112,7 +112,8 @@ class Candidates:
             raise RunError("no candidate was measured; expected at least one optimiser step.")
         weights = load_file(self.path)
         for name, parameter in self.loaded.model.named_parameters():
-            parameter.copy_(weights[name])
+            if parameter.requires_grad:
+                parameter.copy_(weights[name])
         return self.best
 
     def _is_best(self, candidate: Candidate) -> bool:
@@ -125,5 +126,6 @@ class Candidates:
         weights = {
             name: parameter.detach().to(self.loaded.dtype_of(name)).contiguous()
             for name, parameter in self.loaded.model.named_parameters()
+            if parameter.requires_grad
         }
         write_file(self.path, lambda temporary: save_file(weights, temporary))
