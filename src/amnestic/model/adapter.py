@@ -20,7 +20,7 @@ from torch import Tensor
 from ..errors import InputError
 from .options import ALL_LINEAR, AdapterOptions, ModelOptions
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 NAME = "default"
 """What peft calls an adapter that has no name of its own."""
 SLOW = 5e-5
@@ -237,6 +237,19 @@ def saved_adapter(options: ModelOptions) -> Path | None:
         return None
 
 
+def check_weights(folder: Path, allow_pickle: bool) -> None:
+    """Raise InputError where `folder` lacks the numbers of its adapter, or holds them as a pickle nobody allowed."""
+    if (folder / WEIGHTS).is_file():
+        return
+    if not (folder / PICKLE).is_file():
+        raise InputError(f"the folder {str(folder)!r} of an adapter lacks {WEIGHTS}; copy or download it again.")
+    if not allow_pickle:
+        raise InputError(
+            f"the folder {str(folder)!r} holds its adapter as a pickle ({PICKLE}) alone, a format that can run code when "
+            "it is read; give --allow_pickle to read tensors from it, and nothing else."
+        )
+
+
 def base_of(folder: Path) -> Base:
     """Return the base model that the adapter in `folder` names; raises InputError where it names none."""
     _require(f"the adapter in {str(folder)!r}")
@@ -268,19 +281,32 @@ def _read(model: Any, folder: Path) -> Any:
     from peft import PeftModel
 
     try:
-        return PeftModel.from_pretrained(model, str(folder))
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")  # peft only warns of tensors that the file lacks
+            found = PeftModel.from_pretrained(model, str(folder))
     except Exception as error:  # missing files, other shapes, kinds that peft does not know
-        raise InputError(
-            f"the adapter in {str(folder)!r} cannot be read into its base model: {_line(error)}; give the folder of an "
-            "adapter that was made for that model."
-        ) from error
+        raise InputError(_misfit(folder, _line(error))) from error
+    for warning in said:
+        if "missing adapter keys" in str(warning.message):
+            raise InputError(_misfit(folder, "its weights lack tensors"))
+    return found
+
+
+def _misfit(folder: Path, reason: str) -> str:
+    return (
+        f"the adapter in {str(folder)!r} cannot be read into its base model: {reason}; give the folder of an adapter "
+        "that was made for that model."
+    )
 
 
 def _unwrapped(model: Any, configs: Mapping[str, Any]) -> Any:
     """Merge adapters that were put into `model` itself, which has no ``merge_and_unload``."""
     if any(getattr(config, "modules_to_save", None) for config in configs.values()):
         raise ValueError("it holds whole modules too, and peft's own model around it is missing")
-    for name, layer in list(_layers(model)):
+    layers = list(_layers(model))
+    if not layers:
+        raise ValueError("it adds to what the model reads, and changes no weight")
+    for name, layer in layers:
         layer.merge()
         parent, _, child = name.rpartition(".")
         setattr(model.get_submodule(parent), child, layer.get_base_layer())

@@ -289,6 +289,7 @@ def digest(loaded: Loaded, without_adapter: bool = False) -> str:
 def _load_merged(options: ModelOptions, folder: Path, from_scratch: bool, seed: int, attention: str | None) -> Loaded:
     """Load the base model of the adapter in `folder`, and merge the adapter into it in the base model's precision."""
     base = adapters.base_of(folder)
+    adapters.check_weights(folder, options.allow_pickle)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = options.tokenizer or (str(folder) if has_tokenizer else None)
     if Path(base.name).resolve() == folder.resolve():
