@@ -127,16 +127,20 @@ def test_experts_that_are_no_linear_layers_are_told(tmp_path):
     [
         (
             ("q_proj", "query"),
-            "--lora_target_modules names 'query', which is no linear or embedding layer of the model "
-            "(LlamaForCausalLM); it has: down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, "
-            "v_proj.",
+            (
+                "--lora_target_modules names 'query', which is no linear or embedding layer of the model "
+                "(LlamaForCausalLM); it has: down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, "
+                "v_proj."
+            ),
         ),
         (("norm",), "--lora_target_modules names 'norm', which is no linear or embedding layer"),
         (("proj",), "--lora_target_modules names 'proj', which is no linear"),
         (
             ("q_proj", "lm_head"),
-            "--lora_target_modules names lm_head, whose weight is that of model.embed_tokens too (tied embeddings), "
-            "and an adapter would tear them apart; leave it out.",
+            (
+                "--lora_target_modules names lm_head, whose weight is that of model.embed_tokens too (tied embedd"
+                "ings), and an adapter would tear them apart; leave it out."
+            ),
         ),
         (("embed_tokens",), "--lora_target_modules names model.embed_tokens, whose weight is that of lm_head too"),
         (("embed_tokens", "lm_head"), "--lora_target_modules names lm_head, whose weight is that of model.embed_tok"),

@@ -245,8 +245,8 @@ def check_weights(folder: Path, allow_pickle: bool) -> None:
         raise InputError(f"the folder {str(folder)!r} of an adapter lacks {WEIGHTS}; copy or download it again.")
     if not allow_pickle:
         raise InputError(
-            f"the folder {str(folder)!r} holds its adapter as a pickle ({PICKLE}) alone, a format that can run code when "
-            "it is read; give --allow_pickle to read tensors from it, and nothing else."
+            f"the folder {str(folder)!r} holds its adapter as a pickle ({PICKLE}) alone, a format that can run code "
+            "when it is read; give --allow_pickle to read tensors from it, and nothing else."
         )
 
 
