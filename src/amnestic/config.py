@@ -26,7 +26,7 @@ from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
 from .methods.options import MethodOptions
-from .model.options import FinetuneModel, ModelOptions, ShardingOptions
+from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
 from .reports.files import plain, write_text
 from .trackers.options import TrackingOptions
 from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraining
@@ -83,6 +83,7 @@ class UnlearnConfig:
     run: RunOptions
     model: ModelOptions
     data: UnlearnData
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     method: MethodOptions = field(default_factory=MethodOptions)
     bound: BoundOptions = field(default_factory=BoundOptions)
     multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
@@ -101,6 +102,7 @@ class FinetuneConfig:
     run: RunOptions
     model: FinetuneModel
     data: FinetuneData
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
