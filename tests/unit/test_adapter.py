@@ -129,8 +129,8 @@ def test_experts_that_are_no_linear_layers_are_told(tmp_path):
             ("q_proj", "query"),
             (
                 "--lora_target_modules names 'query', which is no linear or embedding layer of the model "
-                "(LlamaForCausalLM); it has: down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, up_proj, "
-                "v_proj."
+                "(LlamaForCausalLM); it has: down_proj, embed_tokens, gate_proj, k_proj, lm_head, o_proj, q_proj, "
+                "up_proj, v_proj."
             ),
         ),
         (("norm",), "--lora_target_modules names 'norm', which is no linear or embedding layer"),
