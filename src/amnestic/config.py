@@ -83,11 +83,11 @@ class UnlearnConfig:
     run: RunOptions
     model: ModelOptions
     data: UnlearnData
-    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     method: MethodOptions = field(default_factory=MethodOptions)
     bound: BoundOptions = field(default_factory=BoundOptions)
     multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
     training: UnlearnTraining = field(default_factory=UnlearnTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
@@ -101,8 +101,8 @@ class FinetuneConfig:
     run: RunOptions
     model: FinetuneModel
     data: FinetuneData
-    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
