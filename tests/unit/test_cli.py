@@ -28,7 +28,7 @@ RESULTS = {
     "metrics": {"forget.probability": 0.0012345, "retain.probability": 0.98},
 }
 SUPPOSED = {
-    **dict.fromkeys(("lora_r", "lora_alpha", "lora_target_modules", "merge"), {"use_peft": True}),
+    **{key: {"use_peft": True} for key in ("lora_r", "lora_alpha", "lora_target_modules", "merge")},
     "push_to_hub": {"hub_model_id": "me/x"},
 }
 """Option -> the options without which it is refused."""

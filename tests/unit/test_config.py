@@ -49,7 +49,16 @@ def test_groups_come_in_reading_order_with_required_options_first():
     found = options(UnlearnConfig)
     titles = list(dict.fromkeys(option.group for option in found))
     assert titles[:4] == ["Run", "Model", "Data", "Method"]
-    assert titles[4:] == ["Retention bound", "Multiplier", "Training", "Evaluation", "Checkpoints", "Tracking", "Hub"]
+    assert titles[4:] == [
+        "Retention bound",
+        "Multiplier",
+        "Training",
+        "Adapter",
+        "Evaluation",
+        "Checkpoints",
+        "Tracking",
+        "Hub",
+    ]
     assert [option.name for option in found if option.group == "Data"][:3] == ["forget", "retain", "question_column"]
     assert {option.name for option in found if option.required} == set(REQUIRED)
 
