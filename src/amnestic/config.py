@@ -83,11 +83,11 @@ class UnlearnConfig:
     run: RunOptions
     model: ModelOptions
     data: UnlearnData
-    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     method: MethodOptions = field(default_factory=MethodOptions)
     bound: BoundOptions = field(default_factory=BoundOptions)
     multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
     training: UnlearnTraining = field(default_factory=UnlearnTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -102,8 +102,8 @@ class FinetuneConfig:
     run: RunOptions
     model: FinetuneModel
     data: FinetuneData
-    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)

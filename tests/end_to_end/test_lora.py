@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import amnestic
 import amnestic.execution as execution
+import amnestic.shortage as shortage
 import amnestic.training.loop as loop
 from amnestic.model import fidelity
 
@@ -144,7 +145,7 @@ def test_an_adapter_may_be_the_retrained_model(forgotten, unlearn):
 def test_a_run_with_an_adapter_goes_on(unlearn, monkeypatch, tmp_path, merge):
     plain = unlearn(**COURSE, merge=merge)
     interrupted(monkeypatch, unlearn, 4, **COURSE, merge=merge, output_dir=tmp_path / "run")
-    state = load_file(next((tmp_path / "run" / "checkpoints").glob("checkpoint-*")) / "weights.safetensors")
+    state = load_file(next((tmp_path / "run" / "checkpoints").glob("checkpoint-*/weights/*.safetensors")))
     assert all("lora_" in name for name in state)
     again = unlearn(**COURSE, merge=merge, output_dir=tmp_path / "run", resume_from_checkpoint="latest")
     assert again.results["training"]["resumed_after"]
@@ -277,6 +278,30 @@ def test_a_redacted_run_trains_an_adapter_too(unlearn):
     outcome = unlearn(**COURSE, redact=True)
     assert outcome.results["redacted"] is True
     assert "adapter_model.safetensors" in names(outcome)
+
+
+def test_a_model_in_float32_that_is_computed_in_bfloat16_is_merged(unlearn):
+    """The rounding of the computation is larger than that of the weights: it decides what the merge may change."""
+    outcome = unlearn(**COURSE | {"keep": None, "bound": 9}, merge=True, dtype="bfloat16")
+    assert outcome.status == 0
+    assert outcome.results["merge_difference"] > fidelity.MERGE_TOLERANCE[torch.float32]
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_disk_need_not_hold_a_whole_model_for_an_adapter(unlearn, monkeypatch, merge):
+    """Of P numbers in float32: 4 P saved, 4 P in each of two candidates, and 12 P in each of two checkpoints.
+
+    A merged model takes as much as its weights in place of the first.
+    """
+    facts = unlearn(**COURSE, merge=merge).results["adapter"]
+    saved = facts["model_parameters"] if merge else facts["trainable_parameters"]
+    need = 4 * (saved + 8 * facts["trainable_parameters"])
+    monkeypatch.setattr(shortage, "SMALL_FILES", 0)
+    for room, status in ((need - 1, 1), (need, 0)):
+        monkeypatch.setattr(shortage, "free_bytes", lambda _, room=room: room)
+        outcome = unlearn(**COURSE, merge=merge)
+        assert (outcome.status == 1) == (status == 1)
+        assert ("has room for" in outcome.err) == (status == 1)
 
 
 def test_a_slow_learning_rate_is_noted(unlearn):

@@ -15,7 +15,7 @@ from .load import Loaded
 from .sharding import device_of, forward_only
 
 MERGE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""Precision that a merged model is saved in -> how far its logits may be from those before.
+"""Precision that a merged model is saved or computed in, the coarser -> how far its logits may be from those before.
 
 The root mean square of the differences as a share of that of the logits. Rounding to bfloat16 moves a weight by up to
 1/512 of itself.
@@ -50,7 +50,8 @@ class Sample:
         distance = sum(float((a.double() - b.double()).square().sum()) for a, b in zip(found, self.logits, strict=True))
         size = sum(float(logits.double().square().sum()) for logits in self.logits)
         difference = math.sqrt(distance / max(size, 1e-30))
-        if not difference <= (most := MERGE_TOLERANCE[saved.saved_dtype]):
+        most = max(MERGE_TOLERANCE[dtype] for dtype in (saved.saved_dtype, saved.model.dtype))
+        if not difference <= most:
             raise RunError(
                 f"the merged model in {path} gives other logits than the adapter on its base model: they differ by "
                 f"{difference:.2g} of their size, and rounding explains at most {most:g}; save the adapter itself "
