@@ -19,6 +19,7 @@ from .methods.base import Method
 from .model.form import examine
 from .model.load import Loaded, adapt, device_named, load, prepare, spread
 from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
+from .model.packing import examine_packing
 
 
 @dataclass
@@ -123,6 +124,7 @@ def gather(
     elif loading.sharding.fsdp:
         loaded.notes.append("--fsdp: this process is alone, so nothing is spread; torchrun starts several.")
     examine(loaded, next(iter(splits.values())).examples[0])
+    examine_packing(loaded, [split.examples for split in splits.values()])
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
     _note_template(loaded, encoder)

@@ -14,6 +14,7 @@ from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
 from .model.form import examine
 from .model.load import Loaded, digest, load, spread
+from .model.packing import examine_packing
 from .model.sharding import device_of
 from .processes import joined
 from .progress import Progress
@@ -213,5 +214,6 @@ def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded
     if sharding is not None:
         spread(retrained, sharding, device)
     examine(retrained, inputs.splits["forget"].examples[0])
+    examine_packing(retrained, [split.examples for split in inputs.splits.values()])
     execution.folder.refuse_inputs(retrained.files)
     return retrained

@@ -47,7 +47,9 @@ def _remedies(config: UnlearnConfig | FinetuneConfig, stage: str) -> list[str]:
     training, found = config.training, []
     rows, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     eval_rows = config.evaluation.per_device_eval_batch_size
-    if stage == "train" and rows > 1:
+    if stage == "train" and (most := training.max_tokens_per_batch) is not None:
+        found.append(f"a --max_tokens_per_batch below {most} (the same steps)")
+    elif stage == "train" and rows > 1:
         fewer, more = (rows // 2, accumulation * 2) if rows % 2 == 0 else (1, accumulation * rows)
         found.append(f"--per_device_train_batch_size {fewer} --gradient_accumulation_steps {more} (the same steps)")
     if eval_rows > 1 and stage != "load":

@@ -17,6 +17,7 @@ from ..errors import InputError
 from . import adapter as adapters
 from .adapter import Adapter, Base
 from .options import AdapterOptions, ModelOptions, ShardingOptions
+from .segments import segmented
 from .sharding import device_of, shard, whole
 from .signals import Form
 from .source import CAUSAL, first_line, own_code_note, read_config, read_tokenizer, source_files, source_folder
@@ -282,7 +283,8 @@ def checkpointed(loaded: Loaded, on: bool = True) -> Iterator[None]:
     try:
         for name in rates:
             setattr(config, name, 0.0)
-        yield
+        with segmented(model, loaded.form.packs):  # a block is computed again outside of its pass
+            yield
     finally:
         _switch_checkpointing(model, False)
         for name, value in rates.items():
