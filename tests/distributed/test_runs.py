@@ -234,6 +234,27 @@ def test_a_sharded_model_is_trained_from_scratch_beside_a_retrained_one(pool, ti
     assert results["reload_difference"] < 1e-4
 
 
+ADAPTER = {"use_peft": True, "lora_r": 4, "learning_rate": 2e-2}
+SAVED = {"adapter": ("adapter_model.safetensors", {}), "merged": ("model.safetensors", {"merge": True})}
+
+
+@pytest.mark.parametrize("saved", SAVED)
+def test_two_processes_train_an_adapter_as_one_does(pool, tiny_model, data, tmp_path, saved):
+    """Whole on each process, and spread with its frozen model; saved as it is, and merged."""
+    file, merge = SAVED[saved]
+    options = OPTIONS | data | ADAPTER | merge | {"model": str(tiny_model()), "gradient_checkpointing": True}
+    outcome = alone("unlearn", options | ONE | {"output_dir": str(tmp_path / "one")})
+    assert outcome["status"] == 0, outcome["err"]
+    expected = load_file(tmp_path / "one" / "model" / file)
+    for name, spread in (("ddp", {}), ("fsdp", FSDP)):
+        for outcome in pool.run(command, "unlearn", options | TWO | spread | {"output_dir": str(tmp_path / name)}):
+            assert outcome["status"] == 0, outcome["err"]
+        found = load_file(tmp_path / name / "model" / file)
+        assert found.keys() == expected.keys()
+        for key, value in expected.items():
+            torch.testing.assert_close(found[key], value, rtol=1e-4, atol=1e-4, msg=f"{name}: {key}")
+
+
 def test_the_demonstration_is_for_one_process(pool, tmp_path):
     first, second = pool.run(command, "demo", {"output_dir": str(tmp_path / "demo")})
     assert (first["status"], second["status"]) == (2, 2)

@@ -12,12 +12,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
-from amnestic.data.batches import pad
+from amnestic.data.batches import pack, pad
 from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
 from amnestic.model.form import examine
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
+from amnestic.model.segments import segmented
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
@@ -51,8 +52,9 @@ def rows(split: str) -> list[Encoded]:
     return found
 
 
+@pytest.mark.parametrize("is_packed", [False, True])
 @pytest.mark.parametrize("optim", ["sgd", "adamw_torch"])
-def test_a_step_reads_nothing_back(tiny_model, optim):
+def test_a_step_reads_nothing_back(tiny_model, optim, is_packed):
     loaded = load(ModelOptions(model=str(tiny_model()), dtype="float32"))
     examine(loaded, rows("forget")[0])
     assert loaded.form.fuses
@@ -61,8 +63,10 @@ def test_a_step_reads_nothing_back(tiny_model, optim):
     optimizer = Optimizer(loaded.model.parameters(), TrainingOptions(optim=optim, max_grad_norm=1.0))
     multiplier = Bounded(rate=1.0).start(0.1, 1)
     batches = [pad(split, rows(split)) for split in ("forget", "retain")]
+    if is_packed:
+        batches = [pack([(split, row) for split in ("forget", "retain") for row in rows(split)])]
     step(problem, batches, [multiplier], optimizer)  # what is set up once may look
-    with Watch() as watch:
+    with segmented(loaded.model), Watch() as watch:  # transformers' own masks read back whether rows are packed
         step(problem, batches, [multiplier], optimizer)
     # torch's AdamW keeps its step counts on the host, and reads them there
     assert [
