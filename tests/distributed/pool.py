@@ -77,6 +77,7 @@ def _received(pipe: Connection) -> tuple[bool, Any]:
 
 def _work(rank: int, count: int, meeting: str, pipe: Connection) -> None:
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     import torch
 
     torch.set_num_threads(1)

@@ -133,7 +133,7 @@ def cross_entropy_loop(need: CrossEntropyTo, logits: Tensor, targets: Tensor, kn
 
 @pytest.mark.parametrize("form", ["plain", "capped", "adapted"])
 @pytest.mark.parametrize("name", CROSS_ENTROPIES)
-def test_cross_entropy_is_that_of_a_loop(name: str, form: str) -> None:
+def test_cross_entropy_is_that_of_a_loop(name: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """The reference has a head and a width of its own."""
     need = CROSS_ENTROPIES[name]
     head, known = projection(6, 19, **FORMS[form]), 15
@@ -144,7 +144,8 @@ def test_cross_entropy_is_that_of_a_loop(name: str, form: str) -> None:
     given_plainly = need.plain(full_logits(head), targets, known, other)
     given_reference = reference if need.target.needs_reference else None
     compare(head, given_plainly, expected)
-    for rows in (1, 19 * 8 * 4, 2**20):
+    for rows, kept in ((1, 0), (19 * 8 * 4, 0), (2**20, 0), (1, 2**20)):
+        monkeypatch.setattr(layers, "KEPT", kept)
         found = layers.by_rows(need.plain, head, targets, known, given_reference, rows)
         compare(head, found, expected)
     assert all(tensor.grad is None for tensor in reference.tensors)
@@ -152,7 +153,10 @@ def test_cross_entropy_is_that_of_a_loop(name: str, form: str) -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["moments", "token_logp", "margin"])
-def test_any_plain_signal_can_be_read_some_rows_at_a_time(name: str, form: str) -> None:
+def test_any_plain_signal_can_be_read_some_rows_at_a_time(
+    name: str, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "KEPT", 0)
     head = projection(6, 19, **FORMS[form])
     targets = targets_of(head)
     expected = HEAD_SIGNALS[name](full_logits(head), targets, 15)
@@ -269,8 +273,11 @@ ROWS, COLUMNS = 64, 1000
     ],
     ids=["margin", "token_logp", "by_rows"],
 )
-def test_the_logits_never_exist_at_once(layer: Callable[..., Tensor], limit: int) -> None:
+def test_the_logits_never_exist_at_once(
+    layer: Callable[..., Tensor], limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Forward and backward hold one part of them; the gradient of the weights is no logit."""
+    monkeypatch.setattr(layers, "KEPT", 0)
     head = projection(ROWS, COLUMNS, has_bias=False)
     with Largest((COLUMNS, WIDTH), (WIDTH, COLUMNS)) as watched:
         layer(head, targets_of(head)).sum().backward()

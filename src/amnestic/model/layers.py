@@ -19,6 +19,8 @@ COLUMNS = 16 * 2**20
 """Bytes of the logits that the margin looks at at once: what stays in a processor's cache, or nearly."""
 ROWS = 64 * 2**20
 """Bytes of the logits that a loss looks at at once."""
+COPIES = 6
+"""Tensors of the size of the logits that the plain form of a cross-entropy takes, forward and backward."""
 KEPT = 512 * 2**20
 """Bytes of logits that a loss keeps from the forward to the backward pass; what is beyond is computed again."""
 
@@ -132,8 +134,11 @@ def by_rows(
 ) -> Tensor:
     """Return what the function `plain` of (logits, targets, known[, reference's logits]) gives, some rows at a time.
 
-    The logits are computed again in the backward pass, and differentiated by autograd.
+    The logits are computed again in the backward pass, and differentiated by autograd; but where all that autograd
+    stores of them, some COPIES, is within KEPT bytes, it differentiates the plain form.
     """
+    if COPIES * head.rows * head.vocabulary * head.dtype.itemsize <= KEPT:
+        return _RowWork(plain, known, reference, head.rows).of(head.logits(), targets, slice(0, head.rows))
     work = _RowWork(plain, known, reference, _height(head, rows))
     return _ByRows.apply(work, head, targets, *head.tensors)  # type: ignore[no-untyped-call, no-any-return]
 

@@ -106,7 +106,8 @@ class Candidates:
         """Put the kept weights back into the model, and return the kept candidate."""
         if self.best is None:
             raise RunError("no candidate was measured; expected at least one optimiser step.")
-        read_tensors(dict(self.loaded.model.named_parameters()), self.path)
+        named = self.loaded.model.named_parameters()
+        read_tensors({name: parameter for name, parameter in named if parameter.requires_grad}, self.path)
         return self.best
 
     def _is_best(self, candidate: Candidate) -> bool:
@@ -116,6 +117,7 @@ class Candidates:
         weights = {
             name: parameter.detach().to(self.loaded.dtype_of(name))
             for name, parameter in self.loaded.model.named_parameters()
+            if parameter.requires_grad
         }
         write_folder(self.path, lambda folder: write_tensors(weights, folder))
 
