@@ -164,6 +164,14 @@ class Plain:
         self.multiplier = max(0.0, self.multiplier + RATE * (losses["retain"] - BOUND))
         return losses["forget"], losses["retain"]
 
+    @torch.inference_mode()
+    def read(self, number: int) -> None:
+        """Compute the losses of one step's rows, and nothing else."""
+        size = self.case.options.budget
+        for name, rows in self.case.chosen(number).items():
+            for first in range(0, len(rows), size):
+                self._loss(name, rows[first : first + size])
+
     def _loss(self, name: str, rows: Sequence[Encoded]) -> torch.Tensor:
         """Return the sum of a split's losses from full logits of padded rows."""
         longest = max(len(row.input_ids) for row in rows)
@@ -217,6 +225,12 @@ class Ours:
         sums, *_ = step(self.loop.problem, batches, self.loop.multipliers, self.optimizer)
         forget_loss, retain_loss = sums.tolist()
         return forget_loss, retain_loss
+
+    @torch.inference_mode()
+    def read(self, number: int) -> None:
+        """Compute the losses of one step's rows, and nothing else."""
+        for batch in self.loop.batches(number, self.optimizer.device):
+            self.loop.problem.unreduced(batch)
 
 
 LOOPS: dict[str, Callable[[Case], Any]] = {"plain": Plain, "ours": Ours}
