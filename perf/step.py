@@ -16,6 +16,7 @@ ratio, positions that go through the body for each real token (plain, ours), the
 
 import argparse
 import copy
+import ctypes
 import re
 import statistics
 import subprocess
@@ -245,6 +246,7 @@ def peak(case: Case, side: str) -> int:
         before = torch.cuda.memory_allocated()
         taking.step(1)
         return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed would be used again without being seen
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     before = _held("VmRSS")
     taking.step(1)
@@ -324,7 +326,7 @@ def main() -> None:
             chosen = [] if options.model else ["--vocabulary", str(vocabulary), "--head", head, "--lengths", kind]
             peaks = measured_peaks([*own, *chosen])
             megabytes = [peaks[side] / 2**20 for side in SIDES]
-            line += f" | {megabytes[0]:.0f} MB, {megabytes[1]:.0f} MB: {megabytes[0] / megabytes[1]:.2f}"
+            line += f" | {megabytes[0]:.0f} MB, {megabytes[1]:.0f} MB: {megabytes[0] / max(megabytes[1], 1e-9):.2f}"
         print(f"{name} | {line}", flush=True)
 
 
