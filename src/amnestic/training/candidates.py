@@ -103,10 +103,14 @@ class Candidates:
         return self.folder / "candidate"
 
     def restore(self) -> Candidate:
-        """Put the kept weights back into the model, and return the kept candidate."""
+        """Put the kept weights back into the model, and return the kept candidate; raises RunError without any."""
         if self.best is None:
             raise RunError("no candidate was measured; expected at least one optimiser step.")
-        read_tensors(dict(self.loaded.model.named_parameters()), self.path)
+        with processes.agreed():
+            try:
+                read_tensors(dict(self.loaded.model.named_parameters()), self.path)
+            except Exception as error:  # of the file system, of safetensors, or a tensor that is not there
+                raise RunError(f"the best candidate's weights in {self.path} cannot be read ({error}).") from error
         return self.best
 
     def _is_best(self, candidate: Candidate) -> bool:
