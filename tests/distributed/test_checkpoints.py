@@ -393,7 +393,12 @@ def saved(case: Case, folder: str) -> str:
 
 @pytest.mark.parametrize(
     ("how", "tied", "dtype"),
-    [("two", True, "bfloat16"), ("sharded", True, "bfloat16"), ("sharded", False, "float32"), ("offloaded", True, "float32")],
+    [
+        ("two", True, "bfloat16"),
+        ("sharded", True, "bfloat16"),
+        ("sharded", False, "float32"),
+        ("offloaded", True, "float32"),
+    ],
 )
 def test_a_spread_model_is_saved_as_a_whole_one_is(pool, tiny_model, tmp_path, how, tied, dtype):
     """Byte for byte, and with the digest of the whole model."""
