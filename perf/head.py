@@ -21,7 +21,7 @@ Layer = Callable[[Projection, torch.Tensor], torch.Tensor]
 
 
 def usual(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """The margin as it is usually written."""
+    """Return the margin as it is usually written."""
     wide = logits.float()
     return wide.max(dim=-1).values - wide.mean(dim=-1)
 

@@ -19,6 +19,7 @@ from transformers import AutoTokenizer
 
 from amnestic.constraints.options import BoundOptions
 from amnestic.data.batches import StepRows, micro_batches
+from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoder
 from amnestic.data.options import DataOptions
 from amnestic.data.sources import read_examples
@@ -76,7 +77,7 @@ def main() -> None:
     order = StepRows({"retain": len(training)}, 32, seed=0)
     with stage("steps", rows):
         for step in range(STEPS):
-            assert list(micro_batches({"retain": training}, order.rows(step), 16, 128))
+            assert micro_batches({"retain": training}, order.rows(step), Budget(1024))
     print(f"{STEPS} steps of 32 rows were gathered")
 
 

@@ -1,4 +1,4 @@
-"""Two or more forms of one computation, measured in turn in one process: seconds, and the peak of memory beyond the start.
+"""Two forms of one computation, measured in turn in one process: seconds, and the peak of memory beyond the start.
 
 Only ratios of one run count: A B A B, medians over the turns.
 """
@@ -21,6 +21,7 @@ class Peak:
     """
 
     def __enter__(self) -> "Peak":
+        """Begin to watch."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -33,6 +34,7 @@ class Peak:
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End it: `bytes` is known now."""
         if torch.cuda.is_available():
             torch.cuda.synchronize()
             self.bytes = torch.cuda.max_memory_allocated() - self._start

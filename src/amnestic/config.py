@@ -26,7 +26,7 @@ from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
 from .methods.options import MethodOptions
-from .model.options import FinetuneModel, ModelOptions, ShardingOptions
+from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
 from .reports.files import plain, write_text
 from .trackers.options import TrackingOptions
 from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraining
@@ -87,6 +87,7 @@ class UnlearnConfig:
     bound: BoundOptions = field(default_factory=BoundOptions)
     multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
     training: UnlearnTraining = field(default_factory=UnlearnTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     evaluation: UnlearnEvaluation = field(default_factory=UnlearnEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
@@ -102,6 +103,7 @@ class FinetuneConfig:
     model: FinetuneModel
     data: FinetuneData
     training: FinetuneTraining = field(default_factory=FinetuneTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
     evaluation: EvaluationOptions = field(default_factory=EvaluationOptions)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)

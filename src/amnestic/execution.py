@@ -19,8 +19,10 @@ from .evaluation.collect import Collected, collect, rows, suite
 from .evaluation.needs import Subject
 from .inputs import Given, Inputs, Loading, gather
 from .interruption import Interruption
+from .model import adapter as adapters
 from .model.compiling import compiled
-from .model.load import Loaded, checkpointed, digest, reload, round_to_saved, save
+from .model.fidelity import SAMPLED, Sample
+from .model.load import Loaded, checkpointed, digest, merge_adapter, reload, round_to_saved, save
 from .model.sharding import device_of
 from .progress import Observers, Progress
 from .reports.environment import environment, file_hashes
@@ -92,6 +94,7 @@ class Execution:
         watcher = progress if progress is not None and is_first else Progress()
         with processes.agreed():
             check_library(config.training)
+            adapters.check_library(config.adapter)
             self.folder = RunFolder(config.run.output_dir, config.run.overwrite, goes_on_within(config), is_first)
         try:
             with processes.agreed():
@@ -150,8 +153,9 @@ class Execution:
 
         To be called once the configuration is resolved, and before anything is measured.
         """
-        self.digest_before = digest(inputs.loaded)
-        self._identity = identity_of(self.command, self.config, inputs, self.digest_before)
+        found = digest(inputs.loaded)
+        self.digest_before = digest(inputs.loaded, without_adapter=True) if self.config.adapter.merge else found
+        self._identity = identity_of(self.command, self.config, inputs, found)
         if self.source is not None:
             refuse_other(self.source, read_state(self.source)["identity"], self._identity)
         folder = self.folder.checkpoints if self.source is None else self.source.parent
@@ -186,6 +190,14 @@ class Execution:
             is_resumable=not self.config.training.optim.startswith(PAGED),
         )
 
+    @property
+    def reaches_all(self) -> bool:
+        """Return whether each tensor must get a gradient in the first step.
+
+        Not where a whole model is trained as it is: some hold tensors that no text reaches.
+        """
+        return self.config.adapter.use_peft or self.config.training.gradient_checkpointing
+
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
         """Add the seconds of the context to those of `stage`."""
@@ -203,10 +215,11 @@ class Execution:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
         with hiding_rows(self.redaction.is_on):
-            settings = Loading(config.model, config.sharding, config.training.seed)
+            settings = Loading(config.model, config.adapter, config.sharding, config.training.seed)
             inputs = gather(sources, exclude, settings, config.data, self.given)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
+        self._judge_adapter(inputs.loaded)
         if not any(parameter.requires_grad for parameter in inputs.loaded.model.parameters()):
             raise InputError("no parameter of the model is trainable; set requires_grad of those that should learn.")
         with self.training(inputs.loaded):
@@ -220,6 +233,22 @@ class Execution:
         backend = options.torch_compile_backend if options.torch_compile else None
         with checkpointed(loaded, options.gradient_checkpointing), compiled(loaded.model, backend):
             yield
+
+    def _judge_adapter(self, loaded: Loaded) -> None:
+        """Note a learning rate at which an adapter hardly moves; raise InputError where nobody could load an upload."""
+        if loaded.adapter is None:
+            return
+        base, rate = loaded.adapter.base, self.config.training.learning_rate
+        if self.config.hub.push_to_hub and not loaded.adapter.options.merge and base is not None and base.is_local:
+            raise InputError(
+                f"--push_to_hub would upload an adapter whose base model is the folder {base.name}, which nobody else "
+                "has; give --merge to upload the whole model, or a --model of the Hub."
+            )
+        if rate < adapters.SLOW:
+            loaded.notes.append(
+                f"an adapter hardly moves at --learning_rate {rate:g}: its second factor starts at 0; 1e-4 to 1e-3 is "
+                "usual."
+            )
 
     def announce(self, inputs: Inputs, plan: Plan, facts: Mapping[str, Any]) -> None:
         """Show one rendered example, the size of the work, and whatever should be known before it starts.
@@ -262,12 +291,10 @@ class Execution:
 
         At the end what only training needed is gone from it; a run that does not get there leaves its checkpoints.
         """
-        loaded = inputs.loaded
-        saved = sum(p.numel() * loaded.dtype_of(name).itemsize for name, p in loaded.model.named_parameters())
         try:
             with processes.agreed():
                 if self.folder.is_written_here:
-                    refuse_full_disk(self.folder.path, loaded.model, saved, self.config)
+                    refuse_full_disk(self.folder.path, inputs.loaded, self.config)
                 self.folder.open(self.source)
                 self._describe(inputs)
                 if self._memory is not None and self.folder.is_written_here:
@@ -332,32 +359,45 @@ class Execution:
 
         return record
 
-    def save(self, loaded: Loaded, check: Check) -> float:
-        """Save the model, load it again, and return the largest difference of the losses on `check`, in nats a token.
+    def save(self, loaded: Loaded, check: Check) -> dict[str, float]:
+        """Save the model, load it again, and return how far it is from the live one, by the key in results.json.
 
-        Raises RunError where the weights did not change, or the reloaded model differs from the live one.
+        That is the largest difference of the losses on `check`, in nats a token; of a merged adapter also that of the
+        logits. Raises RunError where the weights did not change, or the reloaded model differs from the live one.
         """
+        self.progress.start("save and check the model", 2)
+        unmerged = self._merge(loaded, check.examples)
         round_to_saved(loaded)
         if digest(loaded) == self.digest_before:
             raise RunError(_unchanged(self.config.training.learning_rate, loaded))
-        self.progress.start("save and check the model", 2)
-        with writing(self.folder.path / "model"):
+        path = self.folder.path / "model"
+        with writing(path):
             self.folder.replace("model", lambda path: save(loaded, path))
         self.progress.advance()
         size = self.config.evaluation.per_device_eval_batch_size
         live = check.losses(loaded.model, size)
         if not np.isfinite(live).all():
             raise RunError(f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.")
-        dtype = str(loaded.model.dtype).removeprefix("torch.")
-        again = reload(loaded, self.folder.path / "model")
+        again = reload(loaded, path)
         difference = float(np.abs(live - check.losses(again.model, size)).max())
         self.progress.advance()
-        if not difference <= RELOAD_TOLERANCE[dtype]:
+        if not difference <= (most := RELOAD_TOLERANCE[_width(loaded.model.dtype)]):
             raise RunError(
-                f"the saved model in {self.folder.path / 'model'} differs from the live one by {difference:.3g} nats a "
-                f"token on the {check.split} examples; expected at most {RELOAD_TOLERANCE[dtype]:g}."
+                f"the saved model in {path} differs from the live one by {difference:.3g} nats a token on the "
+                f"{check.split} examples; expected at most {most:g}."
             )
-        return difference
+        differences = {"reload_difference": difference}
+        if unmerged is not None:
+            differences["merge_difference"] = unmerged.refuse_other(again, path)
+        return differences
+
+    def _merge(self, loaded: Loaded, examples: Sequence[Encoded]) -> Sample | None:
+        """Merge the adapter where that is asked for, and return the logits from before."""
+        if not self.config.adapter.merge:
+            return None
+        before = Sample.of(loaded, [example.input_ids for example in evenly(examples, SAMPLED)])
+        merge_adapter(loaded)
+        return before
 
     def finish(self, results: dict[str, Any], inputs: Inputs, recorded: Mapping[str, Recorded]) -> dict[str, Any]:
         """Write scores, results and report, and return the whole results."""
@@ -371,6 +411,7 @@ class Execution:
             **results,
             "data": inputs.facts,
             "template": self.redaction.template(inputs.encoder.facts(next(iter(inputs.examples.values()))[0])),
+            **({"adapter": inputs.loaded.adapter.facts} if inputs.loaded.adapter else {}),
             "timings": self.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes + self.sharing.notes(self.config, results["status"]),
@@ -440,8 +481,12 @@ def _counted(split: Split) -> str:
     return f"{counts}, {spans['span_tokens']} of them in marked spans" if spans else counts
 
 
+def _width(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 def _unchanged(learning_rate: float, loaded: Loaded) -> str:
-    dtype = str(loaded.saved_dtype).removeprefix("torch.")
+    dtype = _width(loaded.saved_dtype)
     return (
         f"no weight changed: at --learning_rate {learning_rate:g} every update was lost to rounding in {dtype}; raise "
         "it, or take more steps."

@@ -17,8 +17,9 @@ from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method
 from .model.form import examine
-from .model.load import Loaded, device_named, load, prepare, spread
-from .model.options import FinetuneModel, ModelOptions, ShardingOptions
+from .model.load import Loaded, adapt, device_named, load, prepare, spread
+from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
+from .model.packing import examine_packing
 
 
 @dataclass
@@ -87,6 +88,7 @@ class Loading:
     """How a model is loaded."""
 
     model: ModelOptions
+    adapter: AdapterOptions
     sharding: ShardingOptions
     seed: int
     """Of new weights."""
@@ -112,6 +114,8 @@ def gather(
         if exclude is not None:
             _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
         loaded = _load(loading, given)
+        if loading.adapter.use_peft:
+            adapt(loaded, loading.adapter, loading.seed)
         encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
         splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
         _refuse_unknown_tokens(loaded, splits)
@@ -120,6 +124,7 @@ def gather(
     elif loading.sharding.fsdp:
         loaded.notes.append("--fsdp: this process is alone, so nothing is spread; torchrun starts several.")
     examine(loaded, next(iter(splits.values())).examples[0])
+    examine_packing(loaded, [split.examples for split in splits.values()])
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
     _note_template(loaded, encoder)

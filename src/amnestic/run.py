@@ -14,6 +14,7 @@ from .inputs import Given, Inputs, refuse_shared
 from .methods.base import Method, build
 from .model.form import examine
 from .model.load import Loaded, digest, load, spread
+from .model.packing import examine_packing
 from .model.sharding import device_of
 from .processes import joined
 from .progress import Progress
@@ -115,10 +116,10 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         with execution.timed("train"):
             trained = task.train(execution, probes)
         with execution.timed("save"):
-            difference = execution.save(inputs.loaded, task.check)
+            differences = execution.save(inputs.loaded, task.check)
         with execution.timed("measure"):
             recorded["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
-        results = _unlearn_results(execution, task, probes, trained, recorded) | {"reload_difference": difference}
+        results = _unlearn_results(execution, task, probes, trained, recorded) | differences
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
 
@@ -171,10 +172,11 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
             record, checkpoints = execution.recorder(_finetune_record, plan), execution.checkpoints()
             splits = {"data": examples}
             loop = Loop(problem, splits, rows, plan, config.training, [], record, lambda *_: None, checkpoints)
+            loop.reaches_all = execution.reaches_all
             with execution.training(inputs.loaded):
                 seconds = loop.run()
         with execution.timed("save"):
-            difference = execution.save(inputs.loaded, Check(problem, "data", measured["data"]))
+            differences = execution.save(inputs.loaded, Check(problem, "data", measured["data"]))
         with execution.timed("measure"):
             after = execution.measure("measure the model", inputs.loaded, measured)
         reached = after.values["data.probability"]
@@ -184,7 +186,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
             "verdict": f"Trained for {plan.steps} steps; probability of an answer {reached:.3g}.",
             "metrics": after.values,
             "training": execution.training_facts(plan, seconds, checkpoints.resumed_after),
-            "reload_difference": difference,
+            **differences,
             "seeds": {"training": config.training.seed},
         }
         results = execution.finish(results, inputs, {"after": after})
@@ -212,5 +214,6 @@ def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded
     if sharding is not None:
         spread(retrained, sharding, device)
     examine(retrained, inputs.splits["forget"].examples[0])
+    examine_packing(retrained, [split.examples for split in inputs.splits.values()])
     execution.folder.refuse_inputs(retrained.files)
     return retrained

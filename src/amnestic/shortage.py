@@ -3,10 +3,10 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from .config import FinetuneConfig, UnlearnConfig
 from .errors import RunError
+from .model.load import Loaded
 from .reports.display import size
 from .storage import free_bytes, size_of
 from .training.checkpoint import checkpoint_bytes
@@ -47,7 +47,9 @@ def _remedies(config: UnlearnConfig | FinetuneConfig, stage: str) -> list[str]:
     training, found = config.training, []
     rows, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     eval_rows = config.evaluation.per_device_eval_batch_size
-    if stage == "train" and rows > 1:
+    if stage == "train" and (most := training.max_tokens_per_batch) is not None:
+        found.append(f"a --max_tokens_per_batch below {most} (the same steps)")
+    elif stage == "train" and rows > 1:
         fewer, more = (rows // 2, accumulation * 2) if rows % 2 == 0 else (1, accumulation * rows)
         found.append(f"--per_device_train_batch_size {fewer} --gradient_accumulation_steps {more} (the same steps)")
     if eval_rows > 1 and stage != "load":
@@ -63,16 +65,16 @@ def _remedies(config: UnlearnConfig | FinetuneConfig, stage: str) -> list[str]:
     return [*found, "a smaller model or a larger machine"]
 
 
-def refuse_full_disk(folder: Path, model: Any, saved_bytes: int, config: UnlearnConfig | FinetuneConfig) -> None:
+def refuse_full_disk(folder: Path, loaded: Loaded, config: UnlearnConfig | FinetuneConfig) -> None:
     """Raise RunError where the run folder's file system lacks room for the result and the checkpoints.
 
     Counted are the model, and one checkpoint more than are kept, each with the best candidate of its time, since the
     oldest is removed once the newest is whole; what the folder holds already counts as free.
     """
-    each = checkpoint_bytes(model, config.training)
+    each, saved_bytes = checkpoint_bytes(loaded.model, config.training), loaded.saved_bytes
     kept = config.checkpoints.save_total_limit + 1
     candidates = kept if isinstance(config, UnlearnConfig) else 0  # each checkpoint may hold another one
-    need = (1 + candidates) * saved_bytes + kept * each + SMALL_FILES
+    need = saved_bytes + candidates * loaded.candidate_bytes + kept * each + SMALL_FILES
     free = free_bytes(folder) + (size_of(folder) if folder.is_dir() else 0)
     if need > free:
         raise RunError(

@@ -171,6 +171,7 @@ class Unlearning:
         splits = {"forget": self.forget, "retain": self.retain}
         options, moving = self.config.training, list(multipliers.values())
         loop = Loop(self.problem, splits, self.rows, self.plan, options, moving, record, candidate, checkpoints)
+        loop.reaches_all = execution.reaches_all
         with execution.training(self.inputs.loaded):
             seconds = loop.run()
         kept = candidates.restore()

@@ -24,7 +24,7 @@ from amnestic.methods.base import Method
 from amnestic.model import generate
 from amnestic.model.signals import Needs
 from amnestic.reports import environment
-from amnestic.training import problem
+from amnestic.training import loop, problem
 
 CONFIGS = {"unlearn": UnlearnConfig, "finetune": FinetuneConfig}
 TEMPLATE = (
@@ -111,10 +111,16 @@ ELSEWHERE = {
     "model_revision",
     "device",
     "gradient_checkpointing",
+    "lora_alpha",
+    "lora_r",
+    "lora_target_modules",
+    "merge",
+    "max_tokens_per_batch",
     "trust_remote_code",
     "allow_pickle",
     "per_device_eval_batch_size",
     "report_to",
+    "use_peft",
     "run_name",
     "project",
     "logging_dir",
@@ -280,8 +286,9 @@ def test_a_device_is_used_or_refused(request, light, tmp_path, command):
 
 @pytest.mark.parametrize("command", CASES)
 def test_checkpointing_computes_each_layer_once_more_and_changes_nothing(request, light, monkeypatch, command):
-    """Of the two layers each has one pass more for each micro-batch: two a step of unlearning, one of training."""
+    """Of the two layers each has one pass more for each micro-batch: one a step, which holds the rows of all splits."""
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
+    bound["max_tokens_per_batch"] = 100_000
     forward, calls = LlamaMLP.forward, []
 
     def counted(module, *arguments):
@@ -292,34 +299,62 @@ def test_checkpointing_computes_each_layer_once_more_and_changes_nothing(request
     plain = run(**bound)
     passes = len(calls)
     checkpointed = run(gradient_checkpointing=True, **bound)
-    micro_batches = {"unlearn": 2, "finetune": 1}[command] * len(plain.steps)
-    assert len(calls) - passes == passes + 2 * micro_batches
+    assert len(calls) - passes == passes + 2 * len(plain.steps)
     assert checkpointed.digest == plain.digest
 
 
 @pytest.mark.parametrize("command", CASES)
+def test_a_pass_of_training_holds_no_more_tokens_than_asked_for(request, light, monkeypatch, command):
+    """A budget of 90 tokens cuts a step into more passes, and changes rounding alone."""
+    run, bound = request.getfixturevalue(command), {"bound": 9, "optim": "sgd"} if command == "unlearn" else {}
+    original, counts = loop.micro_batches, []
+
+    def counted(*arguments):
+        batches = original(*arguments)
+        counts.append([batch.input_ids.numel() for batch in batches])
+        return batches
+
+    monkeypatch.setattr(loop, "micro_batches", counted)
+    plain = run(**bound)
+    whole, counts[:] = [*counts], []
+    small = run(max_tokens_per_batch=90, **bound)
+    assert max(max(found) for found in counts) <= 90 < min(max(found) for found in whole)
+    assert [sum(found) for found in counts] == [sum(found) for found in whole]
+    name = {"unlearn": "forget_loss", "finetune": "loss"}[command]
+    assert [step[name] for step in small.steps] == pytest.approx([step[name] for step in plain.steps], rel=1e-4)
+    refused = run(max_tokens_per_batch=0, **bound)
+    assert (refused.status, "--max_tokens_per_batch is 0; expected at least 1 token." in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize("command", CASES)
 def test_no_measurement_has_more_rows_than_asked_for(request, light, monkeypatch, command):
+    """Of generation. A pass that scores has no more tokens than that many of the longest rows."""
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
     sizes: dict[str, list[int]] = {"likelihood": [], "generation": [], "loss": []}
+    tokens: dict[str, list[list[int]]] = {"likelihood": [], "generation": [], "loss": []}
 
     def spy(module: Any, name: str, kind: str, rows: Callable[..., Any]) -> None:
         original = getattr(module, name)
 
         def counted(*arguments):
             sizes[kind].append(len(rows(*arguments)))
+            tokens[kind].append([len(row.input_ids) for row in rows(*arguments)])
             return original(*arguments)
 
         monkeypatch.setattr(module, name, counted)
 
-    spy(needs, "pad", "likelihood", lambda split, rows: rows)
-    spy(problem, "pad", "loss", lambda split, rows: rows)
+    spy(needs, "assemble", "likelihood", lambda split, rows, packs: rows)
+    spy(problem, "assemble", "loss", lambda split, rows, packs: rows)
     spy(generate, "_continue", "generation", lambda model, examples, settings: examples)
     plain = run(**bound)
     assert {kind: max(found) > 5 for kind, found in sizes.items()} == dict.fromkeys(sizes, True)
-    for found in sizes.values():
+    for found in (*sizes.values(), *tokens.values()):
         found.clear()
     small = run(per_device_eval_batch_size=5, **bound)
-    assert {kind: max(found) for kind, found in sizes.items()} == dict.fromkeys(sizes, 5)
+    assert max(sizes["generation"]) == 5
+    for kind in ("likelihood", "loss"):
+        longest = sorted(length for batch in tokens[kind] for length in batch)[-5:]
+        assert max(map(sum, tokens[kind])) <= sum(longest)
     assert small.digest == plain.digest
     assert small.results["metrics"] == pytest.approx(plain.results["metrics"], rel=1e-4)
 

@@ -229,6 +229,22 @@ def test_no_text_path_or_token_leaves_by_accident(online, unlearn, secret):
         assert private.encode() in written
 
 
+def test_an_adapter_of_a_local_model_is_not_uploaded(online, unlearn, people):
+    """Its configuration names the folder of the base model, which nobody else has, nor should see."""
+    options = {"push_to_hub": True, "hub_model_id": "forgetful", "bound": 9, "use_peft": True}
+    outcome = unlearn(**options)
+    assert outcome.status == 2
+    assert error(outcome) == (
+        f"error: --push_to_hub would upload an adapter whose base model is the folder {people.model.resolve()}, which "
+        "nobody else has; give --merge to upload the whole model, or a --model of the Hub."
+    )
+    assert online.repositories == {}
+    assert unlearn(**options, merge=True).status == 0
+    assert {"model.safetensors", "config.json"} <= set(online.files)
+    assert "adapter_config.json" not in online.files
+    assert str(people.folder).encode() not in b"".join(online.files.values())
+
+
 def test_a_model_that_misses_its_bound_is_not_uploaded(online, unlearn):
     outcome = unlearn(alpha=1e-6, learning_rate=0.05, push_to_hub=True, hub_model_id="forgetful")
     assert outcome.status == 3

@@ -174,6 +174,7 @@ def exhausting(function):
             {"per_device_train_batch_size": 3, "gradient_accumulation_steps": 2},
             "--per_device_train_batch_size 1 --gradient_accumulation_steps 6 (the same steps); or ",
         ),
+        ({"max_tokens_per_batch": 400}, "a --max_tokens_per_batch below 400 (the same steps); or --per_device_eval"),
     ],
 )
 def test_a_lack_of_memory_names_the_cheapest_remedies(unlearn, monkeypatch, tmp_path, options, ways):

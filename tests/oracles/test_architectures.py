@@ -22,6 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
 from amnestic.data.batches import micro_batches
+from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
 from amnestic.model.form import examine
@@ -292,7 +293,7 @@ def our_step(loaded: Loaded, is_adam: bool, is_checkpointed: bool) -> tuple[floa
     optimizer = Optimizer(loaded.model.parameters(), options)
     multiplier = control.start(BOUND, 1)
     order = {"forget": np.array([1, 2, 0]), "retain": np.array([2, 0, 1])}
-    batches = list(micro_batches({"forget": FORGET, "retain": RETAIN}, order, most_rows=2, pass_cost=1000))
+    batches = micro_batches({"forget": FORGET, "retain": RETAIN}, order, Budget(34, pass_cost=1000))
     assert [len(batch.input_ids) for batch in batches] == [2, 1, 2, 1]
     with checkpointed(loaded, is_checkpointed):
         losses, *_ = step(problem, batches, [multiplier], optimizer)

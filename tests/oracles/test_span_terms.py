@@ -16,6 +16,7 @@ from torch import Tensor
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
 from amnestic.data.batches import Batch, micro_batches, pad
+from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.base import Method, Passes
 from amnestic.methods.flattening import PDU
@@ -135,13 +136,24 @@ def assert_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
 
 
 @pytest.mark.parametrize("method", [PDU(), MeanLogp()], ids=["tokens", "answers"])
-@pytest.mark.parametrize("most_rows", [5, 2, 1])
-def test_one_step_is_that_of_the_plain_objective(case: Case, method: Method, most_rows: int) -> None:
+@pytest.mark.parametrize(
+    ("budget", "count"),
+    [
+        (Budget(1000, pass_cost=10_000), 2),
+        (Budget(26, pass_cost=10_000), 5),
+        (Budget(1), 9),
+        (Budget(1000, packs=True), 1),
+        (Budget(40, packs=True), 3),
+        (Budget(1, packs=True), 9),
+    ],
+    ids=["padded-2", "padded-5", "padded-9", "packed-1", "packed-3", "packed-9"],
+)
+def test_one_step_is_that_of_the_plain_objective(case: Case, method: Method, budget: Budget, count: int) -> None:
     """However the step is cut, batches without a marked token, without context, or without marks among its pieces."""
     means, gradients = case.expected(method)
     rows = {split: np.arange(len(examples)) for split, examples in case.rows.items()}
-    batches = list(micro_batches(case.rows, rows, most_rows, pass_cost=0 if most_rows == 1 else 10_000))
-    assert len(batches) == {5: 2, 2: 5, 1: 9}[most_rows]
+    batches = micro_batches(case.rows, rows, budget)
+    assert len(batches) == count
     moved, found, multipliers = case.descend(case.problem(method), batches)
     assert_gradients(moved, gradients)
     assert found.tolist() == pytest.approx(means, rel=EXACT)

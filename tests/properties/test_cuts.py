@@ -19,13 +19,14 @@ from torch import Tensor
 
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
-from amnestic.data.batches import Batch, micro_batches, pad
+from amnestic.data.batches import Batch, micro_batches, pack, pad, pad_together
+from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.base import Method
 from amnestic.methods.flattening import PDU
-from amnestic.model.load import load
+from amnestic.model.load import checkpointed, load
 from amnestic.model.options import ModelOptions
-from amnestic.model.signals import Needs
+from amnestic.model.signals import Form, Needs
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
@@ -128,32 +129,64 @@ def assert_equal(found: tuple, expected: tuple) -> None:
 
 @pytest.mark.parametrize("method", [PDU(), AnswerLogp()], ids=["tokens", "answers"])
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("pieces", [1, 2, 4])
-def test_micro_batches_give_the_plain_gradient(case, tied, method, pieces):
+@pytest.mark.parametrize(
+    ("budget", "count"),
+    [
+        (Budget(1000, pass_cost=10_000), 2),
+        (Budget(20, pass_cost=10_000), 4),
+        (Budget(1), 8),
+        (Budget(1000, packs=True), 1),
+        (Budget(20, packs=True), 4),
+        (Budget(1, packs=True), 8),
+    ],
+    ids=["padded-2", "padded-4", "padded-8", "packed-1", "packed-4", "packed-8"],
+)
+def test_micro_batches_give_the_plain_gradient(case, tied, method, budget, count):
     found = case(tied)
     rows = {split: np.arange(4) for split in found.rows}
-    batches = list(micro_batches(found.rows, rows, most_rows=4 // pieces, pass_cost=10_000))
-    assert len(batches) == 2 * pieces
+    batches = micro_batches(found.rows, rows, budget)
+    assert len(batches) == count
     assert_equal(found.step(method, batches), found.expected(method))
 
 
-@st.composite
-def cuts(draw: st.DrawFn) -> list[tuple[str, list[int]]]:
-    """Return the rows of both splits, in any order, cut into batches anywhere, in any order."""
-    pieces = []
-    for split in ("forget", "retain"):
-        order = draw(st.permutations(range(4)))
-        ends = [0, *sorted(draw(st.sets(st.integers(1, 3)))), 4]
-        pieces += [(split, order[a:b]) for a, b in pairwise(ends)]
-    return draw(st.permutations(pieces))
-
-
-@settings(max_examples=25)
-@given(cuts())
-def test_any_cut_gives_the_plain_gradient(case, pieces):
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+@settings(max_examples=10)
+@given(tokens=st.integers(1, 100), cost=st.integers(0, 50), processes=st.integers(1, 4))
+def test_any_budget_and_any_number_of_processes_give_the_plain_gradient(case, packs, tokens, cost, processes):
+    """The batches of all processes, their empty ones too, one after the other: sums do not care who adds them."""
     found = case(True)
-    batches = [pad(split, [found.rows[split][i] for i in chosen]) for split, chosen in pieces]
+    rows = {split: np.arange(4) for split in found.rows}
+    budget = Budget(tokens, cost, packs)
+    batches = [b for rank in range(processes) for b in micro_batches(found.rows, rows, budget, (rank, processes))]
     assert_equal(found.step(PDU(), batches), found.expected(PDU()))
+
+
+@st.composite
+def cuts(draw: st.DrawFn) -> list[list[tuple[str, int]]]:
+    """Return the rows of both splits, in any order, cut into batches anywhere, mixed or not."""
+    order = draw(st.permutations([(split, i) for split in ("forget", "retain") for i in range(4)]))
+    ends = [0, *sorted(draw(st.sets(st.integers(1, 7)))), 8]
+    return [order[a:b] for a, b in pairwise(ends)]
+
+
+@pytest.mark.parametrize("method", [PDU(), AnswerLogp()], ids=["tokens", "answers"])
+@pytest.mark.parametrize("make", [pad_together, pack])
+@settings(max_examples=12)
+@given(pieces=cuts())
+def test_any_cut_of_mixed_splits_gives_the_plain_gradient(case, method, make, pieces):
+    found = case(True)
+    batches = [make([(split, found.rows[split][i]) for split, i in chosen]) for chosen in pieces]
+    assert_equal(found.step(method, batches), found.expected(method))
+
+
+def test_activations_computed_again_stay_within_their_rows(case):
+    """The blocks run again in the backward pass, outside of the model's own."""
+    found = case(False)
+    rows = {split: np.arange(4) for split in found.rows}
+    batches = micro_batches(found.rows, rows, Budget(1000, packs=True))
+    found.loaded.form = Form(packs=True)
+    with checkpointed(found.loaded):
+        assert_equal(found.step(PDU(), batches), found.expected(PDU()))
 
 
 @pytest.mark.parametrize("extra", [1, 7])
@@ -169,11 +202,12 @@ def test_padding_changes_nothing(case, extra):
     assert_equal(found.step(PDU(), batches), found.expected(PDU()))
 
 
-def test_measured_sums_are_those_of_each_example(case):
+@pytest.mark.parametrize("packs", [True, False], ids=["packed", "padded"])
+def test_measured_sums_are_those_of_each_example(case, packs):
     """The sums by which candidates are judged, per example in the order given, against the plain losses."""
     found = case(True)
     terms = (forget_term(PDU()), retain_term(Retention(NLL(), Bounded())))
-    problem = Problem(terms, found.model, found.loaded.vocabulary)
+    problem = Problem(terms, found.model, found.loaded.vocabulary, Form(packs=packs))
     kept = problem.measure("retain", found.rows["retain"], batch_size=3)[1]
     forgotten = problem.measure("forget", found.rows["forget"], batch_size=2)[0]
     with torch.no_grad():

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amnestic.data.batches import StepRows, cut, like_lengths, micro_batches, pad, permutation
+from amnestic.data.batches import StepRows, micro_batches, nothing, pack, pad, pad_together, permutation
+from amnestic.data.cuts import Budget, cut, deal, fill, like_lengths, most_tokens
 from amnestic.data.encode import Encoded
 
 
@@ -65,6 +67,49 @@ def test_a_batch_moves_whole() -> None:
     assert {tensor.device.type for tensor in tensors} == {"meta"}
 
 
+def test_packing_by_hand() -> None:
+    """Rows of 2, 3 and 3 tokens of two splits: the longest first, positions from 0 in each, two and one scored."""
+    rows = [("a", row([31, 32], 1)), ("b", row([11, 12, 13], 2)), ("a", row([21, 22, 23], 1, 3))]
+    batch = pack(rows)
+    assert batch.input_ids.tolist() == [[11, 12, 13, 21, 22, 23, 31, 32]]
+    assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
+    assert batch.inputs["cu_seq_lens_q"].tolist() == batch.inputs["cu_seq_lens_k"].tolist() == [0, 3, 6, 8]
+    assert (batch.inputs["segment_lengths"], batch.inputs["max_length_q"]) == ((3, 3, 2), 3)
+    assert batch.positions.tolist() == [1, 3, 4, 6]
+    assert batch.targets.tolist() == [13, 22, 23, 32]
+    shares = {split: (share.index.tolist(), share.row.tolist()) for split, share in batch.shares.items()}
+    assert shares == {"b": ([0], [0]), "a": ([1, 2, 3], [0, 0, 1])}
+
+
+def test_one_split_takes_all_of_a_pack() -> None:
+    batch = pack([("a", row([1, 2], 1)), ("a", row([3, 4, 5], 1))])
+    assert (batch.shares["a"].index, batch.shares["a"].row.tolist()) == (None, [0, 0, 1])
+
+
+@given(scored_rows(), st.data(), st.booleans())
+def test_splits_share_a_batch_and_keep_their_own(rows: list[Encoded], data: st.DataObject, packs: bool) -> None:
+    """Each split's targets are the scored tokens of its own rows, in the order of its ids, packed and padded."""
+    rows = [replace(row, id=str(i)) for i, row in enumerate(rows)]
+    splits = data.draw(st.lists(st.sampled_from("ab"), min_size=len(rows), max_size=len(rows)))
+    batch = (pack if packs else pad_together)(list(zip(splits, rows, strict=True)))
+    following = torch.roll(batch.input_ids.flatten(), -1)
+    assert following[batch.positions].tolist() == batch.targets.tolist()
+    assert (batch.positions.diff() > 0).all()
+    for split, share in batch.shares.items():
+        assert sorted(share.ids) == sorted(row.id for row, name in zip(rows, splits, strict=True) if name == split)
+        expected = [(i, t) for i, id in enumerate(share.ids) for t in rows[int(id)].input_ids[rows[int(id)].is_scored]]
+        own = batch.targets if share.index is None else batch.targets[share.index]
+        assert list(zip(share.row.tolist(), own.tolist(), strict=True)) == expected
+
+
+def test_a_pack_moves_whole() -> None:
+    batch = pack([("a", row([1, 2, 3], 1)), ("b", row([4, 5], 1))]).to(torch.device("meta"))
+    tensors = [value for value in batch.inputs.values() if isinstance(value, torch.Tensor)]
+    tensors += [batch.positions, batch.targets, *(t for s in batch.shares.values() for t in (s.index, s.row))]
+    assert {tensor.device.type for tensor in tensors} == {"meta"}
+    assert batch.inputs["segment_lengths"] == (3, 2)
+
+
 # Cuts
 
 
@@ -80,47 +125,124 @@ def partitions(items: list[int]) -> Iterator[list[list[int]]]:
             yield [*partition[:i], [first, *group], *partition[i + 1 :]]
 
 
+def is_within(group: list[int], sizes: list[int], tokens: int) -> bool:
+    return len(group) == 1 or len(group) * max(sizes[i] for i in group) <= tokens
+
+
 def cost(groups: list[list[int]], sizes: list[int], pass_cost: int) -> int:
     return sum(len(group) * max(sizes[i] for i in group) + pass_cost for group in groups)
 
 
 @given(
     sizes=st.lists(st.integers(2, 40), min_size=1, max_size=7),
-    most_rows=st.integers(1, 8),
+    tokens=st.integers(1, 200),
     pass_cost=st.integers(0, 60),
 )
-def test_no_partition_is_cheaper_than_the_cut(sizes: list[int], most_rows: int, pass_cost: int) -> None:
-    """Among all partitions into batches of at most `most_rows`, sorted or not."""
-    found = cut(rows_of(sizes), most_rows, pass_cost)
+def test_no_partition_is_cheaper_than_the_cut(sizes: list[int], tokens: int, pass_cost: int) -> None:
+    """Among all partitions into batches of at most `tokens` positions, or of one row, sorted or not."""
+    found = cut(rows_of(sizes), Budget(tokens, pass_cost))
     assert sorted(i for batch in found for i in batch) == list(range(len(sizes)))
-    assert max(map(len, found)) <= most_rows
-    allowed = (p for p in partitions(list(range(len(sizes)))) if max(map(len, p)) <= most_rows)
+    assert all(is_within(group, sizes, tokens) for group in found)
+    allowed = (p for p in partitions(list(range(len(sizes)))) if all(is_within(group, sizes, tokens) for group in p))
     assert cost(found, sizes, pass_cost) == min(cost(p, sizes, pass_cost) for p in allowed)
 
 
 @pytest.mark.parametrize(
-    ("sizes", "most_rows", "pass_cost", "expected"),
+    ("sizes", "tokens", "pass_cost", "expected"),
     [
-        ([5, 50, 5, 50], 4, 10, [[1, 3], [0, 2]]),  # 100 + 10 + 10 + 10 against 200 + 10
-        ([5, 50, 5, 50], 4, 100, [[1, 3, 0, 2]]),  # 110 + 200 against 200 + 100
-        ([5, 50, 5, 50], 1, 100, [[1], [3], [0], [2]]),
+        ([5, 50, 5, 50], 200, 10, [[1, 3], [0, 2]]),  # 100 + 10 + 10 + 10 against 200 + 10
+        ([5, 50, 5, 50], 200, 100, [[1, 3, 0, 2]]),  # 110 + 200 against 200 + 100
+        ([5, 50, 5, 50], 199, 100, [[1, 3], [0, 2]]),
+        ([5, 50, 5, 50], 9, 100, [[1], [3], [0], [2]]),  # a row beyond the budget stands alone
         ([7], 4, 0, [[0]]),
     ],
 )
-def test_cuts_by_hand(sizes: list[int], most_rows: int, pass_cost: int, expected: list[list[int]]) -> None:
+def test_cuts_by_hand(sizes: list[int], tokens: int, pass_cost: int, expected: list[list[int]]) -> None:
     """The longest first, equal lengths in their own order; one more pass is worth its cost in padding."""
-    assert cut(rows_of(sizes), most_rows, pass_cost) == expected
+    assert cut(rows_of(sizes), Budget(tokens, pass_cost)) == expected
 
 
+@pytest.mark.parametrize("packs", [False, True])
 @pytest.mark.parametrize("most_rows", [1, 3])
-def test_like_lengths_covers_each_row_once_over_many_windows(most_rows: int) -> None:
-    """200 rows make several windows of 32 batches; within and between batches lengths only fall."""
-    sizes = np.random.default_rng(0).integers(2, 90, 200).tolist()
-    batches = list(like_lengths(rows_of(sizes), most_rows))
-    assert sorted(i for batch in batches for i in batch) == list(range(200))
-    assert max(map(len, batches)) <= most_rows
+def test_like_lengths_covers_each_row_once_over_many_windows(most_rows: int, packs: bool) -> None:
+    """1,300 rows, several windows: lengths only fall, no batch has more tokens than the longest rows together."""
+    sizes = np.random.default_rng(0).integers(2, 90, 1300).tolist()
+    batches = list(like_lengths(rows_of(sizes), most_rows, packs))
+    assert sorted(i for batch in batches for i in batch) == list(range(1300))
+    most = sum(sorted(sizes)[-most_rows:])
+    for batch in batches:
+        found = [sizes[i] for i in batch]
+        assert (sum(found) if packs else max(found) * len(found)) <= most
     in_order = [sizes[i] for batch in batches for i in batch]
     assert in_order == sorted(sizes, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tokens", "shares", "expected"),
+    [
+        ([4, 4, 4, 4], 8, 1, [[0, 2], [1, 3]]),
+        ([9, 1, 1, 5, 3], 10, 1, [[0, 2], [3, 4, 1]]),  # 19 tokens take two packs: 10 and 9
+        ([3, 3, 3], 5, 1, [[0], [1], [2]]),  # 9 tokens would fit into two packs, three rows do not
+        ([30, 2, 2], 6, 1, [[0], [1, 2]]),  # beyond the budget: alone, and no measure for the others
+        ([4, 3, 2, 1], 10, 2, [[0, 3], [1, 2]]),  # one for each of two processes
+        ([4, 4, 4], 4, 2, [[0], [1], [2], []]),
+        ([5], 9, 3, [[0], [], []]),
+    ],
+)
+def test_packs_by_hand(sizes: list[int], tokens: int, shares: int, expected: list[list[int]]) -> None:
+    assert fill(sizes, Budget(tokens), shares) == expected
+
+
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=20),
+    tokens=st.integers(1, 90),
+    shares=st.integers(1, 4),
+)
+def test_packs_hold_every_row_once_within_the_budget(sizes: list[int], tokens: int, shares: int) -> None:
+    """And no pair of packs could be one where there is a single process, unless rows of the lightest do not divide."""
+    found = fill(sizes, Budget(tokens), shares)
+    assert sorted(i for pack in found for i in pack) == list(range(len(sizes)))
+    assert len(found) % shares == 0
+    loads = [sum(sizes[i] for i in pack) for pack in found]
+    assert loads == sorted(loads, reverse=True)
+    assert all(len(pack) == 1 or load <= tokens for pack, load in zip(found, loads, strict=True))
+
+
+def test_a_budget_is_what_the_longest_rows_take() -> None:
+    splits = [rows_of([3, 9, 4]), rows_of([5, 6])]
+    assert [most_tokens(splits, rows) for rows in (1, 2, 3, 9)] == [9, 13, 16, 16]
+
+
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_processes_share_the_rows_of_a_step(count: int, packs: bool) -> None:
+    """Equally many batches each, every row of the step once, none of another; what is missing is an empty batch."""
+    rng = np.random.default_rng(count)
+    splits = {name: rows_of(rng.integers(2, 30, 9).tolist()) for name in ("forget", "retain")}
+    splits = {name: [replace(row, id=f"{name}:{i}") for i, row in enumerate(rows)] for name, rows in splits.items()}
+    chosen = {"forget": np.array([3, 0, 2, 7]), "retain": np.array([2, 1, 8])}
+    budget = Budget(45, pass_cost=4, packs=packs)
+    shares = [micro_batches(splits, chosen, budget, (rank, count)) for rank in range(count)]
+    assert len({len(share) for share in shares}) == 1
+    batches = [batch for share in shares for batch in share]
+    ids = [id for batch in batches for id in batch.ids]
+    assert sorted(ids) == sorted(f"{name}:{i}" for name, numbers in chosen.items() for i in numbers)
+    assert all(batch.input_ids.shape == (1, 1) for batch in batches if not batch.ids)
+    alone = micro_batches(splits, chosen, budget)
+    assert sum(batch.input_ids.numel() for batch in alone) >= sum(
+        len(splits[n][i].input_ids) for n in chosen for i in chosen[n]
+    )
+    assert not any(batch.is_packed is not packs for batch in batches if batch.ids)
+
+
+def test_batches_are_dealt_evenly() -> None:
+    """Loads of 9, 7, 4, 4 and 1 for two: (9, 7), then the 4s, then the 1 and an empty one to who has had less."""
+    assert deal([4, 9, 1, 7, 4], 2) == [[1, 4, None], [3, 0, 2]]
+
+
+def test_an_empty_batch_scores_nothing() -> None:
+    batch = nothing(["forget", "retain"])
+    assert (batch.input_ids.shape, len(batch.targets), len(batch.positions), batch.ids) == ((1, 1), 0, 0, ())
 
 
 # Rows of a step
@@ -209,7 +331,7 @@ def test_micro_batches_hold_the_rows_of_a_step_split_by_split() -> None:
     """Tokens are row numbers, so what went into the batches can be read off them."""
     splits = {"forget": rows_of([3, 9, 4, 9]), "retain": rows_of([5, 5, 30])}
     chosen = {"forget": np.array([3, 0, 2]), "retain": np.array([2, 1])}
-    batches = list(micro_batches(splits, chosen, most_rows=2, pass_cost=4))
+    batches = micro_batches(splits, chosen, Budget(18, pass_cost=4))
     assert [[*batch.shares] for batch in batches] == [["forget"], ["forget"], ["retain"], ["retain"]]
     contents = [[int(ids[0]) for ids in batch.input_ids] for batch in batches]
     assert contents == [[3], [2, 0], [2], [1]]

@@ -27,7 +27,10 @@ RESULTS = {
     "reference_metrics": {"forget.probability": 0.999, "retain.probability": 0.99},
     "metrics": {"forget.probability": 0.0012345, "retain.probability": 0.98},
 }
-SUPPOSED = {"push_to_hub": {"hub_model_id": "me/x"}}
+SUPPOSED = {
+    **{key: {"use_peft": True} for key in ("lora_r", "lora_alpha", "lora_target_modules", "merge")},
+    "push_to_hub": {"hub_model_id": "me/x"},
+}
 """Option -> the options without which it is refused."""
 EVERY_OPTION = [(name, option) for name, (config_class, _) in COMMANDS.items() for option in options(config_class)]
 ESCAPE = "\x1b"
@@ -92,7 +95,8 @@ def test_every_flag_changes_its_option_and_no_other(calls, command, option):
         position = arguments.index(f"--{option.name}")
         arguments = [*arguments[:position], *arguments[position + 2 :]]
     supposed = SUPPOSED.get(option.name, {})
-    arguments = [*arguments, *(word for name, text in supposed.items() for word in (f"--{name}", text))]
+    for name, text in supposed.items():
+        arguments = [*arguments, f"--{name}", *([] if text is True else [text])]
     flags, value = other_value(option)
     for spelling in (flags, [flags[0].replace("_", "-") if "." not in flags[0] else flags[0], *flags[1:]]):
         assert main([*arguments, *spelling]) == 0

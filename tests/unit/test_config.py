@@ -53,6 +53,7 @@ def test_groups_come_in_reading_order_with_required_options_first():
         "Retention bound",
         "Multiplier",
         "Training",
+        "Adapter",
         "Evaluation",
         "Sharding",
         "Checkpoints",

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from amnestic.constraints.options import BoundOptions
 from amnestic.data import encode, records
-from amnestic.data.batches import StepRows, like_lengths, micro_batches
+from amnestic.data.batches import StepRows, micro_batches
+from amnestic.data.cuts import Budget, like_lengths
 from amnestic.data.encode import Encoded, Encoder, encoded_rows, lengths, token_digests
 from amnestic.data.example import Example, content_digests, example_rows
 from amnestic.data.options import DataOptions
@@ -171,7 +172,7 @@ def test_probe_batches_and_lengths_are_those_of_a_list() -> None:
         assert [row.id for row in found] == [row.id for row in expected]
     rows = StepRows({"retain": 300}, 16, seed=3)
     for step in range(3):
-        batches = [list(micro_batches({"retain": split}, rows.rows(step), 4, 128)) for split in (plain, kept)]
+        batches = [micro_batches({"retain": split}, rows.rows(step), Budget(40)) for split in (plain, kept)]
         for expected, found in zip(*batches, strict=True):
             assert found.input_ids.equal(expected.input_ids)
             assert found.targets.equal(expected.targets)
@@ -189,7 +190,10 @@ def held(folder: Path, tokenizer: Any, count: int) -> tuple[int, int]:
         split = Encoder(tokenizer, DataOptions()).encode("retain", examples)
         _, training = draw_probe(split.examples, BoundOptions(probe_size=16))
         order = StepRows({"retain": len(training)}, 16, seed=0)
-        assert sum(len(batch.input_ids) for batch in micro_batches({"retain": training}, order.rows(0), 8, 128)) == 16
+        assert (
+            sum(len(batch.input_ids) for batch in micro_batches({"retain": training}, order.rows(0), Budget(1000)))
+            == 16
+        )
         assert next(iter(like_lengths(split.examples, 8)))
         assert (len(split.examples), repeats(content_digests(examples))) == (count, 0)
         return tracemalloc.get_traced_memory()

@@ -147,27 +147,6 @@ def configure(folder: Path, **changes) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-@pytest.mark.parametrize("has_config", [True, False])
-def test_an_adapter_is_to_be_merged_first(copy, has_config):
-    """With peft installed, transformers would load the base model that the adapter names, wherever it comes from."""
-    folder = copy()
-    (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "base_model_name_or_path": "owner/model"}')
-    if not has_config:
-        (folder / "config.json").unlink()
-    assert refusal(folder) == (
-        f"the folder {str(folder)!r} holds a PEFT adapter (adapter_config.json); merge it into its base model first "
-        "(merge_and_unload, then save_pretrained), and give the folder of the merged model."
-    )
-
-
-@pytest.mark.parametrize("attribute", ["peft_config", "_hf_peft_config_loaded"])
-def test_a_model_in_memory_with_an_adapter_is_to_be_merged_first(tiny_model, tokenizer, attribute):
-    model = AutoModelForCausalLM.from_pretrained(tiny_model())
-    setattr(model, attribute, True)
-    with pytest.raises(InputError, match=r"carries a PEFT adapter; merge it first: model\.merge_and_unload\(\)"):
-        prepare(model, tokenizer)
-
-
 @pytest.mark.parametrize("inside", [True, False])
 def test_a_gguf_file_is_no_model_to_train(tmp_path, inside):
     (tmp_path / "model-q4.gguf").write_bytes(b"GGUF")

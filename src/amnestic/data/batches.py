@@ -1,18 +1,19 @@
-"""Which rows make up a step, and how a step is cut into padded batches.
+"""Which rows make up a step, and the batches that it is cut into, padded or packed.
 
-The rows depend on seed, step number and global batch alone; length only decides the cut. ``B`` rows, ``T`` positions,
-``N`` scored positions.
+The rows depend on seed, step number and global batch alone; length only decides the cut (`cuts.py`). ``B`` rows, ``T``
+positions, ``N`` scored positions.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
 
-from .encode import Encoded, lengths
-from .records import take
+from .cuts import Budget, cut, deal, fill
+from .encode import Encoded
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Part:
 
     def to(self, device: torch.device) -> "Part":
         """Return the part on `device`."""
-        return Part(self.index.to(device), self.row.to(device), self.answers.to(device))
+        return Part(moved(self.index, device), moved(self.row, device), moved(self.answers, device))
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,17 @@ class Share:
 
     def to(self, device: torch.device) -> "Share":
         """Return the share on `device`."""
-        index = None if self.index is None else self.index.to(device)
-        return Share(index, self.row.to(device), self.ids, {name: part.to(device) for name, part in self.parts.items()})
+        index = None if self.index is None else moved(self.index, device)
+        return Share(
+            index, moved(self.row, device), self.ids, {name: part.to(device) for name, part in self.parts.items()}
+        )
 
 
 @dataclass(frozen=True)
 class Batch:
     """What one forward pass reads: rows of one split or of several, and which of their tokens are scored."""
 
-    inputs: Mapping[str, torch.Tensor]
+    inputs: Mapping[str, Any]
     """Arguments of the model: input_ids (B, T) int64, and whatever else the form of the batch needs.
 
     Padding stands behind the last token of a row, so causal attention needs no mask.
@@ -77,7 +80,13 @@ class Batch:
     @property
     def input_ids(self) -> torch.Tensor:
         """Return the tokens, (B, T)."""
-        return self.inputs["input_ids"]
+        input_ids: torch.Tensor = self.inputs["input_ids"]
+        return input_ids
+
+    @property
+    def is_packed(self) -> bool:
+        """Return whether rows stand one behind the other, so that attention must not cross their boundaries."""
+        return "cu_seq_lens_q" in self.inputs
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -86,25 +95,87 @@ class Batch:
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
-        inputs = {name: value.to(device, non_blocking=True) for name, value in self.inputs.items()}
+        inputs = {
+            name: moved(value, device) if isinstance(value, torch.Tensor) else value
+            for name, value in self.inputs.items()
+        }
         shares = {split: share.to(device) for split, share in self.shares.items()}
-        return Batch(inputs, self.positions.to(device, non_blocking=True), self.targets.to(device), shares)
+        return Batch(inputs, moved(self.positions, device), moved(self.targets, device), shares)
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor on `device`; the host does not wait for its way to a GPU, which pinned memory allows."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+Placed = tuple[str, Encoded]
+"""A row, and the name of its split."""
 
 
 def pad(split: str, rows: Sequence[Encoded]) -> Batch:
     """Return `rows` as one padded batch."""
-    longest = max(len(row.input_ids) for row in rows)
+    return pad_together([(split, row) for row in rows])
+
+
+def pad_together(rows: Sequence[Placed]) -> Batch:
+    """Return rows of any splits as one batch, (B, T), each padded to the longest."""
+    longest = max(len(row.input_ids) for _, row in rows)
     input_ids = np.zeros((len(rows), longest), dtype=np.int64)
-    is_scored = np.zeros((len(rows), longest), dtype=bool)
-    for i, row in enumerate(rows):
+    for i, (_, row) in enumerate(rows):
         input_ids[i, : len(row.input_ids)] = row.input_ids
-        is_scored[i, : len(row.input_ids)] = row.is_scored
-    row_of, position = np.nonzero(is_scored)
-    positions = row_of * longest + position - 1
-    as_tensor = torch.from_numpy
-    share = Share(None, as_tensor(row_of), tuple(row.id for row in rows), _parts(rows, row_of))
-    targets = as_tensor(input_ids[row_of, position])
-    return Batch({"input_ids": as_tensor(input_ids)}, as_tensor(positions), targets, {split: share})
+    return _batch({"input_ids": torch.from_numpy(input_ids)}, rows, np.arange(len(rows)) * longest)
+
+
+def pack(rows: Sequence[Placed]) -> Batch:
+    """Return rows of any splits as one batch, (1, T), one behind the other without padding, the longest first.
+
+    Positions begin anew with each row; the boundaries go to the attention by the names that transformers knows, and
+    the lengths once more for the host (`model/segments.py`). Rows of one length are neighbours.
+    """
+    rows = sorted(rows, key=lambda placed: -len(placed[1].input_ids))
+    sizes = [len(row.input_ids) for _, row in rows]
+    ends = np.cumsum([0, *sizes])
+    boundaries = torch.from_numpy(ends.astype(np.int32))
+    position_ids = np.concatenate([np.arange(size) for size in sizes])
+    inputs = {
+        "input_ids": torch.from_numpy(np.concatenate([row.input_ids for _, row in rows]).astype(np.int64)[None]),
+        "position_ids": torch.from_numpy(position_ids[None]),
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
+        "max_length_q": sizes[0],
+        "max_length_k": sizes[0],
+        "segment_lengths": tuple(sizes),
+    }
+    return _batch(inputs, rows, ends[:-1])
+
+
+def assemble(split: str, rows: Sequence[Encoded], packs: bool) -> Batch:
+    """Return `rows` of one split as one batch, packed or padded."""
+    return pack([(split, row) for row in rows]) if packs else pad(split, rows)
+
+
+def _batch(inputs: Mapping[str, Any], rows: Sequence[Placed], begins: np.ndarray) -> Batch:
+    """Return the batch of `inputs`, in which each of `rows` begins at one of `begins`, counted over all B x T."""
+    scored = [np.flatnonzero(row.is_scored) for _, row in rows]
+    row_of = np.repeat(np.arange(len(rows)), [len(found) for found in scored])
+    position = np.concatenate(scored)
+    targets = np.concatenate([row.input_ids[found] for (_, row), found in zip(rows, scored, strict=True)])
+    shares = {}
+    for split in dict.fromkeys(split for split, _ in rows):
+        chosen = [i for i, (name, _) in enumerate(rows) if name == split]
+        index = np.flatnonzero(np.isin(row_of, chosen))
+        shares[split] = _share([rows[i][1] for i in chosen], None if len(chosen) == len(rows) else index)
+    positions = torch.from_numpy(begins[row_of] + position - 1)
+    return Batch(inputs, positions, torch.from_numpy(targets.astype(np.int64)), shares)
+
+
+def _share(rows: Sequence[Encoded], index: np.ndarray | None) -> Share:
+    """Return the share of one split's `rows`, whose scored tokens are `index` (n,) of the batch's; None: all."""
+    row_of = np.repeat(np.arange(len(rows)), [row.scored for row in rows])
+    chosen = None if index is None else torch.from_numpy(index)
+    return Share(chosen, torch.from_numpy(row_of), tuple(row.id for row in rows), _parts(rows, row_of))
 
 
 def nothing(splits: Iterable[str]) -> Batch:
@@ -120,38 +191,6 @@ def _parts(rows: Sequence[Encoded], row_of: np.ndarray) -> dict[str, Part]:
         return {}
     is_forgotten = np.concatenate([row.is_forgotten[row.is_scored] for row in rows])
     return {"forgotten": Part.of(is_forgotten, row_of), "context": Part.of(~is_forgotten, row_of)}
-
-
-def cut(examples: Sequence[Encoded], most_rows: int, pass_cost: int = 128) -> list[list[int]]:
-    """Return a partition of the indices of `examples` into batches of like lengths.
-
-    It minimizes the number of positions, padding included, plus `pass_cost` positions for each batch, over all
-    partitions of the rows sorted by length into batches of at most `most_rows` (exactly, by dynamic programming).
-    """
-    order = np.argsort(-lengths(examples), kind="stable")
-    size = lengths(examples)[order].astype(np.float64)
-    best = np.zeros(len(order) + 1)
-    begin = np.zeros(len(order) + 1, dtype=np.int64)
-    for end in range(1, len(order) + 1):
-        starts = np.arange(max(0, end - most_rows), end)
-        costs = best[starts] + size[starts] * (end - starts) + pass_cost
-        choice = int(np.argmin(costs))
-        best[end], begin[end] = costs[choice], starts[choice]
-    batches: list[list[int]] = []
-    end = len(order)
-    while end:
-        batches.append(order[begin[end] : end].tolist())
-        end = int(begin[end])
-    return batches[::-1]
-
-
-def like_lengths(examples: Sequence[Encoded], most_rows: int) -> Iterator[list[int]]:
-    """Yield the indices of any number of examples in batches of like lengths, the longest first."""
-    order = np.argsort(-lengths(examples), kind="stable")
-    for first in range(0, len(order), 32 * most_rows):
-        window = order[first : first + 32 * most_rows].tolist()
-        for batch in cut(take(examples, window), most_rows):
-            yield [window[i] for i in batch]
 
 
 @lru_cache(maxsize=4)
@@ -193,10 +232,38 @@ class StepRows:
 
 
 def micro_batches(
-    splits: Mapping[str, Sequence[Encoded]], rows: dict[str, np.ndarray], most_rows: int, pass_cost: int
-) -> Iterator[Batch]:
-    """Yield the rows of one step, split by split, as padded batches of at most `most_rows` rows."""
-    for name, numbers in rows.items():
-        examples = [splits[name][i] for i in numbers.tolist()]
-        for batch in cut(examples, most_rows, pass_cost):
-            yield pad(name, [examples[i] for i in batch])
+    splits: Mapping[str, Sequence[Encoded]],
+    rows: Mapping[str, np.ndarray],
+    budget: Budget,
+    share: tuple[int, int] = (0, 1),
+) -> list[Batch]:
+    """Return the rows of one step as batches within `budget`, or a process's share of them.
+
+    `share` is (rank, processes): all of these get equally many, like loads together, the union being the rows of the
+    step, each once; one that has no rows of its own in a round gets an empty batch. Every process computes the same.
+    """
+    rank, count = share
+    chosen = {name: [splits[name][i] for i in numbers.tolist()] for name, numbers in rows.items()}
+    plans = _packs(chosen, budget, count) if budget.packs else _padded(chosen, budget)
+    loads = [_load(plan, budget) for plan in plans]
+    own = deal(loads, count)[rank] if count > 1 else [*range(len(plans))]
+    make = pack if budget.packs else pad_together
+    return [nothing(splits) if number is None else make(plans[number]) for number in own]
+
+
+def _packs(chosen: Mapping[str, Sequence[Encoded]], budget: Budget, count: int) -> list[list[Placed]]:
+    """Return the rows of each pack; those of all splits may share one."""
+    placed = [(name, row) for name, rows in chosen.items() for row in rows]
+    filled = fill([len(row.input_ids) for _, row in placed], budget, count)
+    return [[placed[i] for i in numbers] for numbers in filled if numbers]
+
+
+def _padded(chosen: Mapping[str, Sequence[Encoded]], budget: Budget) -> list[list[Placed]]:
+    """Return the rows of each padded batch; splits stay apart, since rows of unlike lengths do not pay there."""
+    return [[(name, rows[i]) for i in numbers] for name, rows in chosen.items() for numbers in cut(rows, budget)]
+
+
+def _load(plan: Sequence[Placed], budget: Budget) -> int:
+    """Return the positions that a batch takes."""
+    sizes = [len(row.input_ids) for _, row in plan]
+    return sum(sizes) if budget.packs else max(sizes) * len(sizes)

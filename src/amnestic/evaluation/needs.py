@@ -7,7 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import processes
-from ..data.batches import like_lengths, nothing, pad
+from ..data.batches import assemble, nothing
+from ..data.cuts import like_lengths
 from ..data.encode import Encoded, fact
 from ..model.generate import generate
 from ..model.load import Loaded
@@ -110,13 +111,12 @@ def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[s
 
     Several processes share the work, and all return the whole.
     """
-    loaded = subject.loaded
+    loaded, packs = subject.loaded, subject.loaded.form.packs
     own = []
-    for together in processes.rounds([*like_lengths(examples, subject.options.per_device_eval_batch_size)]):
+    for together in processes.rounds([*like_lengths(examples, subject.options.per_device_eval_batch_size, packs)]):
         chosen = processes.own(together)
-        batch = (nothing([""]) if chosen is None else pad("", [examples[i] for i in chosen])).to(
-            device_of(loaded.model)
-        )
+        batch = nothing([""]) if chosen is None else assemble("", [examples[i] for i in chosen], packs)
+        batch = batch.to(device_of(loaded.model))
         with forward_only(loaded.model):
             signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)
         if chosen is not None:

@@ -13,7 +13,8 @@ class EvaluationOptions:
     indifferent: ClassVar[frozenset[str]] = frozenset({"per_device_eval_batch_size"})
 
     per_device_eval_batch_size: int = 32
-    """Most examples in one forward pass."""
+    """Examples that memory holds in one forward pass; where answers are scored, shorter ones fill it in greater number.
+    """
     eval_rows: int = 400
     """Most forget examples that are measured before and after; drawn evenly from the split where it has more."""
     max_new_tokens: int = 200

@@ -2,9 +2,10 @@
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,10 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 
 from .. import processes
 from ..errors import InputError
-from .options import ModelOptions, ShardingOptions
+from . import adapter as adapters
+from .adapter import Adapter, Base
+from .options import AdapterOptions, ModelOptions, ShardingOptions
+from .segments import segmented
 from .sharding import device_of, shard, whole
 from .signals import Form
 from .source import CAUSAL, first_line, own_code_note, read_config, read_tokenizer, source_files, source_folder
@@ -41,6 +45,27 @@ class Loaded:
     """How its weights are spread over processes; None: this process holds them all."""
     runs_own_code: bool = False
     """The caller trusts the code that comes with the model; it is needed again to load what is saved."""
+    base: Base | None = None
+    """Where these weights can be loaded from; None where they are in no file as they are."""
+    adapter: Adapter | None = None
+    """What is trained in place of the weights."""
+
+    @property
+    def has_adapter(self) -> bool:
+        """Return whether the model computes with an adapter that is not part of its weights."""
+        return self.adapter is not None and not self.adapter.is_merged
+
+    @property
+    def saved_bytes(self) -> int:
+        """Return the size of the weights as they will be saved: those of the adapter alone, or of the whole model."""
+        named = [(name, p) for name, p in self.model.named_parameters() if self._is_saved(name, p)]
+        return sum(parameter.numel() * self.dtype_of(name).itemsize for name, parameter in named)
+
+    @property
+    def candidate_bytes(self) -> int:
+        """Return the size of what is trained, in the precision that it is saved in."""
+        named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+        return sum(parameter.numel() * self.dtype_of(name).itemsize for name, parameter in named)
 
     @property
     def vocabulary(self) -> int:
@@ -56,6 +81,11 @@ class Loaded:
         """Return the precision that the tensor `name` is saved in."""
         return self.odd_dtypes.get(name, self.saved_dtype)
 
+    def _is_saved(self, name: str, parameter: torch.nn.Parameter) -> bool:
+        if self.adapter is None or self.adapter.is_merged:
+            return True
+        return parameter.requires_grad != self.adapter.options.merge
+
 
 def load(
     options: ModelOptions,
@@ -67,9 +97,13 @@ def load(
     """Load the model and tokenizer that `options` name; with `from_scratch` only the model's shape, and random weights.
 
     `attention` is a form of attention, by its name in transformers, in place of the architecture's usual one. With
-    `on_host` the weights stay in the host's memory, from where they are spread over the processes' devices. Raises
-    InputError where there is no such model, where it is no causal language model, or has no tokenizer.
+    `on_host` the weights stay in the host's memory, from where they are spread over the processes' devices. An adapter
+    is merged into the base model that it names. Raises InputError where there is no such model, where it is no causal
+    language model, or has no tokenizer.
     """
+    if (folder := adapters.saved_adapter(options)) is not None:
+        base = partial(load, from_scratch=from_scratch, seed=seed, attention=attention, on_host=on_host)
+        return _load_merged(options, folder, base, from_scratch)
     config = read_config(options)
     if attention is not None:
         config._attn_implementation = attention
@@ -87,7 +121,36 @@ def load(
     loaded.notes += own_code_note(config, options.trust_remote_code)
     loaded.files = source_files(options)
     loaded.runs_own_code = options.trust_remote_code
+    if not from_scratch:
+        commit = getattr(config, "_commit_hash", None)
+        is_local = Path(options.model).is_dir()
+        loaded.base = Base(str(Path(options.model).resolve())) if is_local else _on_hub(options, commit)
     return loaded
+
+
+def adapt(loaded: Loaded, options: AdapterOptions, seed: int) -> None:
+    """Put a new adapter into the model, which is all that is trained then.
+
+    Raises InputError for target modules that do not fit, or where what the adapter belongs to is in no file.
+    """
+    base = loaded.base
+    if not options.merge and base is None:
+        base = _base_in_memory(loaded)
+    names = {id(parameter): name for name, parameter in loaded.model.named_parameters()}
+    loaded.adapter = adapters.attach(loaded.model, options, base, seed)
+    renamed = {name: names.get(id(parameter)) for name, parameter in loaded.model.named_parameters()}
+    odd = {name: loaded.odd_dtypes[old] for name, old in renamed.items() if old in loaded.odd_dtypes}
+    own = {name: p.dtype for name, p in loaded.model.named_parameters() if p.requires_grad}
+    loaded.odd_dtypes = loaded.odd_dtypes | odd | own
+    if note := adapters.untouched_experts(loaded.model):
+        loaded.notes.append(note)
+
+
+def merge_adapter(loaded: Loaded) -> None:
+    """Make the adapter a part of the weights, rounded to the precision that they are saved in."""
+    if loaded.adapter is not None:
+        adapters.merge(loaded.model, loaded.dtype_of)
+        loaded.adapter.is_merged = True
 
 
 def reload(loaded: Loaded, folder: Path) -> Loaded:
@@ -97,9 +160,20 @@ def reload(loaded: Loaded, folder: Path) -> Loaded:
         model=str(folder), dtype=dtype, device=str(device_of(loaded.model)), trust_remote_code=loaded.runs_own_code
     )
     attention = getattr(loaded.model.config, "_attn_implementation", None)
-    again = load(options, attention=attention, on_host=loaded.sharding is not None)
+    again = _load_saved(loaded, folder, options, attention)
     if loaded.sharding is not None:
         spread(again, loaded.sharding, device_of(loaded.model))
+    return again
+
+
+def _load_saved(loaded: Loaded, folder: Path, options: ModelOptions, attention: str | None) -> Loaded:
+    on_host = loaded.sharding is not None
+    if loaded.adapter is None or loaded.adapter.is_merged or loaded.adapter.base is None:
+        return load(options, attention=attention, on_host=on_host)
+    base = loaded.adapter.base
+    options = replace(options, model=base.name, model_revision=base.revision, tokenizer=str(folder))
+    again = load(options, attention=attention, on_host=on_host)
+    again.model = adapters.read(again.model, folder)
     return again
 
 
@@ -116,6 +190,10 @@ def prepare(
 
     Raises InputError for an object that is no causal language model, or that could not be loaded again once saved.
     """
+    notes = notes if notes is not None else []
+    if saved_dtype is None and adapters.carries_adapter(model):
+        model = adapters.unwrapped(model)
+        notes.append("the model carried an adapter, which was merged into it first.")
     if not callable(getattr(model, "get_output_embeddings", None)) or model.get_output_embeddings() is None:
         raise InputError(f"the model is {type(model).__name__}; expected a causal language model with an output head.")
     _refuse_unsavable(model)
@@ -129,7 +207,7 @@ def prepare(
     if model.dtype == torch.float64 and hasattr(model, "set_experts_implementation"):
         model.set_experts_implementation("eager")  # the grouped product of experts has no float64
     model.eval()
-    loaded = Loaded(model, tokenizer, saved_dtype or model.dtype, notes if notes is not None else [])
+    loaded = Loaded(model, tokenizer, saved_dtype or model.dtype, notes)
     if saved_dtype is None:
         tensors = model.state_dict().items()
         loaded.odd_dtypes = {name: t.dtype for name, t in tensors if t.is_floating_point() and t.dtype != model.dtype}
@@ -141,9 +219,15 @@ def prepare(
 def save(loaded: Loaded, folder: Path) -> None:
     """Write model and tokenizer to `folder`, each tensor in the precision that it came in; the model stays as it is.
 
-    All processes of the run call it together, and the first one writes: it gathers what is spread in its memory.
+    Of a model with an adapter only the adapter is written. All processes of the run call it together, and the first one
+    writes: it gathers what is spread in its memory.
     """
     model = loaded.model
+    if loaded.has_adapter:
+        adapters.write(model, folder)
+        if processes.is_first():
+            loaded.tokenizer.save_pretrained(folder)
+        return
     spread_out = None if loaded.sharding is None else gathered_weights(loaded)
     if not processes.is_first():
         return
@@ -202,7 +286,8 @@ def checkpointed(loaded: Loaded, on: bool = True) -> Iterator[None]:
     try:
         for name in rates:
             setattr(config, name, 0.0)
-        yield
+        with segmented(model, loaded.form.packs):  # a block is computed again outside of its pass
+            yield
     finally:
         _switch_checkpointing(model, False)
         for name, value in rates.items():
@@ -211,8 +296,12 @@ def checkpointed(loaded: Loaded, on: bool = True) -> Iterator[None]:
 
 @contextmanager
 def as_saved(loaded: Loaded) -> Iterator[None]:
-    """Round the weights to the precision that they are saved in, for as long as the context lasts."""
-    named = loaded.model.named_parameters()
+    """Give the model the weights that will be saved, for as long as the context lasts: rounded, and merged if asked."""
+    if loaded.adapter is not None and loaded.has_adapter and loaded.adapter.options.merge:
+        with adapters.merged(loaded.model, loaded.dtype_of):
+            yield
+        return
+    named = [(name, value) for name, value in loaded.model.named_parameters() if value.requires_grad]
     exact = {name: value.detach().clone() for name, value in named if _loses(value.dtype, loaded.dtype_of(name))}
     if not exact:
         yield
@@ -234,14 +323,75 @@ def round_to_saved(loaded: Loaded) -> None:
         parameter.copy_(parameter.to(loaded.dtype_of(name)))
 
 
-def digest(loaded: Loaded) -> str:
-    """Return a hash of the weights in the precision that they are saved in."""
+def digest(loaded: Loaded, without_adapter: bool = False) -> str:
+    """Return a hash of the weights in the precision that they are saved in.
+
+    With `without_adapter` it is that of the model as it was before it got its adapter.
+    """
     found = hashlib.blake2b()
     for name, parameter in loaded.model.named_parameters():
-        found.update(name.encode())
+        if without_adapter and loaded.has_adapter and parameter.requires_grad:
+            continue
+        plain = name.replace(f"{adapters.BASE}.", ".") if without_adapter and loaded.has_adapter else name
+        found.update(plain.encode())
         value = whole(parameter.detach().to(loaded.dtype_of(name))).cpu().contiguous()
         found.update(value.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def _load_merged(
+    options: ModelOptions, folder: Path, load_base: Callable[[ModelOptions], Loaded], from_scratch: bool
+) -> Loaded:
+    """Load the base model of the adapter in `folder`, and merge the adapter into it in the base model's precision."""
+    base = adapters.base_of(folder)
+    adapters.check_weights(folder, options.allow_pickle)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = options.tokenizer or (str(folder) if has_tokenizer else None)
+    if Path(base.name).resolve() == folder.resolve():
+        raise InputError(f"the adapter in {options.model!r} names its own folder as its base model; write another one.")
+    named = replace(options, model=base.name, model_revision=base.revision, tokenizer=tokenizer)
+    try:
+        loaded = load_base(named)
+    except InputError as error:
+        raise InputError(
+            f"{options.model!r} is an adapter of the base model {base.name!r}, which cannot be loaded: {error}"
+        ) from error
+    loaded.base = None
+    if from_scratch:
+        loaded.notes.append(f"{options.model} is an adapter: only the shape of its base model {base.name} was taken.")
+        return loaded
+    loaded.model = adapters.merge_saved(loaded.model, folder)
+    loaded.model.eval()
+    round_to_saved(loaded)
+    refuse_broken(loaded.model, repr(options.model))
+    loaded.files = sorted({*loaded.files, *(path for path in folder.iterdir() if path.is_file())})
+    loaded.notes.append(f"{options.model} is an adapter: it was merged into its base model {base.name} first.")
+    return loaded
+
+
+def _on_hub(options: ModelOptions, commit: str | None) -> Base:
+    return Base(options.model, options.model_revision or commit)
+
+
+def _base_in_memory(loaded: Loaded) -> Base:
+    """Return where the weights of a model that somebody handed over lie; raises InputError where they lie nowhere.
+
+    The name that the model bears is believed only if the same weights can be loaded by it.
+    """
+    name = str(getattr(loaded.model, "name_or_path", "") or "")
+    revision = getattr(loaded.model.config, "_commit_hash", None)
+    dtype: Any = {torch.float32: "float32", torch.bfloat16: "bfloat16"}.get(loaded.model.dtype, "auto")
+    found = None
+    if name:
+        options = ModelOptions(model=name, dtype=dtype, device="cpu", trust_remote_code=loaded.runs_own_code)
+        with suppress(InputError):
+            found = load(replace(options, model_revision=None if Path(name).is_dir() else revision))
+    if found is None or found.base is None or digest(found) != digest(loaded):
+        raise InputError(
+            "an adapter is saved without the weights that it belongs to, and those of this model are in no folder "
+            "that it could name; give --merge, which saves the whole model, or save the model and give its folder."
+        )
+    return found.base
 
 
 def _load_weights(options: ModelOptions, config: Any, tokenizer: Any, device: torch.device) -> Loaded:
@@ -355,10 +505,6 @@ def _has_own_code(model: Any) -> bool:
 
 def _refuse_unsavable(model: Any) -> None:
     """Raise InputError for a model whose saved folder would hold something else, or could not be loaded again."""
-    if getattr(model, "peft_config", None) or getattr(model, "_hf_peft_config_loaded", False):
-        raise InputError(
-            f"the model ({type(model).__name__}) carries a PEFT adapter; merge it first: model.merge_and_unload()."
-        )
     if getattr(model, "hf_quantizer", None) is not None or getattr(model, "is_quantized", False):
         raise InputError(f"the model ({type(model).__name__}) is quantized; load it without quantization.")
     if type(model.config) not in AutoModelForCausalLM._model_mapping and not _has_own_code(model):

@@ -5,6 +5,9 @@ from typing import ClassVar, Literal
 
 from ..errors import InputError
 
+ALL_LINEAR = "all-linear"
+"""What stands for every linear layer of a model but its head."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -61,3 +64,41 @@ class FinetuneModel(ModelOptions):
 
     from_scratch: bool = False
     """Start from random weights of the shape that --model's configuration describes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterOptions:
+    """Train a LoRA adapter (arXiv:2106.09685) in place of the weights; its dropout is always 0.
+
+    Rank and alpha are what trl's ModelConfig takes; all linear layers are adapted, as in QLoRA (arXiv:2305.14314).
+    """
+
+    use_peft: bool = False
+    """Train a LoRA adapter and nothing else; needs peft (pip install 'amnestic[peft]')."""
+    lora_r: int = 16
+    """Rank of the adapter."""
+    lora_alpha: int = 32
+    """The adapter's output is scaled by this number over --lora_r."""
+    lora_target_modules: tuple[str, ...] = (ALL_LINEAR,)
+    """Names of the modules to adapt, with commas between them; all-linear: every linear layer but the head."""
+    merge: bool = False
+    """Save the whole model with the adapter merged into it, in place of the adapter."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if not self.use_peft:
+            plain = AdapterOptions.__dataclass_fields__
+            given = [name for name, item in plain.items() if getattr(self, name) != item.default and name != "use_peft"]
+            if given:
+                flags = ", ".join(f"--{name}" for name in given)
+                raise InputError(
+                    f"{flags} describes an adapter, and --use_peft was not given; give it, or leave it out."
+                )
+            return
+        for name in ("lora_r", "lora_alpha"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name} is {getattr(self, name)}; expected a whole number of at least 1.")
+        if not self.lora_target_modules:
+            raise InputError(f"--lora_target_modules names no module; expected names, or {ALL_LINEAR}.")
+        if ALL_LINEAR in self.lora_target_modules and len(self.lora_target_modules) > 1:
+            raise InputError(f"--lora_target_modules names {ALL_LINEAR} and more; give it alone, or names alone.")

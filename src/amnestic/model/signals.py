@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data.batches import Batch, Part, Share
 from .head import HEAD_SIGNALS, CrossEntropyTo, HeadNeed
 from .layers import Projection, every_signal, signal
+from .segments import segmented
 from .sharding import is_sharded
 
 
@@ -76,6 +77,8 @@ class Form:
     """What the model multiplies its head's values by."""
     cap: float | None = None
     """What it bounds them by: cap tanh(z / cap)."""
+    packs: bool = False
+    """Several examples may stand one behind the other in one row, without padding (`packing.examine_packing`)."""
 
 
 PLAIN = Form()
@@ -154,7 +157,8 @@ def scored_logits(model: Any, batch: Batch, form: Form | None = None) -> Tensor:
 
 def all_logits(model: Any, batch: Batch) -> Tensor:
     """Return the logits of all positions, (B, T, V), from a pass without a mask and without a cache."""
-    logits: Tensor = model(**batch.inputs, use_cache=False).logits
+    with segmented(model, batch.is_packed):
+        logits: Tensor = model(**batch.inputs, use_cache=False).logits
     return logits
 
 

@@ -107,11 +107,6 @@ def _refuse_path(options: ModelOptions) -> None:
         )
     if _looks_local(name) and not folder.is_dir():
         raise InputError(f"--model is {name!r}, and there is no such folder; expected a model folder or a Hub id.")
-    if (folder / "adapter_config.json").is_file():
-        raise InputError(
-            f"the folder {name!r} holds a PEFT adapter (adapter_config.json); merge it into its base model first "
-            "(merge_and_unload, then save_pretrained), and give the folder of the merged model."
-        )
     if folder.is_dir() and options.model_revision is not None:
         raise InputError(f"--model_revision is {options.model_revision!r}, but {name} is a local folder; leave it out.")
 

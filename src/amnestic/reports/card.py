@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from . import display
 from .results import Comparison, comparison
 
-LIBRARIES = ("amnestic", "torch", "transformers", "tokenizers", "safetensors")
+LIBRARIES = ("amnestic", "torch", "transformers", "tokenizers", "safetensors", "peft")
 """Packages whose versions a card names."""
 INHERITED = ("language", "license", "license_name", "license_link", "base_model")
 """Metadata of the base model's own card that hold for what was made of it."""
@@ -49,6 +49,7 @@ def model_card(results: Mapping[str, Any], origin: Origin, packages: Mapping[str
     from huggingface_hub import ModelCardData
 
     data = ModelCardData(**_metadata(results, origin))
+    libraries = [name for name in LIBRARIES if name != "peft" or results.get("adapter")]
     template = _environment().get_template("card.md.j2")
     return template.render(
         metadata=data.to_yaml(),
@@ -59,7 +60,8 @@ def model_card(results: Mapping[str, Any], origin: Origin, packages: Mapping[str
         columns=_columns(results),
         hyper_parameters=_numbers(results.get("method") or {}),
         not_computed=results.get("not_computed") or {},
-        versions={name: packages[name] for name in LIBRARIES if name in packages},
+        versions={name: packages[name] for name in libraries if name in packages},
+        is_adapter=saved_as_adapter(results),
         most_hashes=HASHED,
     )
 
@@ -77,6 +79,12 @@ def base_metadata(folder: Path | None) -> dict[str, Any]:
     return {name: found[name] for name in INHERITED if _is_metadata(found.get(name))} if found else {}
 
 
+def saved_as_adapter(results: Mapping[str, Any]) -> bool:
+    """Return whether the folder of the model holds an adapter, and not a whole model."""
+    adapter = results.get("adapter")
+    return adapter is not None and not adapter["merged"]
+
+
 def _is_metadata(value: Any) -> bool:
     values = value if isinstance(value, list) else [value]
     return bool(values) and all(isinstance(item, str) and item for item in values)
@@ -88,7 +96,8 @@ def _metadata(results: Mapping[str, Any], origin: Origin) -> dict[str, Any]:
     learned = origin.sources.get("data")
     own = {
         "base_model": origin.base_model,
-        "library_name": "transformers",
+        "library_name": "peft" if saved_as_adapter(results) else "transformers",
+        "base_model_relation": "adapter" if saved_as_adapter(results) and origin.base_model else None,
         "pipeline_tag": "text-generation",
         "tags": ["amnestic", *unlearned],
         "datasets": [learned.partition(":")[0]] if learned else None,

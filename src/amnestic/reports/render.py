@@ -105,8 +105,10 @@ def _settings(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
     """Return the run's settings and costs as titled lists of names and values, without the empty ones."""
     memory, difference = results.get("peak_memory_bytes"), results.get("reload_difference")
     model = {"source": results.get("model"), "reload_difference": difference}
+    model["merge_difference"] = results.get("merge_difference")
     lists = {
         "Model": _pairs({name: value for name, value in model.items() if value is not None}),
+        "Adapter": _pairs(results.get("adapter")),
         "Method": _pairs(results.get("method")),
         "Multiplier": _pairs(results.get("multiplier")),
         "Training": _pairs(results.get("training")),

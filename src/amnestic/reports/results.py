@@ -135,6 +135,22 @@ class TrainingFacts(TypedDict):
     """Steps after which the run was interrupted and went on."""
 
 
+class AdapterFacts(TypedDict):
+    """The LoRA adapter that was trained in place of the weights."""
+
+    lora_r: int
+    lora_alpha: int
+    lora_target_modules: str
+    """Names with commas between them, or ``all-linear``."""
+    adapted_layers: int
+    trainable_parameters: int
+    """Numbers in the adapter."""
+    model_parameters: int
+    """Numbers in the model without it."""
+    merged: bool
+    """The saved model is whole, with the adapter in its weights."""
+
+
 class Results(TypedDict):
     """The content of results.json; metrics are flat: ``split.metric`` (``forget.probability``) to a number.
 
@@ -170,6 +186,10 @@ class Results(TypedDict):
     """Ids of the probe's examples."""
     reload_difference: NotRequired[float]
     """Largest difference of an example's loss between the live and the saved model, in nats a token."""
+    merge_difference: NotRequired[float]
+    """How far the logits of the saved model are from those of base model and adapter before they were merged: the root
+    mean square of the differences as a share of that of the logits."""
+    adapter: NotRequired[AdapterFacts]
     data: Mapping[str, SplitFacts]
     template: NotRequired[TemplateFacts]
     training: TrainingFacts

@@ -106,9 +106,10 @@ class Candidates:
         """Put the kept weights back into the model, and return the kept candidate; raises RunError without any."""
         if self.best is None:
             raise RunError("no candidate was measured; expected at least one optimiser step.")
+        named = self.loaded.model.named_parameters()
         with processes.agreed():
             try:
-                read_tensors(dict(self.loaded.model.named_parameters()), self.path)
+                read_tensors({name: parameter for name, parameter in named if parameter.requires_grad}, self.path)
             except Exception as error:  # of the file system, of safetensors, or a tensor that is not there
                 raise RunError(f"the best candidate's weights in {self.path} cannot be read ({error}).") from error
         return self.best
@@ -120,6 +121,7 @@ class Candidates:
         weights = {
             name: parameter.detach().to(self.loaded.dtype_of(name))
             for name, parameter in self.loaded.model.named_parameters()
+            if parameter.requires_grad
         }
         write_folder(self.path, lambda folder: write_tensors(weights, folder))
 

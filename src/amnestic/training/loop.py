@@ -4,7 +4,8 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from .. import processes
 from ..constraints.multiplier import Multiplier
-from ..data.batches import Batch, StepRows, micro_batches, nothing
+from ..data.batches import Batch, StepRows, micro_batches
+from ..data.cuts import Budget, most_tokens
 from ..data.encode import Encoded
 from ..errors import RunError
 from ..interruption import Requested
 from .checkpoint import Checkpoints, Training, found_in
+from .gradients import watch_first_step
 from .optimizer import Optimizer
 from .options import TrainingOptions
 from .problem import Problem
@@ -67,6 +70,8 @@ class Loop:
 
     checkpoints: Checkpoints | None = None
     """Where the run's state is written, and read from where it goes on; none: the run starts anew, and writes none."""
+    reaches_all: bool = False
+    """A parameter without a gradient in the first step is an error."""
 
     @torch.enable_grad()  # also where a caller has switched gradients off
     def run(self) -> float:
@@ -77,6 +82,8 @@ class Loop:
         """
         with seeded(self.options.seed), self._interruption():
             optimizer = Optimizer(self.problem.model.parameters(), self.options)
+            if self.reaches_all:
+                watch_first_step(optimizer, self.problem.model.named_parameters())
             training = Training(self.problem.model, optimizer, self.multipliers)
             if self.checkpoints is not None:
                 self.checkpoints.restore(training)
@@ -149,12 +156,20 @@ class Loop:
             self.checkpoints.write(training, training.step == self.plan.steps)
 
     def batches(self, number: int, device: torch.device) -> list[Any]:
-        """Return the batches of step `number` (counted from 0), on `device`."""
+        """Return this process's batches of step `number` (counted from 0), on `device`."""
         cost = PASS_COST.get(device.type, PASS_COST["cuda"])
-        rows = self.rows.rows(number)
-        batches = [*micro_batches(self.splits, rows, self.options.per_device_train_batch_size, cost)]
-        own = [processes.own(together) for together in processes.rounds(batches)]
-        return [(nothing(self.splits) if batch is None else batch).to(device) for batch in own]
+        budget = replace(self._budget, pass_cost=cost)
+        share = (processes.rank(), processes.count())
+        return [batch.to(device) for batch in micro_batches(self.splits, self.rows.rows(number), budget, share)]
+
+    @cached_property
+    def _budget(self) -> Budget:
+        """Return what a pass may hold: what the options say, or what the stated number of the longest rows takes."""
+        form, options = self.problem.form, self.options
+        most = options.max_tokens_per_batch
+        if most is None:
+            most = most_tokens(self.splits.values(), options.per_device_train_batch_size)
+        return Budget(most, packs=form is not None and form.packs)
 
     def _later(self, done: int, rate: float, values: Tensor, seconds: float, watched: "_Watched") -> Callable[[], None]:
         """Return a call that reads `values` back, checks them, and hands on the record."""

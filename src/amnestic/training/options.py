@@ -15,6 +15,7 @@ class TrainingOptions:
         {
             "per_device_train_batch_size",
             "gradient_accumulation_steps",
+            "max_tokens_per_batch",
             "gradient_checkpointing",
             "logging_steps",
             "torch_compile",
@@ -36,9 +37,12 @@ class TrainingOptions:
     max_steps: int | None = None
     """Optimiser steps, in place of --num_train_epochs [default: none]."""
     per_device_train_batch_size: int = 4
-    """Most examples of a split in one forward pass."""
+    """Examples of each split that memory holds in one forward pass; shorter ones fill it in greater number."""
     gradient_accumulation_steps: int = 4
     """Optimiser step = this many times --per_device_train_batch_size examples of each split."""
+    max_tokens_per_batch: int | None = None
+    """Most tokens in one forward pass, padding included; a longer example stands alone. It changes memory and speed
+    alone [default: what the longest --per_device_train_batch_size examples have together]."""
     optim: Literal["adamw_torch", "adamw_torch_fused", "sgd", "paged_adamw_32bit", "paged_adamw_8bit"] = "adamw_torch"
     """Optimiser; the paged ones need bitsandbytes (pip install 'amnestic[bitsandbytes]')."""
     adam_beta1: float = 0.9
@@ -77,6 +81,8 @@ class TrainingOptions:
         for name in ("adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"--{name} is {getattr(self, name)}; expected a number from 0 to below 1.")
+        if self.max_tokens_per_batch is not None and self.max_tokens_per_batch < 1:
+            raise InputError(f"--max_tokens_per_batch is {self.max_tokens_per_batch}; expected at least 1 token.")
         if self.max_steps is not None and self.max_steps < 1:
             raise InputError(f"--max_steps is {self.max_steps}; expected at least 1 step.")
 

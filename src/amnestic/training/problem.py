@@ -14,7 +14,8 @@ from torch import Tensor
 from .. import processes
 from ..constraints.bound import Sums
 from ..constraints.retention import Retention
-from ..data.batches import Batch, Share, like_lengths, nothing, pad
+from ..data.batches import Batch, Share, assemble, nothing
+from ..data.cuts import like_lengths
 from ..data.encode import Encoded
 from ..methods.base import Method, Passes
 from ..model.sharding import device_of, forward_only
@@ -127,10 +128,12 @@ class Problem:
         nothing is left half done.
         """
         found = []
-        for together in processes.rounds([*like_lengths(examples, batch_size)]):
+        packs = self.form is not None and self.form.packs
+        for together in processes.rounds([*like_lengths(examples, batch_size, packs)]):
             check()
             chosen = processes.own(together)
-            batch = (nothing([split]) if chosen is None else pad(split, [examples[i] for i in chosen])).to(self.device)
+            batch = nothing([split]) if chosen is None else assemble(split, [examples[i] for i in chosen], packs)
+            batch = batch.to(self.device)
             with forward_only(self.model):
                 values = self.unreduced(batch)
             if chosen is not None:
