@@ -10,7 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amnestic.data.batches import StepRows, micro_batches, nothing, pack, pad, pad_together, permutation
+from amnestic.data.batches import (
+    HOST_BOUNDARIES,
+    StepRows,
+    micro_batches,
+    nothing,
+    pack,
+    pad,
+    pad_together,
+    permutation,
+)
 from amnestic.data.cuts import Budget, cut, deal, fill, like_lengths, most_tokens
 from amnestic.data.encode import Encoded
 
@@ -74,7 +83,7 @@ def test_packing_by_hand() -> None:
     assert batch.input_ids.tolist() == [[11, 12, 13, 21, 22, 23, 31, 32]]
     assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 0, 1, 2, 0, 1]]
     assert batch.inputs["cu_seq_lens_q"].tolist() == batch.inputs["cu_seq_lens_k"].tolist() == [0, 3, 6, 8]
-    assert (batch.inputs["segment_lengths"], batch.inputs["max_length_q"]) == ((3, 3, 2), 3)
+    assert (batch.inputs[HOST_BOUNDARIES].tolist(), batch.inputs["max_length_q"]) == ([0, 3, 6, 8], 3)
     assert batch.positions.tolist() == [1, 3, 4, 6]
     assert batch.targets.tolist() == [13, 22, 23, 32]
     shares = {split: (share.index.tolist(), share.row.tolist()) for split, share in batch.shares.items()}
@@ -102,12 +111,13 @@ def test_splits_share_a_batch_and_keep_their_own(rows: list[Encoded], data: st.D
         assert list(zip(share.row.tolist(), own.tolist(), strict=True)) == expected
 
 
-def test_a_pack_moves_whole() -> None:
+def test_a_pack_moves_whole_but_for_what_the_host_reads() -> None:
     batch = pack([("a", row([1, 2, 3], 1)), ("b", row([4, 5], 1))]).to(torch.device("meta"))
+    on_host = batch.inputs.pop(HOST_BOUNDARIES)
     tensors = [value for value in batch.inputs.values() if isinstance(value, torch.Tensor)]
     tensors += [batch.positions, batch.targets, *(t for s in batch.shares.values() for t in (s.index, s.row))]
     assert {tensor.device.type for tensor in tensors} == {"meta"}
-    assert batch.inputs["segment_lengths"] == (3, 2)
+    assert (on_host.device.type, on_host.tolist()) == ("cpu", [0, 3, 5])
 
 
 # Cuts

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from amnestic.data.batches import pad
+from amnestic.data.batches import pack, pad
 from amnestic.data.encode import Encoded
 from amnestic.errors import InputError
 from amnestic.model.compiling import compiled
@@ -48,6 +48,29 @@ def test_compiled_blocks_give_the_same_gradients_for_every_length(tiny_model):
     assert counters["stats"]["unique_graphs"] >= 1
     assert counters["frames"]["ok"] == counters["frames"]["total"]
     assert all(block._compiled_call_impl is None for block in loaded.model.model.layers)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")
+def test_another_cut_of_packed_rows_is_no_reason_to_compile_again(tiny_model):
+    """The second pack has more rows than the one that was traced, of other lengths, and the third has one."""
+    loaded = load(ModelOptions(model=str(tiny_model()), dtype="float32"))
+    loaded.model.double()
+    shapes = ((9, 9, 5), (14, 6, 6, 2), (7,))
+    rng = np.random.default_rng(0)
+    batches = [
+        pack([("forget", Encoded("", rng.integers(5, 300, n), np.arange(n) > 0, 1, False, "", "")) for n in lengths])
+        for lengths in shapes
+    ]
+    expected = [gradients(loaded, one) for one in batches]
+    torch._dynamo.reset()
+    counters.clear()
+    graphs = []
+    with compiled(loaded.model, "eager"):
+        for one, other in zip(batches, expected, strict=True):
+            for name, gradient in gradients(loaded, one).items():
+                torch.testing.assert_close(gradient, other[name], rtol=1e-12, atol=1e-12, msg=name)
+            graphs.append(counters["stats"]["unique_graphs"])
+    assert 0 < graphs[0] == graphs[-1]
 
 
 def test_blocks_are_compiled_within_the_context_alone(tiny_model):

@@ -16,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from amnestic.data.batches import StepRows, assemble, micro_batches
+from amnestic.data.cuts import Budget, like_lengths, most_tokens
 from amnestic.data.encode import Encoded, Encoder, Split, lengths, span_facts
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
@@ -859,3 +861,27 @@ def test_the_preview_of_a_marked_example_shows_what_is_to_be_forgotten() -> None
     assert "".join(f"[{text}]" if is_marked else text for text, is_marked in encoder.preview(encoded)) == (
         "<bos>Who? Ida[.]<eos>"
     )
+
+
+def test_each_text_is_tokenized_once(tiny_model, monkeypatch):
+    """Lengths, steps and batches ask the tokenizer nothing: rows carry their tokens."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model())
+    read: list[str] = []
+    kind = type(tokenizer)
+    original = kind.__call__
+
+    def counted(self, texts, *arguments, **options):
+        read.extend([texts] if isinstance(texts, str) else texts)
+        return original(self, texts, *arguments, **options)
+
+    monkeypatch.setattr(kind, "__call__", counted)
+    examples = [Example(f"q:{i}", "question", f"Who is {i}?", f"Person {i}.") for i in range(40)]
+    rows = Encoder(tokenizer, DataOptions()).encode("retain", examples).examples
+    texts = [text for text in read if "Person" in text]
+    assert len(texts) == len(set(texts)) == 40
+    read.clear()
+    order = StepRows({"retain": 40}, 8, seed=0)
+    budget = Budget(most_tokens([rows], 4), packs=True)
+    assert all(micro_batches({"retain": rows}, order.rows(number), budget) for number in range(10))
+    assert all(assemble("", [rows[i] for i in chosen], packs=True) for chosen in like_lengths(rows, 8, packs=True))
+    assert read == []

@@ -14,7 +14,7 @@ import transformers
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from amnestic.data.batches import pack, pad
+from amnestic.data.batches import HOST_BOUNDARIES, pack, pad
 from amnestic.data.encode import Encoded
 from amnestic.model.form import examine
 from amnestic.model.load import Loaded, load, prepare, save
@@ -81,7 +81,7 @@ def test_attention_is_that_of_each_row(lengths: list[int], shared: int, window: 
     weights = torch.randn((sum(lengths), 4, 6), generator=generator, dtype=torch.float64)
     expected = written_out(*heads, lengths, 0.3, window or 99)
     boundaries = torch.tensor(np.cumsum([0, *lengths]), dtype=torch.int32)
-    settings = {"cu_seq_lens_q": boundaries, "segment_lengths": tuple(lengths), "sliding_window": window}
+    settings = {"cu_seq_lens_q": boundaries, HOST_BOUNDARIES: boundaries, "sliding_window": window}
     found, _ = attend(SimpleNamespace(), *(h[None] for h in heads), None, scaling=0.3, dropout=0.0, **settings)
     torch.testing.assert_close(found[0], expected, rtol=0, atol=1e-12)
     for own, other in zip(

@@ -96,7 +96,7 @@ class Batch:
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
         inputs = {
-            name: moved(value, device) if isinstance(value, torch.Tensor) else value
+            name: moved(value, device) if isinstance(value, torch.Tensor) and name != HOST_BOUNDARIES else value
             for name, value in self.inputs.items()
         }
         shares = {split: share.to(device) for split, share in self.shares.items()}
@@ -109,6 +109,9 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)
 
+
+HOST_BOUNDARIES = "host_boundaries"
+"""Argument of the model that stays in the host's memory, so that it can be read without waiting for a device."""
 
 Placed = tuple[str, Encoded]
 """A row, and the name of its split."""
@@ -132,7 +135,7 @@ def pack(rows: Sequence[Placed]) -> Batch:
     """Return rows of any splits as one batch, (1, T), one behind the other without padding, the longest first.
 
     Positions begin anew with each row; the boundaries go to the attention by the names that transformers knows, and
-    the lengths once more for the host (`model/segments.py`). Rows of one length are neighbours.
+    once more for the host (`model/segments.py`). Rows of one length are neighbours.
     """
     rows = sorted(rows, key=lambda placed: -len(placed[1].input_ids))
     sizes = [len(row.input_ids) for _, row in rows]
@@ -146,7 +149,7 @@ def pack(rows: Sequence[Placed]) -> Batch:
         "cu_seq_lens_k": boundaries,
         "max_length_q": sizes[0],
         "max_length_k": sizes[0],
-        "segment_lengths": tuple(sizes),
+        HOST_BOUNDARIES: boundaries,
     }
     return _batch(inputs, rows, ends[:-1])
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from ..data.batches import HOST_BOUNDARIES
+
 NAME = "amnestic_segments"
 """What the function is registered as; no mask is registered under it, so that none is built."""
 UNKNOWN = ("softcap", "s_aux", "position_bias", "head_mask")
@@ -74,8 +76,8 @@ def attend(
     """
     _refuse_other(module, attention_mask, settings)
     window = settings.get("sliding_window")
-    boundaries, lengths = settings.get("cu_seq_lens_q"), settings.get("segment_lengths")
-    if boundaries is None or lengths is None:
+    boundaries, on_host = settings.get("cu_seq_lens_q"), settings.get(HOST_BOUNDARIES)
+    if boundaries is None or on_host is None:
         return _causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
     if (kernel := _kernel(query)) is not None:
         rows = [heads[0].transpose(0, 1) for heads in (query, key, value)]
@@ -91,7 +93,7 @@ def attend(
             enable_gqa=query.shape[1] != key.shape[1],
         )
         return found.unsqueeze(0), None
-    return _by_length(query, key, value, lengths, scaling, window), None
+    return _by_length(query, key, value, on_host, scaling, window), None
 
 
 AttentionInterface.register(NAME, attend)
@@ -99,13 +101,13 @@ AttentionInterface.register(NAME, attend)
 
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def _by_length(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int], scaling: float | None, window: int | None
+    query: Tensor, key: Tensor, value: Tensor, boundaries: Tensor, scaling: float | None, window: int | None
 ) -> Tensor:
     """Return attention within segments, neighbours of one length at once: no product crosses a boundary.
 
     Not traced by torch.compile, which would do so again for every cut.
     """
-    runs = [(length, len([*same])) for length, same in groupby(lengths)]
+    runs = [(length, len([*same])) for length, same in groupby(boundaries.diff().tolist())]
     sizes = [length * count for length, count in runs]
     parts = []
     for (length, count), *heads in zip(runs, *(_split(h, sizes) for h in (query, key, value)), strict=True):
