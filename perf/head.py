@@ -27,12 +27,11 @@ def usual(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def torch_layer(projection: Projection, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy by torch's own fused layer, with explicit parts, where this torch has it."""
+    """Return the sum of log p from torch's own fused layer, in explicit parts of 128 rows."""
     ((hidden, weight),) = projection.pairs
-    loss = torch.nn.functional.linear_cross_entropy(  # type: ignore[attr-defined]
-        hidden, weight, targets, reduction="none", chunking_strategy="batch", batch_chunk_size=128
-    )
-    return -loss
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=128, chunking_method=None)  # type: ignore[attr-defined]
+    loss = torch.nn.functional.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)  # type: ignore[attr-defined]
+    return -loss[None]
 
 
 def pairs(vocabulary: int) -> dict[str, tuple[Layer, Layer]]:
@@ -50,6 +49,10 @@ def pairs(vocabulary: int) -> dict[str, tuple[Layer, Layer]]:
         "token_logp, nothing kept": (
             lambda p, t: head.token_logp(p.logits(), t, vocabulary),
             lambda p, t: layers.token_logp(p, t, kept=0),
+        ),
+        "sum of log p, torch's own": (
+            lambda p, t: head.token_logp(p.logits(), t, vocabulary).sum()[None],
+            torch_layer,
         ),
         "cross_entropy_to": (
             lambda p, t: to_other.plain(p.logits(), t, vocabulary),
