@@ -1,7 +1,7 @@
 """The head alone: losses from logits, as they are usually written, against the layers that never store the logits.
 
 Forward and backward of N scored rows, D wide, V rows of the vocabulary. A row of the output is one shape and one layer:
-seconds of both, their ratio in turn, the memory beyond inputs and results, and the largest difference of the gradients.
+seconds of both, their ratio in turn, and the largest difference of the gradients. Memory is perf/memory.py's.
 
     python perf/head.py [--rows 1024] [--width 1024] [--vocabulary 4096 32000 128256] [--turns 5] [--dtype float32]
 """
@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from turns import in_turn, peak, ratio
+from turns import in_turn, ratio
 
 from amnestic.model import head, layers
 from amnestic.model.head import CrossEntropyTo, WithoutTarget
@@ -27,12 +27,11 @@ def usual(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def torch_layer(projection: Projection, targets: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy by torch's own fused layer, with explicit parts, where this torch has it."""
+    """Return the sum of log p from torch's own fused layer, in explicit parts of 128 rows."""
     ((hidden, weight),) = projection.pairs
-    loss = torch.nn.functional.linear_cross_entropy(  # type: ignore[attr-defined]
-        hidden, weight, targets, reduction="none", chunking_strategy="batch", batch_chunk_size=128
-    )
-    return -loss
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=128, chunking_method=None)  # type: ignore[attr-defined]
+    loss = torch.nn.functional.linear_cross_entropy(hidden, weight, targets, reduction="sum", options=options)  # type: ignore[attr-defined]
+    return -loss[None]
 
 
 def pairs(vocabulary: int) -> dict[str, tuple[Layer, Layer]]:
@@ -50,6 +49,10 @@ def pairs(vocabulary: int) -> dict[str, tuple[Layer, Layer]]:
         "token_logp, nothing kept": (
             lambda p, t: head.token_logp(p.logits(), t, vocabulary),
             lambda p, t: layers.token_logp(p, t, kept=0),
+        ),
+        "sum of log p, torch's own": (
+            lambda p, t: head.token_logp(p.logits(), t, vocabulary).sum()[None],
+            torch_layer,
         ),
         "cross_entropy_to": (
             lambda p, t: to_other.plain(p.logits(), t, vocabulary),
@@ -87,9 +90,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     print(f"torch {torch.__version__}, {device}, {torch.get_num_threads()} threads, {arguments.dtype}")
-    print(
-        f"{'V':>7}  {'layer':26}{'plain s':>9}{'ours s':>9}  {'plain / ours':24}{'plain MB':>9}{'ours MB':>9}  differ"
-    )
+    print(f"{'V':>7}  {'layer':26}{'plain s':>9}{'ours s':>9}  {'plain / ours':24}differ")
     for vocabulary in arguments.vocabulary:
         torch.manual_seed(0)
         dtype = getattr(torch, arguments.dtype)
@@ -131,19 +132,10 @@ def report(
     forms = {"plain": call("plain", plain), "ours": call("ours", ours)}
     seconds = in_turn(forms, turns)
     differ = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found["ours"], found["plain"], strict=True))
-    found.clear()
-    memory = {}
-    for which, form in forms.items():
-        for tensor in projection.tensors:
-            tensor.grad = None
-        found.clear()
-        memory[which] = peak(form)
-    own = 0 if name == "evaluation" else sum(tensor.nbytes for tensor in projection.tensors)  # gradients: results
-    extra = {which: max(0, size - own) / 2**20 for which, size in memory.items()}
     medians = {which: statistics.median(values) for which, values in seconds.items()}
     print(
         f"{vocabulary:7}  {name:26}{medians['plain']:9.3f}{medians['ours']:9.3f}  "
-        f"{ratio(seconds['plain'], seconds['ours']):24}{extra['plain']:9.0f}{extra['ours']:9.0f}  {differ:.0e}"
+        f"{ratio(seconds['plain'], seconds['ours']):24}{differ:.0e}"
     )
 
 

@@ -4,10 +4,13 @@ The folder ``shared`` beside the checkout holds TOFU and two trained models; tes
 """
 
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+if shutil.which("nvidia-smi") is None:
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # read when Triton is first imported: its kernels without a GPU
 if "PYTEST_XDIST_WORKER" in os.environ:
     # read when torch is first imported, here and in the commands that tests start: workers share the cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")

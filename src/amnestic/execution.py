@@ -400,11 +400,15 @@ class Execution:
         return before
 
     def finish(self, results: dict[str, Any], inputs: Inputs, recorded: Mapping[str, Recorded]) -> dict[str, Any]:
-        """Write scores, results and report, and return the whole results."""
+        """Write scores, results and report, and return the whole results, on all processes."""
+        with processes.agreed():
+            if self.folder.is_written_here:
+                results = self._conclude(results, inputs, recorded)
+        return processes.from_first(results)
+
+    def _conclude(self, results: dict[str, Any], inputs: Inputs, recorded: Mapping[str, Recorded]) -> dict[str, Any]:
         for split in next(iter(recorded.values())).columns:
             self.folder.write_scores(split, self.redaction.columns(_joined(split, recorded)))
-        if not self.folder.is_written_here:
-            return processes.from_first(results)
         results = {
             "schema": SCHEMA,
             "model": self.config.model.model,
@@ -422,7 +426,7 @@ class Execution:
             if "bound" in results:
                 render_report(self.folder.path)
             self.progress.stop()
-            return processes.from_first(self.sharing.finish(self.config, results))
+            return self.sharing.finish(self.config, results)
 
     def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""

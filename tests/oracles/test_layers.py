@@ -3,8 +3,10 @@
 The reference multiplies everything out in float64 and differentiates by autograd.
 """
 
+import sys
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from amnestic.model import head as plain
-from amnestic.model import layers
+from amnestic.model import kernels, layers
 from amnestic.model.head import HEAD_SIGNALS, CrossEntropyTo, Reference, WithoutTarget
+from amnestic.model.kernels import choice
 from amnestic.model.layers import Projection
 
 WIDTH = 5
@@ -222,6 +225,49 @@ def test_in_every_precision(form: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(one.double(), other, rtol=0.0, atol=2 * TOLERANCE[dtype] * scale)
 
 
+def test_masked_rows_of_the_vocabulary_have_no_part_in_the_moments() -> None:
+    logits = torch.tensor([[1.0, -torch.inf, 2.0]], dtype=torch.float64)
+    targets = torch.tensor([2])
+    expected = plain.moments(logits[:, [0, 2]], targets, 2)
+    torch.testing.assert_close(plain.moments(logits, targets, 3), expected)
+    none = torch.zeros(1, 1, dtype=torch.float64)
+    masked = Projection(((none, none.expand(3, 1)),), logits[0])
+    torch.testing.assert_close(layers.every_signal(masked, targets, 3)["moments"], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])  # the interpreter takes bfloat16 for whole numbers
+@pytest.mark.parametrize("cap", [None, 4.0])
+def test_the_kernel_finds_what_plain_torch_finds(dtype: torch.dtype, cap: float | None) -> None:
+    """In Triton's interpreter, where there is no GPU: 70 rows are two blocks, 5,003 columns 40 parts."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from amnestic.model.kernels import triton_margin
+
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randint(-3, 4, (70, 72), generator=generator).to(dtype)  # whole numbers: many maxima are equal
+    weight = torch.randint(-1, 2, (5003, 72), generator=generator).to(dtype)
+    bias = torch.randint(-2, 3, (5003,), generator=generator).to(dtype)
+    head = Projection(((hidden, weight),), bias, 0.5, cap)
+    assert triton_margin.is_served(head)
+    found, expected = triton_margin.search(head, 4999), layers._search(head, 4999, 600)
+    assert found[1].tolist() == expected[1].tolist()
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=1e-5)
+    if cap is not None:
+        torch.testing.assert_close(found[2], expected[2], rtol=1e-3, atol=1e-2)
+
+
+def test_a_kernel_that_fails_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "_failed", [])
+    broken = SimpleNamespace(is_served=lambda head: 1 / 0)
+    monkeypatch.setitem(sys.modules, "amnestic.model.kernels.triton_margin", broken)
+    monkeypatch.setattr(kernels, "triton_margin", broken, raising=False)
+    monkeypatch.setattr(layers, "by_triton", choice._try)
+    head = projection(5, 9)
+    expected = plain.margin(full_logits(head), targets_of(head), 9)
+    with pytest.warns(UserWarning, match="failed, plain torch is used: ZeroDivisionError: division by zero"):
+        compare(head, layers.margin(head, 9), expected)
+    compare(head, layers.margin(head, 9), expected)
+
+
 def test_what_is_frozen_gets_no_gradient() -> None:
     head = projection(4, 9)
     frozen = head.of([tensor.detach() for tensor in head.tensors])
@@ -232,6 +278,20 @@ def test_what_is_frozen_gets_no_gradient() -> None:
     assert hidden.grad is not None
     assert [tensor.grad for tensor in frozen.tensors] == [None] * 3
     assert not layers.margin(frozen, 9).requires_grad
+
+
+def test_the_gradient_of_narrow_weights_is_one_tensor_of_their_size() -> None:
+    """In bfloat16: five rows share a maximum, and what they bring is added up before it is rounded."""
+    weight = torch.zeros(600, 4).index_fill_(0, torch.tensor([7]), 1.0).bfloat16().requires_grad_()
+    hidden = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).repeat(5, 1).bfloat16().requires_grad_()
+    change = torch.tensor([1.0, 2.0**-9, 2.0**-9, 2.0**-9, 2.0**-9])  # lost one by one, since 1 + 2**-9 is 1
+    with Largest((5, 600)) as watched:  # the logits, all of them in one part
+        (layers.margin(Projection(((hidden, weight),)), 600) * change).sum().backward()
+    assert watched.found <= weight.numel()
+    assert weight.grad is not None
+    total = 1 + 4 * 2.0**-9
+    assert weight.grad[7, 0].item() == torch.tensor(total - total / 600).bfloat16().item()
+    assert weight.grad[8].tolist() == pytest.approx([-total / 600, 0.0, 0.0, 0.0], rel=1e-2)
 
 
 def test_a_second_backward_pass_gives_the_same() -> None:

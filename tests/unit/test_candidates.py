@@ -221,6 +221,17 @@ def test_without_a_candidate_there_is_nothing_to_restore(tiny, tmp_path):
         Candidates(loaded, PROBES, Script(loaded, []), tmp_path).restore()
 
 
+def test_kept_weights_that_cannot_be_read_are_one_sentence(tiny, tmp_path):
+    loaded = tiny()
+    candidates = Candidates(loaded, PROBES, Script(loaded, [(1.0, 0.1)]), tmp_path)
+    candidates.add(1, 1.0)
+    (file,) = candidates.path.iterdir()
+    file.write_bytes(b"\xff" * file.stat().st_size)
+    sentence = rf"^the best candidate's weights in {candidates.path} cannot be read \(.*header.*\)\.$"
+    with pytest.raises(RunError, match=sentence):
+        candidates.restore()
+
+
 def test_record_of_a_candidate():
     candidate = Candidate(8, 2.0, 0.25, {"retain": Reached(0.1, 0.2, True, -0.3)})
     assert candidate.record == {

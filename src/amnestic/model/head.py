@@ -34,6 +34,7 @@ def is_argmax(logits: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
 def moments(logits: Tensor, targets: Tensor, vocabulary: int) -> Tensor:
     """Return mean and mean square of log p under the softmax over all V rows, (N, 2); minus the mean is the entropy."""
     logp = torch.log_softmax(wide(logits), dim=-1)
+    logp = logp.clamp(min=torch.finfo(logp.dtype).min)  # 0 log 0 is 0: some models mask rows of the vocabulary
     weighted = logp.exp() * logp
     return torch.stack([weighted.sum(dim=-1), (weighted * logp).sum(dim=-1)], dim=-1)
 

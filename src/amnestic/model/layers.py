@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .head import HEAD_SIGNALS, CrossEntropyTo, wide
+from .kernels.choice import by_triton
 
-COLUMNS = 16 * 2**20
-"""Bytes of the logits that the margin looks at at once: what stays in a processor's cache, or nearly."""
+COLUMNS = 32 * 2**20
+"""Bytes of the logits that the margin looks at at once: 8,192 columns of 1,024 rows in float32."""
 ROWS = 64 * 2**20
 """Bytes of the logits that a loss looks at at once."""
 COPIES = 6
@@ -159,7 +160,8 @@ def _every_signal(head: Projection, targets: Tensor, known: int) -> dict[str, Te
     best = highest if known == logits.shape[-1] else logits[:, :known].max(dim=-1).values
     mean = logits[:, :known].mean(dim=-1)
     own = logits.gather(-1, targets[:, None]).squeeze(-1)
-    shifted = logits.sub_(highest[:, None])
+    lowest = torch.finfo(logits.dtype).min  # of a masked row of the vocabulary, in place of minus infinity
+    shifted = logits.sub_(highest[:, None]).clamp_(min=lowest)
     powers = shifted.exp()
     total = powers.sum(dim=-1)
     first = torch.linalg.vecdot(powers, shifted) / total
@@ -176,17 +178,7 @@ def _every_signal(head: Projection, targets: Tensor, known: int) -> dict[str, Te
 class _Margin(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, head: Projection, known: int, width: int, *tensors: Tensor) -> Tensor:
-        best = torch.full((head.rows,), -torch.inf, dtype=head.dtype, device=tensors[0].device)
-        place = torch.zeros(head.rows, dtype=torch.int64, device=best.device)
-        total = torch.zeros_like(best)
-        for part in _parts(known, width):
-            values = head.linear(part.start, part.stop)
-            highest, where = values.max(dim=-1)
-            is_better = highest > best
-            best = torch.where(is_better, highest.to(best.dtype), best)
-            place = torch.where(is_better, where + part.start, place)
-            if head.cap is not None:
-                total += head.shaped(values).sum(dim=-1)
+        best, place, total = by_triton(head, known) or _search(head, known, width)
         means = _mean_rows(head, known)
         mean = _linear_mean(head, means, known) * head.scale if head.cap is None else total / known
         ctx.head, ctx.known, ctx.width = head, known, width
@@ -199,7 +191,7 @@ class _Margin(torch.autograd.Function):
         place, best, *rest = ctx.saved_tensors
         count = len(ctx.head.pairs)
         means, head = rest[:count], ctx.head.of(rest[count:])
-        sums = _Sums(head, ctx.needs_input_grad[3:])
+        sums = _Sums(head, ctx.needs_input_grad[3:], at_once=head.cap is None)
         if head.cap is None:
             sums.start_at_mean(gradient * -head.scale, means, ctx.known)
             sums.add_places(gradient * head.scale, place)
@@ -211,37 +203,70 @@ class _Margin(torch.autograd.Function):
         return (None, None, None, *sums.found)
 
 
+def _search(head: Projection, known: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the largest of the first `known` values of each row, its column, and the sum behind a cap, each (N,)."""
+    best = torch.full((head.rows,), -torch.inf, dtype=head.dtype, device=head.pairs[0][0].device)
+    place = torch.zeros(head.rows, dtype=torch.int64, device=best.device)
+    total = torch.zeros_like(best)
+    for part in _parts(known, width):
+        values = head.linear(part.start, part.stop)
+        highest, where = values.max(dim=-1)
+        is_better = highest > best
+        best = torch.where(is_better, highest.to(best.dtype), best)
+        place = torch.where(is_better, where + part.start, place)
+        if head.cap is not None:
+            total += head.shaped(values).sum(dim=-1)
+    return best, place, total
+
+
 class _TokenLogp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, head: Projection, targets: Tensor, height: int, kept: int, *tensors: Tensor) -> Tensor:
-        values, totals, stored = [], [], []
-        for part in _parts(head.rows, height):
+        many = min(head.rows, kept // (head.vocabulary * tensors[-1].element_size()))
+        if not any(ctx.needs_input_grad):
+            many = 0
+        totals, values, stored = [], [], None
+        for part in _uneven(head.rows, many, height):
             logits = head.take(part).logits()
-            totals.append(torch.logsumexp(wide(logits), dim=-1))
-            values.append(wide(logits.gather(-1, targets[part, None])).squeeze(-1) - totals[-1])
-            kept -= logits.nbytes
-            if kept >= 0 and any(ctx.needs_input_grad):
-                stored.append(logits)
+            totals += [torch.logsumexp(wide(logits[rows]), dim=-1) for rows in _parts(len(logits), height)]
+            values.append(wide(logits.gather(-1, targets[part, None])).squeeze(-1))
+            stored = logits if part.stop == many else stored
         none = torch.zeros(0, dtype=head.dtype, device=targets.device)
-        ctx.head, ctx.height, ctx.stored = head, height, stored
-        ctx.save_for_backward(targets, torch.cat([none, *totals]), *tensors)
-        return torch.cat([none, *values])
+        total = torch.cat([none, *totals])
+        ctx.head, ctx.height, ctx.many, ctx.stored = head, height, many, stored
+        ctx.save_for_backward(targets, total, *tensors)
+        return torch.cat([none, *values]) - total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         targets, totals, *tensors = ctx.saved_tensors
-        head, stored = ctx.head.of(tensors), ctx.stored
+        head, stored, ctx.stored = ctx.head.of(tensors), ctx.stored, None
         sums = _Sums(head, ctx.needs_input_grad[4:])
-        for number, part in enumerate(_parts(head.rows, ctx.height)):
-            logits = stored[number] if number < len(stored) else head.take(part).logits()
-            slope = head.slope(logits)  # before the logits are written over
-            own = gradient[part, None]
-            change = wide(logits).sub_(totals[part, None]).exp_().mul_(-own)
-            change.scatter_add_(-1, targets[part, None], own)
-            sums.add_rows(change.mul_(slope) if head.cap is not None or head.scale != 1.0 else change, part)
-        ctx.stored = []  # written over: a second backward pass computes them again
+        for part in _uneven(head.rows, ctx.many, ctx.height):
+            logits = head.take(part).logits() if stored is None else stored  # a second pass computes all of them again
+            stored = None
+            for rows in _parts(len(logits), ctx.height):
+                at = slice(part.start + rows.start, part.start + rows.stop)
+                _write_change(head, logits[rows], targets[at], totals[at], gradient[at])
+            sums.add_rows(logits, part)
         return (None, None, None, None, *sums.found)
+
+
+def _write_change(head: Projection, logits: Tensor, targets: Tensor, totals: Tensor, gradient: Tensor) -> None:
+    """Write over `logits` (rows, V) the gradient of what `linear` gave, by that of log p of each target."""
+    values, own = wide(logits), gradient[:, None]
+    slope = head.slope(values) if head.cap is not None else head.scale
+    change = values.sub_(totals[:, None]).exp_().mul_(-own)
+    change.scatter_add_(-1, targets[:, None], own)
+    logits.copy_(change if head.cap is None and head.scale == 1.0 else change * slope)
+
+
+def _uneven(size: int, first: int, step: int) -> Iterator[slice]:
+    """Yield the first so many rows, where there are any, and the others in parts."""
+    if first:
+        yield slice(0, first)
+    yield from (slice(first + part.start, first + part.stop) for part in _parts(size - first, step))
 
 
 @dataclass(frozen=True)
@@ -288,15 +313,20 @@ class _ByRows(torch.autograd.Function):
 class _Sums:
     """The gradients of a head's tensors, added up part by part; only those that are needed exist.
 
-    Those of weights in less than float32 are added up in float32.
+    Those of tensors in less than float32 are added up in float32; but of weights in their own precision where they come
+    `at_once`, since a second tensor of their size would be as large as what is spared.
     """
 
-    def __init__(self, head: Projection, needed: Sequence[bool]) -> None:
-        self.head, self.needed = head, needed
+    def __init__(self, head: Projection, needed: Sequence[bool], at_once: bool = False) -> None:
+        self.head = head
+        weights = {id(weight) for _, weight in head.pairs} if at_once else set()
         self._found: list[Tensor | None] = [
-            torch.zeros_like(tensor, dtype=wide(tensor[:0]).dtype) if wanted else None
+            torch.zeros_like(tensor, dtype=tensor.dtype if id(tensor) in weights else wide(tensor[:0]).dtype)
+            if wanted
+            else None
             for tensor, wanted in zip(head.tensors, needed, strict=True)
         ]
+        self._means: list[Tensor | float] = [0.0] * len(head.pairs)
         self._bias, rest = (None, self._found) if head.bias is None else (self._found[0], self._found[1:])
         self._pairs = [*zip(head.pairs, rest[::2], rest[1::2], strict=True)]
 
@@ -332,21 +362,33 @@ class _Sums:
         """Set out from the gradient `change` (N,) of the mean logit over the first `known` columns."""
         if self._bias is not None:
             self._bias[:known] = change.sum() / known
-        for ((hidden, _), to_hidden, to_weight), mean in zip(self._pairs, means, strict=True):
+        for number, (((hidden, _), to_hidden, to_weight), mean) in enumerate(zip(self._pairs, means, strict=True)):
             if to_hidden is not None:
                 torch.outer(change, mean, out=to_hidden)
             if to_weight is not None:
-                to_weight[:known] = (change @ wide(hidden)) / known
+                self._means[number] = row = (change @ wide(hidden)) / known
+                to_weight[:known] = row
 
     def add_places(self, change: Tensor, place: Tensor) -> None:
         """Add the gradient `change` (N,) of one logit a row, in the column `place` (N,)."""
         if self._bias is not None:
             self._bias.index_add_(0, place, change)
-        for (hidden, weight), to_hidden, to_weight in self._pairs:
+        for ((hidden, weight), to_hidden, to_weight), mean in zip(self._pairs, self._means, strict=True):
             if to_hidden is not None:
                 to_hidden.addcmul_(wide(weight[place]), change[:, None])
-            if to_weight is not None:
-                to_weight.index_add_(0, place, wide(hidden) * change[:, None])
+            if to_weight is None:
+                continue
+            rows = wide(hidden) * change[:, None]
+            if to_weight.dtype == rows.dtype:
+                to_weight.index_add_(0, place, rows)
+            else:
+                to_weight.index_copy_(0, place, (_sum_alike(rows, place) + mean).to(to_weight.dtype))
+
+
+def _sum_alike(rows: Tensor, place: Tensor, step: int = 1024) -> Tensor:
+    """Return for each of `rows` (N, D) the sum of all that have its place: rows of one place become equal."""
+    alike = ((place[part, None] == place).to(rows.dtype) for part in _parts(len(rows), step))
+    return torch.cat([rows[:0], *(one @ rows for one in alike)])
 
 
 def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:

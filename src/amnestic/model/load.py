@@ -241,6 +241,9 @@ def save(loaded: Loaded, folder: Path) -> None:
         for part, _ in parts:  # of the whole configuration transformers writes the precision itself
             part.dtype = loaded.saved_dtype
         model.save_pretrained(folder, state_dict=spread_out)
+        if spread_out is not None:  # transformers states the precision of the live weights, not of those it was given
+            model.config.dtype = loaded.saved_dtype
+            model.config.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     finally:
         for name, tensor in tensors.items() if spread_out is None else ():

@@ -103,11 +103,15 @@ class Candidates:
         return self.folder / "candidate"
 
     def restore(self) -> Candidate:
-        """Put the kept weights back into the model, and return the kept candidate."""
+        """Put the kept weights back into the model, and return the kept candidate; raises RunError without any."""
         if self.best is None:
             raise RunError("no candidate was measured; expected at least one optimiser step.")
         named = self.loaded.model.named_parameters()
-        read_tensors({name: parameter for name, parameter in named if parameter.requires_grad}, self.path)
+        with processes.agreed():
+            try:
+                read_tensors({name: parameter for name, parameter in named if parameter.requires_grad}, self.path)
+            except Exception as error:  # of the file system, of safetensors, or a tensor that is not there
+                raise RunError(f"the best candidate's weights in {self.path} cannot be read ({error}).") from error
         return self.best
 
     def _is_best(self, candidate: Candidate) -> bool:

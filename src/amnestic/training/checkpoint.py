@@ -16,7 +16,8 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ..constraints.multiplier import Multiplier
 from ..errors import InputError
 from ..interruption import Interruption
 from ..shared_folder import write_folder
-from ..storage import remove
+from ..storage import remove, writing
 from . import randomness
 from .optimizer import Optimizer
 from .options import CheckpointOptions, TrainingOptions
@@ -183,8 +184,8 @@ class Checkpoints:
 
         write_folder(path, fill)
         self._last = self.clock()
-        if processes.is_first():
-            for beyond in found_in(self.folder)[self.options.save_total_limit :]:
+        with processes.agreed(), writing(self.folder):
+            for beyond in found_in(self.folder)[self.options.save_total_limit :] if processes.is_first() else ():
                 remove(beyond)
 
     @torch.no_grad()
@@ -192,16 +193,16 @@ class Checkpoints:
         """Put the state of `source`, where there is one, into `training`; raises InputError where it is damaged."""
         if self.source is None:
             return
-        state = read_state(self.source)
-        try:
+        with processes.agreed(), _damage_told(self.source):  # what one process cannot read, no other goes on with
+            state = read_state(self.source)
             small = load_file(self.source / "state.safetensors")
-            if (self.source / "weights").is_dir():
-                read_tensors(training.weights, self.source / "weights")
             if stored := names_in(self.source / "optimizer"):
                 training.allocate(stored)
+        with processes.agreed(), _damage_told(self.source):
+            if (self.source / "weights").is_dir():
+                read_tensors(training.weights, self.source / "weights")
+            if stored:
                 read_tensors(training.moving, self.source / "optimizer")
-        except Exception as error:  # safetensors has its own; a tensor that is not there is a KeyError
-            raise InputError(f"{self.source} is damaged ({error}); give an earlier checkpoint.") from error
         for index, multiplier in enumerate(training.multipliers):
             for name in ("value", "pending", "measured"):
                 if (key := f"multiplier.{index}.{name}") in small:
@@ -212,6 +213,17 @@ class Checkpoints:
         randomness.restore(devices, state["random"])
         training.step, training.seconds = state["step"], state["seconds"]
         self.resumed_after = [*state["resumed_after"], training.step]
+
+
+@contextmanager
+def _damage_told(checkpoint: Path) -> Iterator[None]:
+    """Turn whatever fails in reading a checkpoint into an InputError that names it."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # safetensors has its own; a tensor that is not there is a KeyError
+        raise InputError(f"{checkpoint} is damaged ({error}); give an earlier checkpoint.") from error
 
 
 def _small(multipliers: Sequence[Multiplier]) -> dict[str, Tensor]:

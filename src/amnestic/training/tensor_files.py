@@ -39,10 +39,14 @@ def names_in(folder: Path) -> list[str]:
 
 @torch.no_grad()
 def read_tensors(tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Fill `tensors` in place, in their own precision, from the folder; raises KeyError for one that is not in it."""
-    known = set(names_in(folder))
-    if absent := [name for name in tensors if name not in known]:
-        raise KeyError(absent[0])
+    """Fill `tensors` in place, in their own precision, from the folder; raises KeyError for one that is not in it.
+
+    Where one of several processes cannot read its part, all raise.
+    """
+    with processes.agreed():
+        known = set(names_in(folder))
+        if absent := [name for name in tensors if name not in known]:
+            raise KeyError(absent[0])
     with _plain_errors():
         reader = HuggingFaceStorageReader(str(folder))
         load(dict(tensors), storage_reader=reader, no_dist=processes.count() == 1)
