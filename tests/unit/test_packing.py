@@ -240,6 +240,15 @@ def test_a_window_is_seen_where_a_row_is_longer(monkeypatch: pytest.MonkeyPatch)
         assert loaded.form.packs is packs
 
 
+def test_a_layer_whose_attention_is_not_seen_is_reason_enough_to_pad(llama: Loaded) -> None:
+    """Though no logit of these rows differs: what the layer does to others is not known."""
+    attention = llama.model.model.layers[0].self_attn
+    attention.forward = lambda hidden_states, **settings: (torch.zeros_like(hidden_states), None)
+    examine_packing(llama, [ROWS])
+    assert (llama.form.packs, len(llama.notes)) == (False, 1)
+    assert "every layer's attention" in llama.notes[0]
+
+
 def test_a_single_row_is_enough_to_tell(llama: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
     examine_packing(llama, [rows(9)])
     assert llama.form.packs
