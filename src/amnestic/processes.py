@@ -18,7 +18,16 @@ from .errors import AmnesticError, InputError, RunError
 
 T = TypeVar("T")
 
-SIGNS_OF_LOSS = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "timeout")
+SIGNS_OF_LOSS = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "timed out",
+    "timeout",
+    "aborted",
+    "remote error",
+)
 """What torch's messages say where another process has gone."""
 
 
@@ -29,7 +38,11 @@ def joined(timeout: float) -> Iterator[None]:
     Nothing happens where this one is alone, or where a caller has joined them already. `timeout` is the number of
     seconds that one waits for the others. Raises InputError where they do not come together.
     """
-    if launch.size() == 1 or _is_joined():
+    if _is_joined():
+        _refuse_silent()
+        yield
+        return
+    if launch.size() == 1:
         yield
         return
     _join(timeout)
@@ -37,6 +50,16 @@ def joined(timeout: float) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _refuse_silent() -> None:
+    """Raise InputError where the processes were joined so that they cannot exchange what lies in the host's memory."""
+    backends = dist.get_backend_config()
+    if count() > 1 and "cpu:" not in backends:
+        raise InputError(
+            f"the processes were joined by {backends}, which carries nothing from one host's memory to another's; call "
+            "init_process_group('cpu:gloo,cuda:nccl')."
+        )
 
 
 def _join(timeout: float) -> None:

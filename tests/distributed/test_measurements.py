@@ -100,3 +100,46 @@ def disagreeing() -> list[Any]:
 
 def test_what_processes_tell_each_other(pool):
     assert pool.run(disagreeing) == [[[2.0, 1.0], [0, 10], 0]] * 2
+
+
+def placed(name: str) -> str:
+    """What is said of a device that is named by its number."""
+    from amnestic.errors import InputError
+    from amnestic.model.load import device_named
+
+    try:
+        return str(device_named(name))
+    except InputError as error:
+        return str(error)
+
+
+def test_a_device_is_named_by_its_kind_alone(pool):
+    assert pool.run(placed, "cpu") == ["cpu"] * 2
+    for text in pool.run(placed, "cpu:0"):
+        assert text.startswith(
+            "--device is 'cpu:0', and 2 processes run together, each on one of its own; give --device cpu."
+        )
+
+
+def joined_already() -> str:
+    """What is said of processes that a caller has joined: nothing where they can talk."""
+    from unittest.mock import patch
+
+    from torch import distributed as dist
+
+    from amnestic import processes
+    from amnestic.errors import InputError
+
+    with processes.joined(1.0):
+        pass
+    with patch.object(dist, "get_backend_config", lambda: "cuda:nccl"):
+        try:
+            with processes.joined(1.0):
+                return "nothing"
+        except InputError as error:
+            return str(error)
+
+
+def test_processes_that_a_caller_joined_must_be_able_to_talk(pool):
+    for text in pool.run(joined_already):
+        assert text.startswith("the processes were joined by cuda:nccl, which carries nothing from one host's memory")
