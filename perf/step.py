@@ -16,6 +16,7 @@ ratio, positions that go through the body for each real token (plain, ours), the
 
 import argparse
 import copy
+import ctypes
 import re
 import statistics
 import subprocess
@@ -164,6 +165,14 @@ class Plain:
         self.multiplier = max(0.0, self.multiplier + RATE * (losses["retain"] - BOUND))
         return losses["forget"], losses["retain"]
 
+    @torch.inference_mode()
+    def read(self, number: int) -> None:
+        """Compute the losses of one step's rows, and nothing else."""
+        size = self.case.options.budget
+        for name, rows in self.case.chosen(number).items():
+            for first in range(0, len(rows), size):
+                self._loss(name, rows[first : first + size])
+
     def _loss(self, name: str, rows: Sequence[Encoded]) -> torch.Tensor:
         """Return the sum of a split's losses from full logits of padded rows."""
         longest = max(len(row.input_ids) for row in rows)
@@ -218,6 +227,12 @@ class Ours:
         forget_loss, retain_loss = sums.tolist()
         return forget_loss, retain_loss
 
+    @torch.inference_mode()
+    def read(self, number: int) -> None:
+        """Compute the losses of one step's rows, and nothing else."""
+        for batch in self.loop.batches(number, self.optimizer.device):
+            self.loop.problem.unreduced(batch)
+
 
 LOOPS: dict[str, Callable[[Case], Any]] = {"plain": Plain, "ours": Ours}
 
@@ -231,6 +246,7 @@ def peak(case: Case, side: str) -> int:
         before = torch.cuda.memory_allocated()
         taking.step(1)
         return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # what was freed would be used again without being seen
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins anew
     before = _held("VmRSS")
     taking.step(1)
@@ -310,7 +326,7 @@ def main() -> None:
             chosen = [] if options.model else ["--vocabulary", str(vocabulary), "--head", head, "--lengths", kind]
             peaks = measured_peaks([*own, *chosen])
             megabytes = [peaks[side] / 2**20 for side in SIDES]
-            line += f" | {megabytes[0]:.0f} MB, {megabytes[1]:.0f} MB: {megabytes[0] / megabytes[1]:.2f}"
+            line += f" | {megabytes[0]:.0f} MB, {megabytes[1]:.0f} MB: {megabytes[0] / max(megabytes[1], 1e-9):.2f}"
         print(f"{name} | {line}", flush=True)
 
 

@@ -3,7 +3,7 @@
 The reference is one process that sees the whole step; it is held to plain autograd by tests/properties/test_cuts.py.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,8 @@ import torch
 from amnestic import processes
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
-from amnestic.data.batches import nothing, pad
+from amnestic.data.batches import micro_batches, nothing, pad
+from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
 from amnestic.model.load import checkpointed, load, spread
@@ -58,12 +59,15 @@ def rows(split: str) -> list[Encoded]:
 
 
 def batches(cut: Any) -> list[Any]:
-    """The batches of one process."""
+    """The batches of one process; a budget is cut as the loop does, for the process that asks."""
     found = {split: rows(split) for split in ("forget", "retain")}
+    if isinstance(cut, Budget):
+        numbers = {split: np.arange(len(examples)) for split, examples in found.items()}
+        return micro_batches(found, numbers, cut, (processes.rank(), processes.count()))
     return [nothing(found) if one is None else pad(one[0], [found[one[0]][i] for i in one[1]]) for one in cut]
 
 
-def taken(case: Case, cuts: list[Any], steps: int = 2) -> dict[str, Any]:
+def taken(case: Case, cuts: list[Any] | Budget, steps: int = 2) -> dict[str, Any]:
     """Take some steps with the batches of `cuts`, and return what they left, whole."""
     dtype = {"float64": "float32"}.get(case.dtype, case.dtype)
     loaded = load(ModelOptions(model=case.model, dtype=dtype), on_host=True)
@@ -92,6 +96,7 @@ def taken(case: Case, cuts: list[Any], steps: int = 2) -> dict[str, Any]:
         return inner(*arguments)
 
     optimizer.inner.step = looking
+    loaded.form = replace(loaded.form, packs=isinstance(cuts, Budget))
     with checkpointed(loaded, case.is_checkpointed):
         for _ in range(steps):
             result = step(problem, batches(cuts), [multiplier], optimizer)
@@ -154,3 +159,20 @@ def test_in_every_form(pool, tiny_model, form):
     expected = taken(alone, [batch for share in CUTS["accumulated"] for batch in share if batch is not None])
     for found in pool.run(own, case, "accumulated"):
         compare(found, expected, TOLERANCE[case.dtype])
+
+
+def cut_by(case: Case, budget: Budget) -> dict[str, Any]:
+    """What this one of two processes is left with after its share of the packs."""
+    return taken(case, budget)
+
+
+@pytest.mark.parametrize("tokens", [1000, 40])
+@pytest.mark.parametrize("kind", ["ddp", "fsdp", "fsdp, checkpointed"])
+def test_two_processes_share_packs(pool, tiny_model, kind, tokens):
+    """94 tokens: one pack for each process, or four packs; the reference pads them split by split."""
+    case = Case(str(tiny_model(tied=False)), "float64")
+    expected = taken(case, [batch for share in CUTS["one batch each"] for batch in share])
+    sharding = {"fsdp": True} if kind.startswith("fsdp") else None
+    sharded = Case(case.model, "float64", sharding, is_checkpointed="checkpointed" in kind)
+    for found in pool.run(cut_by, sharded, Budget(tokens, packs=True)):
+        compare(found, expected, TOLERANCE["float64"])
