@@ -4,6 +4,7 @@ With one process every function is the identity: nothing is communicated, and no
 call them in the same order.
 """
 
+import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,20 +23,21 @@ SIGNS_OF_LOSS = ("connection closed", "connection reset", "connection refused", 
 """What torch's messages say where another process has gone."""
 
 
-@contextmanager
-def joined(timeout: float) -> Iterator[None]:
-    """Join the processes that a launcher started beside this one, for as long as the context lasts.
+def join(timeout: float) -> None:
+    """Join the processes that a launcher started beside this one, until this one ends.
 
-    Nothing happens where this one is alone, or where a caller has joined them already. `timeout` is the number of
-    seconds that one waits for the others. Raises InputError where they do not come together.
+    They stay together behind a run: a sharded model is of use only then, and a second run could not meet at the place
+    of the first. Nothing happens where this one is alone, or where they were joined already, by a caller or an earlier
+    run. `timeout` is the number of seconds that one waits for the others. Raises InputError where they do not come
+    together.
     """
-    if launch.size() == 1 or _is_joined():
-        yield
-        return
-    _join(timeout)
-    try:
-        yield
-    finally:
+    if launch.size() > 1 and not _is_joined():
+        _join(timeout)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if _is_joined():
         dist.destroy_process_group()
 
 
