@@ -4,6 +4,7 @@ With one process every function is the identity: nothing is communicated, and no
 call them in the same order.
 """
 
+import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -31,24 +32,23 @@ SIGNS_OF_LOSS = (
 """What torch's messages say where another process has gone."""
 
 
-@contextmanager
-def joined(timeout: float) -> Iterator[None]:
-    """Join the processes that a launcher started beside this one, for as long as the context lasts.
+def join(timeout: float) -> None:
+    """Join the processes that a launcher started beside this one, until this one ends.
 
-    Nothing happens where this one is alone, or where a caller has joined them already. `timeout` is the number of
-    seconds that one waits for the others. Raises InputError where they do not come together.
+    They stay together behind a run: a sharded model is of use only then, and a second run could not meet at the place
+    of the first. Nothing happens where this one is alone, or where they were joined already, by a caller or an earlier
+    run. `timeout` is the number of seconds that one waits for the others. Raises InputError where they do not come
+    together.
     """
     if _is_joined():
         _refuse_silent()
-        yield
-        return
-    if launch.size() == 1:
-        yield
-        return
-    _join(timeout)
-    try:
-        yield
-    finally:
+    elif launch.size() > 1:
+        _join(timeout)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if _is_joined():
         dist.destroy_process_group()
 
 

@@ -67,6 +67,30 @@ def test_two_processes_measure_what_one_does(pool, tiny_model, is_sharded, count
             np.testing.assert_allclose(value, expected["values"][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def remeasured(model: str, options: dict[str, Any] | None) -> list[float]:
+    """The loss of a model, and that of half its weights, measured again at once."""
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if options is not None:
+        spread(loaded, ShardingOptions(**options), torch.device("cpu"))
+    problem = Problem((retain_term(Retention(NLL(), Bounded())),), loaded.model, loaded.vocabulary, loaded.form)
+    parameters = [*loaded.model.parameters()]  # as an optimiser holds them
+    found = [problem.measure("retain", rows(4), 2)[0].mean]
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.mul_(0.5)
+    return [*found, problem.measure("retain", rows(4), 2)[0].mean]
+
+
+@pytest.mark.parametrize("reshards", [True, False])
+def test_no_weights_from_before_a_change_are_measured(pool, tiny_model, reshards):
+    """A sharded model frees all that it gathered, also where a block's weights stay until the backward pass."""
+    model = str(tiny_model())
+    expected = remeasured(model, None)
+    assert abs(expected[0] - expected[1]) > 0.01
+    for found in pool.run(remeasured, model, {"fsdp": True, "fsdp_reshard_after_forward": reshards}):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def agreeing(number: int) -> str:
     """Fail on process `number` alone, and return what both raise."""
     from amnestic import processes
