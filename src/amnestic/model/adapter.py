@@ -385,10 +385,15 @@ def _chosen(model: Any, wanted: tuple[str, ...]) -> list[str]:
 
 
 def _adaptable(model: Any) -> dict[str, torch.nn.Module]:
+    """Return the layers that can be adapted, by name; of a model that sees or hears too, those that read text."""
     from transformers.pytorch_utils import Conv1D
 
     kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    if model.config.get_text_config() is model.config:
+        return found
+    reading = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
+    return {name: module for name, module in found.items() if id(module) in reading}
 
 
 def _refuse_tied(model: Any, names: set[str]) -> None:
