@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import processes
 from ..errors import InputError
 from .options import ALL_LINEAR, AdapterOptions, ModelOptions
+from .reading import reading
 from .sharding import whole
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -390,10 +391,8 @@ def _adaptable(model: Any) -> dict[str, torch.nn.Module]:
 
     kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
     found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
-    if model.config.get_text_config() is model.config:
-        return found
-    reading = {id(module) for module in (*model.get_decoder().modules(), model.get_output_embeddings())}
-    return {name: module for name, module in found.items() if id(module) in reading}
+    reached = {id(module) for module in reading(model)}
+    return {name: module for name, module in found.items() if id(module) in reached}
 
 
 def _refuse_tied(model: Any, names: set[str]) -> None:
