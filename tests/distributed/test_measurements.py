@@ -154,14 +154,13 @@ def joined_already() -> str:
     from amnestic import processes
     from amnestic.errors import InputError
 
-    with processes.joined(1.0):
-        pass
+    processes.join(1.0)
     with patch.object(dist, "get_backend_config", lambda: "cuda:nccl"):
         try:
-            with processes.joined(1.0):
-                return "nothing"
+            processes.join(1.0)
         except InputError as error:
             return str(error)
+    return "nothing"
 
 
 def test_processes_that_a_caller_joined_must_be_able_to_talk(pool):
