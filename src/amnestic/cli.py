@@ -92,13 +92,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(text: str, exit_status: int, is_shared: bool = False) -> int:
-    if launch.rank() and (exit_status == WRONG_INPUT or is_shared):
-        return exit_status  # the first process says it
-    text = f"process {launch.rank()}: {text}" if launch.rank() else text
+    rank, number_here = _place()
+    if (rank and is_shared) or (number_here and exit_status == WRONG_INPUT):
+        return exit_status  # the first process says it, and what not all need share, the first of each machine
+    text = f"process {rank}: {text}" if rank else text
     if _debugging():
         print(*map(visible, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
     print("error:", visible(" ".join(text.splitlines())), file=sys.stderr)
     return exit_status
+
+
+def _place() -> tuple[int, int]:
+    """Return the number of this process, and that among those of its machine; 0 where a launcher told nonsense."""
+    try:
+        return launch.rank(), launch.local_rank()
+    except AmnesticError:
+        return 0, 0
 
 
 def _debugging() -> bool:

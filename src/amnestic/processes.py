@@ -4,6 +4,7 @@ With one process every function is the identity: nothing is communicated, and no
 call them in the same order.
 """
 
+import atexit
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,25 +19,47 @@ from .errors import AmnesticError, InputError, RunError
 
 T = TypeVar("T")
 
-SIGNS_OF_LOSS = ("connection closed", "connection reset", "connection refused", "broken pipe", "timed out", "timeout")
+SIGNS_OF_LOSS = (
+    "connection closed",
+    "connection reset",
+    "connection refused",
+    "broken pipe",
+    "timed out",
+    "timeout",
+    "aborted",
+    "remote error",
+)
 """What torch's messages say where another process has gone."""
 
 
-@contextmanager
-def joined(timeout: float) -> Iterator[None]:
-    """Join the processes that a launcher started beside this one, for as long as the context lasts.
+def join(timeout: float) -> None:
+    """Join the processes that a launcher started beside this one, until this one ends.
 
-    Nothing happens where this one is alone, or where a caller has joined them already. `timeout` is the number of
-    seconds that one waits for the others. Raises InputError where they do not come together.
+    They stay together behind a run: a sharded model is of use only then, and a second run could not meet at the place
+    of the first. Nothing happens where this one is alone, or where they were joined already, by a caller or an earlier
+    run. `timeout` is the number of seconds that one waits for the others. Raises InputError where they do not come
+    together.
     """
-    if launch.size() == 1 or _is_joined():
-        yield
-        return
-    _join(timeout)
-    try:
-        yield
-    finally:
+    if _is_joined():
+        _refuse_silent()
+    elif launch.size() > 1:
+        _join(timeout)
+        atexit.register(_leave)
+
+
+def _leave() -> None:
+    if _is_joined():
         dist.destroy_process_group()
+
+
+def _refuse_silent() -> None:
+    """Raise InputError where the processes were joined so that they cannot exchange what lies in the host's memory."""
+    backends = dist.get_backend_config()
+    if count() > 1 and "cpu:" not in backends:
+        raise InputError(
+            f"the processes were joined by {backends}, which carries nothing from one host's memory to another's; call "
+            "init_process_group('cpu:gloo,cuda:nccl')."
+        )
 
 
 def _join(timeout: float) -> None:

@@ -16,7 +16,7 @@ from .model.form import examine
 from .model.load import Loaded, digest, load, spread
 from .model.packing import examine_packing
 from .model.sharding import device_of
-from .processes import joined
+from .processes import join
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
@@ -86,10 +86,10 @@ def finetune(
 
 def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
-    with joined(config.sharding.ddp_timeout):
-        execution = Execution(config, progress, given)
-        with execution.guarded():
-            return _unlearn(execution, config)
+    join(config.sharding.ddp_timeout)
+    execution = Execution(config, progress, given)
+    with execution.guarded():
+        return _unlearn(execution, config)
 
 
 def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
@@ -150,10 +150,10 @@ def _unlearn_results(
 
 def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
-    with joined(config.sharding.ddp_timeout):
-        execution = Execution(config, progress, given)
-        with execution.guarded():
-            return _finetune(execution, config)
+    join(config.sharding.ddp_timeout)
+    execution = Execution(config, progress, given)
+    with execution.guarded():
+        return _finetune(execution, config)
 
 
 def _finetune(execution: Execution, config: FinetuneConfig) -> Run:

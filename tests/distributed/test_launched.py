@@ -72,3 +72,21 @@ def test_a_killed_process_ends_the_run_with_one_line_and_a_checkpoint(tiny_model
     records = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     numbers = [record["step"] for record in records if "grad_norm" in record]
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+TWICE = """
+from amnestic import processes
+for _ in range(2):
+    processes.join(20)
+    print(processes.gathered(processes.rank()))
+"""
+
+
+def test_a_script_may_start_several_runs(tmp_path):
+    """The second run finds the processes joined: they could not meet again where they met first."""
+    (tmp_path / "twice.py").write_text(TWICE, encoding="utf-8")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*launcher, str(tmp_path / "twice.py")], env=environment, capture_output=True, timeout=LIMIT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(b"[0, 1]") == 4

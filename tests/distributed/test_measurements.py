@@ -67,6 +67,30 @@ def test_two_processes_measure_what_one_does(pool, tiny_model, is_sharded, count
             np.testing.assert_allclose(value, expected["values"][name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
+def remeasured(model: str, options: dict[str, Any] | None) -> list[float]:
+    """The loss of a model, and that of half its weights, measured again at once."""
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if options is not None:
+        spread(loaded, ShardingOptions(**options), torch.device("cpu"))
+    problem = Problem((retain_term(Retention(NLL(), Bounded())),), loaded.model, loaded.vocabulary, loaded.form)
+    parameters = [*loaded.model.parameters()]  # as an optimiser holds them
+    found = [problem.measure("retain", rows(4), 2)[0].mean]
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.mul_(0.5)
+    return [*found, problem.measure("retain", rows(4), 2)[0].mean]
+
+
+@pytest.mark.parametrize("reshards", [True, False])
+def test_no_weights_from_before_a_change_are_measured(pool, tiny_model, reshards):
+    """A sharded model frees all that it gathered, also where a block's weights stay until the backward pass."""
+    model = str(tiny_model())
+    expected = remeasured(model, None)
+    assert abs(expected[0] - expected[1]) > 0.01
+    for found in pool.run(remeasured, model, {"fsdp": True, "fsdp_reshard_after_forward": reshards}):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
 def agreeing(number: int) -> str:
     """Fail on process `number` alone, and return what both raise."""
     from amnestic import processes
@@ -100,3 +124,45 @@ def disagreeing() -> list[Any]:
 
 def test_what_processes_tell_each_other(pool):
     assert pool.run(disagreeing) == [[[2.0, 1.0], [0, 10], 0]] * 2
+
+
+def placed(name: str) -> str:
+    """What is said of a device that is named by its number."""
+    from amnestic.errors import InputError
+    from amnestic.model.load import device_named
+
+    try:
+        return str(device_named(name))
+    except InputError as error:
+        return str(error)
+
+
+def test_a_device_is_named_by_its_kind_alone(pool):
+    assert pool.run(placed, "cpu") == ["cpu"] * 2
+    for text in pool.run(placed, "cpu:0"):
+        assert text.startswith(
+            "--device is 'cpu:0', and 2 processes run together, each on one of its own; give --device cpu."
+        )
+
+
+def joined_already() -> str:
+    """What is said of processes that a caller has joined: nothing where they can talk."""
+    from unittest.mock import patch
+
+    from torch import distributed as dist
+
+    from amnestic import processes
+    from amnestic.errors import InputError
+
+    processes.join(1.0)
+    with patch.object(dist, "get_backend_config", lambda: "cuda:nccl"):
+        try:
+            processes.join(1.0)
+        except InputError as error:
+            return str(error)
+    return "nothing"
+
+
+def test_processes_that_a_caller_joined_must_be_able_to_talk(pool):
+    for text in pool.run(joined_already):
+        assert text.startswith("the processes were joined by cuda:nccl, which carries nothing from one host's memory")

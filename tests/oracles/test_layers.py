@@ -166,6 +166,18 @@ def test_any_plain_signal_can_be_read_some_rows_at_a_time(
     compare(head, layers.by_rows(HEAD_SIGNALS[name], head, targets, 15, rows=19 * 8 * 4), expected)
 
 
+@pytest.mark.parametrize("kept", [0, 2**20])
+def test_hits_are_weights_without_a_gradient_of_their_own(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of the tokens that the model would write, from logits that are stored, and that are computed again."""
+    monkeypatch.setattr(layers, "KEPT", kept)
+    head = projection(7, 3)
+    logits, targets = full_logits(head), targets_of(head)
+    hits = layers.signal("is_argmax", head, targets, 3)
+    expected = plain.is_argmax(logits, targets, 3)
+    assert 0 < expected.sum() < 7
+    compare(head, hits * layers.token_logp(head, targets), expected * plain.token_logp(logits, targets, 3))
+
+
 def test_a_cross_entropy_to_a_reference_that_is_not_there_is_an_error() -> None:
     head = projection(2, 9)
     with pytest.raises(ValueError, match="read without the reference"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel, MixtralConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, Gemma3Config, GPT2Config, GPT2LMHeadModel, MixtralConfig
 
 from amnestic.errors import InputError, RunError
 from amnestic.model import adapter as adapters
@@ -117,6 +117,24 @@ def test_experts_that_are_no_linear_layers_are_told(tmp_path):
     found = adapters.attach(model, lora(), Base("x"), 0)
     assert found.modules == 4
     assert "of the experts (2 tensors, model.layers.0.mlp.experts" in str(adapters.untouched_experts(model))
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+
+
+@pytest.mark.parametrize("names", [("all-linear",), ("q_proj",)])
+def test_of_a_model_that_sees_too_only_what_reads_is_adapted(names):
+    """No text reaches the rest, whose layers bear the same names; the first step would find them without a gradient."""
+    text = SIZES | {"head_dim": 8, "num_key_value_heads": 1, "vocab_size": 320}
+    config = Gemma3Config(
+        text_config=text, vision_config=SIZES | {"image_size": 28, "patch_size": 14}, mm_tokens_per_image=4,
+        image_token_id=317, boi_token_id=318, eoi_token_id=319,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    found = adapters.attach(model, lora(lora_target_modules=names), Base("x"), 0)
+    assert found.modules == (14 if names == ("all-linear",) else 2)
+    model(input_ids=IDS).logits.sum().backward()
+    assert [name for name, value in model.named_parameters() if value.requires_grad and value.grad is None] == []
 
 
 # What cannot be adapted

@@ -30,6 +30,7 @@ RESULTS = {
 SUPPOSED = {
     **{key: {"use_peft": True} for key in ("lora_r", "lora_alpha", "lora_target_modules", "merge")},
     "push_to_hub": {"hub_model_id": "me/x"},
+    "fsdp_offload_params": {"fsdp": True},
 }
 """Option -> the options without which it is refused."""
 EVERY_OPTION = [(name, option) for name, (config_class, _) in COMMANDS.items() for option in options(config_class)]

@@ -13,7 +13,7 @@ from amnestic.evaluation.needs import Subject, sweep
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.model.form import LONGEST, alike, examine
 from amnestic.model.load import Loaded
-from amnestic.model.signals import Needs, read
+from amnestic.model.signals import Form, Needs, read
 
 TOKENIZER = range(320)
 """Stands in for a tokenizer: only its length is read."""
@@ -241,6 +241,26 @@ def test_masked_vocabulary_rows_are_no_difference():
     loaded = make(Masked)
     examine(loaded, ROWS[0])
     assert (loaded.form.selects, loaded.notes) == (True, [])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rows_of_the_head_that_the_model_leaves_out_have_no_part_in_any_signal(dtype):
+    """Eight rows of zeros are cut off: seldom enough to hide in the rounding of log p, yet they move the entropy."""
+
+    class Sliced(Plain):
+        def finish(self, hidden):
+            return self.lm_head(hidden)[..., :320]
+
+    loaded = make(Sliced, dtype)
+    with torch.no_grad():
+        loaded.model.lm_head.weight.mul_(4)[320:] = 0
+    examine(loaded, ROWS[0])
+    needs = {"": Needs(head=frozenset({"moments", "token_logp"}))}
+    with torch.inference_mode():
+        found, expected = (
+            read(loaded.model, pad("", ROWS), needs, 320, form)[""] for form in (loaded.form, Form(selects=False))
+        )
+    torch.testing.assert_close(found.moments, expected.moments, rtol=1e-4, atol=0.0)
 
 
 @pytest.mark.parametrize(("dtype", "share"), [(torch.float64, 1e-5), (torch.float32, 1e-3), (torch.bfloat16, 5e-2)])

@@ -4,8 +4,10 @@ import re
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from amnestic.errors import RunError
+from amnestic.model.reading import read_parameters
 from amnestic.training.gradients import refuse_unreached, watch_first_step
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
@@ -49,3 +51,27 @@ def test_only_the_first_step_is_watched_and_fails_before_anything_moves(dtype):
     model.weight.float().sum().backward()
     optimizer.step()
     assert not torch.equal(before[0], model.weight)
+
+
+def test_what_no_text_reaches_may_have_none():
+    """Of a model that sees too: its eyes, and what brings their tokens to the text's width."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = Gemma3Config(
+        text_config=sizes | {"head_dim": 8, "num_key_value_heads": 1, "vocab_size": 320}, mm_tokens_per_image=4,
+        vision_config=sizes | {"image_size": 28, "patch_size": 14}, image_token_id=317, boi_token_id=318,
+        eoi_token_id=319, tie_word_embeddings=False,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    read = read_parameters(model)
+    assert [name for name, _ in read if "vision" in name or "projector" in name] == []
+    optimizer = Optimizer(model.parameters(), TrainingOptions(learning_rate=0.1))
+    watch_first_step(optimizer, read)
+    logits = model(input_ids=torch.tensor([[5, 9, 200]])).logits
+    logits.sum().backward()
+    assert [name for name, parameter in read if parameter.grad is None] == []
+    assert "lm_head.weight" in dict(read)
+    optimizer.step()
+    watch_first_step(optimizer, read)
+    model.lm_head.weight.float().sum().backward()
+    with pytest.raises(RunError, match=f"no gradient to {len(read) - 1} of the {len(read)} tensors"):
+        optimizer.step()

@@ -257,6 +257,15 @@ def test_a_single_row_is_enough_to_tell(llama: Loaded, monkeypatch: pytest.Monke
     assert not llama.form.packs
 
 
+def test_no_more_is_read_at_once_than_two_of_the_longest_rows(llama: Loaded) -> None:
+    """Of long rows a few may be all that fits into memory, and as many of each split are looked at."""
+    widths = []
+    llama.model.model.embed_tokens.register_forward_hook(lambda _, given, __: widths.append(given[0].numel()))
+    examine_packing(llama, [rows(*[20] * 9), rows(20, 20, 18, 12, 9, 7), rows(19)])
+    assert llama.form.packs
+    assert max(widths) == 40
+
+
 def test_both_ends_of_a_row_are_compared() -> None:
     """A difference in the first position, or in the last of a long row, is one."""
     from amnestic.model.packing import _same

@@ -5,7 +5,7 @@ import signal
 import pytest
 import torch
 
-from amnestic import launch, processes
+from amnestic import cli, launch, processes
 from amnestic.errors import InputError, RunError
 from amnestic.interruption import Interruption
 
@@ -49,6 +49,23 @@ def test_a_size_that_is_no_number_is_refused(launched):
         launch.size()
 
 
+def test_the_command_line_tells_of_a_size_that_is_no_number(launched, capsys):
+    launched.setenv("WORLD_SIZE", "two")
+    arguments = ["finetune", "--model", "m", "--data", "d", "--output_dir", "o"]
+    assert cli.main(arguments) == cli.WRONG_INPUT
+    assert "error: the variable WORLD_SIZE is 'two'; expected the number that a launcher" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("local_rank", "told"), [("0", "error: process 3: "), ("1", "")])
+def test_wrong_input_is_told_once_a_machine(launched, capsys, tmp_path, local_rank, told):
+    """A file may be absent on one machine alone, whose processes are not the first."""
+    launched.setenv("LOCAL_RANK", local_rank)
+    assert cli.main(["finetune", "--config", str(tmp_path / "absent.yaml")]) == cli.WRONG_INPUT
+    found = capsys.readouterr().err
+    assert found.startswith(told)
+    assert ("absent.yaml" in found) == bool(told)
+
+
 def test_alone_everything_is_what_it_was():
     values = torch.tensor([1.0, 2.0])
     assert processes.summed(values) is values
@@ -57,8 +74,8 @@ def test_alone_everything_is_what_it_was():
     assert processes.gathered("x") == ["x"]
     assert [processes.own(together) for together in processes.rounds([4, 5, 6])] == [4, 5, 6]
     processes.wait()
-    with processes.joined(1.0):
-        assert processes.count() == 1
+    processes.join(1.0)
+    assert processes.count() == 1
 
 
 @pytest.mark.parametrize("error", [InputError("a"), RunError("b"), ValueError("c")])

@@ -97,7 +97,7 @@ def like_lengths(examples: Sequence[Encoded], rows: int, packs: bool = False) ->
     budget = Budget(most_tokens([examples], rows), packs=packs)
     order = np.argsort(-lengths(examples), kind="stable")
     if packs:
-        yield from _runs(order.tolist(), lengths(examples)[order].tolist(), budget.tokens)
+        yield from runs(order.tolist(), lengths(examples)[order].tolist(), budget.tokens)
         return
     for first in range(0, len(order), WINDOW * rows):
         window = order[first : first + WINDOW * rows].tolist()
@@ -105,7 +105,7 @@ def like_lengths(examples: Sequence[Encoded], rows: int, packs: bool = False) ->
             yield [window[i] for i in batch]
 
 
-def _runs(order: Sequence[int], sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
+def runs(order: Sequence[int], sizes: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Yield `order` in runs of at most so many tokens, or of one row."""
     run: list[int] = []
     used = 0

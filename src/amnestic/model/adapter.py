@@ -20,6 +20,7 @@ from torch import Tensor
 from .. import processes
 from ..errors import InputError
 from .options import ALL_LINEAR, AdapterOptions, ModelOptions
+from .reading import reading
 from .sharding import whole
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
@@ -385,10 +386,13 @@ def _chosen(model: Any, wanted: tuple[str, ...]) -> list[str]:
 
 
 def _adaptable(model: Any) -> dict[str, torch.nn.Module]:
+    """Return the layers that can be adapted, by name; of a model that sees or hears too, those that read text."""
     from transformers.pytorch_utils import Conv1D
 
     kinds = (torch.nn.Linear, torch.nn.Embedding, Conv1D)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    found = {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    reached = {id(module) for module in reading(model)}
+    return {name: module for name, module in found.items() if id(module) in reached}
 
 
 def _refuse_tied(model: Any, names: set[str]) -> None:

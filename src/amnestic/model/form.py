@@ -170,6 +170,8 @@ def _response(model: Any, batch: Batch, whole: Tensor) -> Form | None:
     shape, device = whole.shape, whole.device
     if torch.promote_types(whole.dtype, model.dtype) != whole.dtype:
         return None  # what it computes in float64 is rounded
+    if shape[-1] != len(model.get_output_embeddings().weight):
+        return None  # some columns are left out
     values = wide(torch.linspace(-8.0, 8.0, whole.numel(), dtype=wide(whole[:0]).dtype, device=device).view(shape))
     values[0, 0, 0], values[0, 0, 1] = LARGE, 4.0
     hook = model.get_output_embeddings().register_forward_hook(lambda *_: values.clone())

@@ -108,7 +108,8 @@ def signal(need: str | CrossEntropyTo, head: Projection, targets: Tensor, known:
         return token_logp(head, targets)
     if isinstance(need, CrossEntropyTo):
         return by_rows(need.plain, head, targets, known, reference)
-    return by_rows(HEAD_SIGNALS[need], head, targets, known)
+    with torch.set_grad_enabled(torch.is_grad_enabled() and need != "is_argmax"):  # which has no derivative
+        return by_rows(HEAD_SIGNALS[need], head, targets, known)
 
 
 def margin(head: Projection, known: int, columns: int = COLUMNS) -> Tensor:

@@ -441,6 +441,11 @@ def device_named(name: str) -> torch.device:
         return accelerator or torch.device("cpu")
     try:
         device = torch.device(name)
+        if device.index is not None and processes.count() > 1:
+            raise InputError(
+                f"--device is {name!r}, and {processes.count()} processes run together, each on one of its own; give "
+                f"--device {device.type}."
+            )
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"--device is {name!r}, which this machine does not offer: {first_line(error)}") from error

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import processes
 from ..data.batches import pack, pad
+from ..data.cuts import runs
 from ..data.encode import Encoded, lengths
 from .form import alike
 from .load import Loaded
@@ -58,13 +59,18 @@ def _other_kind(model: Any) -> str | None:
 
 
 def _difference(loaded: Loaded, rows: Sequence[Encoded]) -> str | None:
-    """Return what differs where `rows` are packed, or None where nothing does."""
+    """Return what differs where `rows`, the longest first, are packed, or None where nothing does.
+
+    No pack is longer than two of the longest, whatever memory a step may take.
+    """
     model, form = loaded.model, loaded.form
     device = device_of(model)
     expected = [scored_logits(model, pad("", [row]).to(device), form) for row in rows]
+    sizes = [len(row.input_ids) for row in rows]
+    packs = [pack([("", rows[i]) for i in run]) for run in runs(range(len(rows)), sizes, 2 * sizes[0])]
     try:
         with attending() as modules:
-            packed = scored_logits(model, pack([("", row) for row in rows]).to(device), form)
+            packed = torch.cat([scored_logits(model, batch.to(device), form) for batch in packs])
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # whatever a model does with arguments that it does not know

@@ -23,7 +23,7 @@ def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
     Raises InputError for a model whose trainable weights differ in precision.
     """
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
     _refuse_mixed(model)
     mesh = init_device_mesh(device.type, (processes.count(),))
@@ -37,10 +37,9 @@ def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
     for block in blocks(model):
         fully_shard(block, reshard_after_forward=options.fsdp_reshard_after_forward, **settings)
     fully_shard(model, **settings)
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)
-            module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+    for module in _sharded_parts(model):
+        module.set_gradient_divide_factor(1.0)
+        module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
 
 
 def blocks(model: Any) -> list[Any]:
@@ -57,6 +56,13 @@ def blocks(model: Any) -> list[Any]:
     return list(max(lists, key=len, default=[]))
 
 
+def _sharded_parts(model: Any) -> list[Any]:
+    """Return the modules whose weights are gathered together: the blocks, and the model for all else."""
+    from torch.distributed.fsdp import FSDPModule
+
+    return [module for module in model.modules() if isinstance(module, FSDPModule)]
+
+
 def is_sharded(model: Any) -> bool:
     """Return whether the weights of `model` are spread over processes."""
     if not torch.distributed.is_available():
@@ -70,8 +76,9 @@ def is_sharded(model: Any) -> bool:
 def forward_only(model: Any) -> Iterator[None]:
     """Compute without gradients for as long as the context lasts, and free what a sharded model gathered in it.
 
-    The root's weights stay gathered behind a forward pass: they would be those from before the next change. Tensors
-    of inference mode could not be used by a backward pass that finds them gathered.
+    The root's weights stay gathered behind a forward pass, and those of all blocks without
+    `fsdp_reshard_after_forward`: they would be those from before the next change. Tensors of inference mode could not
+    be used by a backward pass that finds them gathered.
     """
     if not is_sharded(model):
         with torch.inference_mode():
@@ -81,7 +88,8 @@ def forward_only(model: Any) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
-        model.reshard()
+        for module in _sharded_parts(model):
+            module.reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -20,11 +20,12 @@ def watch_first_step(optimizer: Optimizer, named: Iterable[tuple[str, Tensor]]) 
     A gradient of 0 is one: that of an adapter's first factor is, since the second is 0 at the start. The step raises
     RunError before anything moves.
     """
-    names = [name for name, parameter in named if parameter.requires_grad]
+    masters = {id(p): master for p, master in zip(optimizer.parameters, optimizer.masters, strict=True)}
+    watched = {name: masters[id(parameter)] for name, parameter in named if parameter.requires_grad}
 
     def check(*_: Any) -> None:
         handle.remove()
-        refuse_unreached(names, [master.grad for master in optimizer.masters])
+        refuse_unreached(list(watched), [master.grad for master in watched.values()])
 
     handle = optimizer.inner.register_step_pre_hook(check)
 

@@ -18,6 +18,7 @@ from ..data.cuts import Budget, most_tokens
 from ..data.encode import Encoded
 from ..errors import RunError
 from ..interruption import Requested
+from ..model.reading import read_parameters
 from .checkpoint import Checkpoints, Training, found_in
 from .gradients import watch_first_step
 from .optimizer import Optimizer
@@ -71,7 +72,7 @@ class Loop:
     checkpoints: Checkpoints | None = None
     """Where the run's state is written, and read from where it goes on; none: the run starts anew, and writes none."""
     reaches_all: bool = False
-    """A parameter without a gradient in the first step is an error."""
+    """A parameter that reads text, and has no gradient in the first step, is an error."""
 
     @torch.enable_grad()  # also where a caller has switched gradients off
     def run(self) -> float:
@@ -83,7 +84,7 @@ class Loop:
         with seeded(self.options.seed), self._interruption():
             optimizer = Optimizer(self.problem.model.parameters(), self.options)
             if self.reaches_all:
-                watch_first_step(optimizer, self.problem.model.named_parameters())
+                watch_first_step(optimizer, read_parameters(self.problem.model))
             training = Training(self.problem.model, optimizer, self.multipliers)
             if self.checkpoints is not None:
                 self.checkpoints.restore(training)
