@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from operator import getitem
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliTokensError
@@ -23,7 +22,7 @@ from . import launch
 from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
 from .credentials import masked_output
 from .data.quoting import HIDDEN
-from .errors import AmnesticError, RunError
+from .errors import AmnesticError, RunError, Unexpected, outline
 from .interruption import Interruption
 from .progress import Progress
 from .reports.display import visible
@@ -92,12 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(text: str, exit_status: int, is_shared: bool = False) -> int:
+    if _debugging():  # also of a process that says nothing else: the error may be its own
+        print(*map(visible, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
     rank, number_here = _place()
     if (rank and is_shared) or (number_here and exit_status == WRONG_INPUT):
         return exit_status  # the first process says it, and what not all need share, the first of each machine
     text = f"process {rank}: {text}" if rank else text
-    if _debugging():
-        print(*map(visible, traceback.format_exc().splitlines()), sep="\n", file=sys.stderr)
     print("error:", visible(" ".join(text.splitlines())), file=sys.stderr)
     return exit_status
 
@@ -262,6 +261,10 @@ def _discreet(is_redacted: bool) -> Iterator[None]:
     """Show no text of an error that is not ours, where the run is redacted: it may quote a row."""
     try:
         yield
+    except Unexpected as error:
+        if is_redacted:
+            raise RunError(f"{error.outline} (its text: {HIDDEN}).", is_shared=True) from None
+        raise
     except AmnesticError as error:
         if is_redacted:
             raise error from None
@@ -269,9 +272,7 @@ def _discreet(is_redacted: bool) -> Iterator[None]:
     except Exception as error:
         if not is_redacted:
             raise
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        where = f"{Path(place.filename).name}, line {place.lineno}"
-        raise RunError(f"{type(error).__name__} in {where} (its text: {HIDDEN}).") from None
+        raise RunError(f"{outline(error)} (its text: {HIDDEN}).") from None
 
 
 @contextmanager

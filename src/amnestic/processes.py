@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from . import launch
-from .errors import AmnesticError, InputError, RunError
+from .errors import AmnesticError, InputError, RunError, Unexpected, outline
 
 T = TypeVar("T")
 
@@ -163,17 +163,24 @@ def agreed() -> Iterator[None]:
 
 def _raise_first(own: Exception | None) -> None:
     """Raise the error of the first process that has one, on all."""
-    reports = gathered(None if own is None else (isinstance(own, InputError), _sentence(own)))
+    reports = gathered(None if own is None else (isinstance(own, InputError), _sentence(own), _outline(own)))
     found = next(((number, report) for number, report in enumerate(reports) if report is not None), None)
     if found is None:
         return
-    number, (is_input, text) = found
+    number, (is_input, text, unexpected) = found
     where = f"process {number}: " if number else ""
+    if unexpected is not None:
+        raise Unexpected(where + text, where + unexpected) from own
     raise (InputError if is_input else RunError)(where + text, is_shared=True) from own
 
 
 def _sentence(error: Exception) -> str:
     return str(error) if isinstance(error, AmnesticError) else f"{type(error).__name__}: {error}"
+
+
+def _outline(error: Exception) -> str | None:
+    """Return what an error is and where it was raised; None of one that was raised on purpose."""
+    return None if isinstance(error, AmnesticError) else outline(error)
 
 
 def wait() -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .config import FinetuneConfig, UnlearnConfig
-from .errors import RunError
+from .errors import RunError, Unexpected
 from .model.load import Loaded
 from .reports.display import size
 from .storage import free_bytes, size_of
@@ -23,22 +23,23 @@ def memory_explained(
 
     `stages` holds the stages that began, in order; `go_on` returns a sentence on how the run is resumed, or nothing.
     """
-    message = ""
+    message, is_shared = "", False
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, Unexpected) as error:
         if not _is_memory(error):
             raise
+        is_shared = isinstance(error, Unexpected)
         current = list(stages)[-1] if stages else "load"
         ways = "; or ".join(_remedies(config, current))
         message = f"out of memory in the stage '{current}'; try {ways}.{go_on()}"
     if message:
-        raise RunError(message)  # outside the handler, whose traceback holds on to the tensors
+        raise RunError(message, is_shared)  # outside the handler, whose traceback holds on to the tensors
 
 
 def _is_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    signs = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
+    signs = ("out of memory", "memoryerror", "can't allocate memory", "cannot allocate memory", "not enough memory")
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 

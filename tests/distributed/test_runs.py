@@ -211,6 +211,43 @@ def test_processes_that_start_from_different_things(pool, tiny_model, data, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def failing(options: dict[str, Any], error: Exception) -> dict[str, Any]:
+    """Run a command in which the second process alone meets an error that is not ours while it reads its data."""
+    from amnestic import inputs, processes
+
+    plain = inputs.read_examples
+
+    def refused(*arguments: Any) -> Any:
+        if processes.rank() == 1:
+            raise error
+        return plain(*arguments)
+
+    inputs.read_examples = refused
+    try:
+        return command("unlearn", options)
+    finally:
+        inputs.read_examples = plain
+
+
+UNEXPECTED = {
+    "plain": ({}, ValueError("her secret"), "error: process 1: ValueError: her secret"),
+    "redacted": ({"redact": True}, ValueError("her secret"), "error: process 1: ValueError in test_runs.py, line "),
+    "memory": ({}, MemoryError("no"), "error: out of memory in the stage 'load'; try --dtype bfloat16; or a smaller "),
+}
+
+
+@pytest.mark.parametrize("kind", UNEXPECTED)
+def test_an_error_that_nobody_foresaw_is_told_as_that_of_one_process_is(pool, tiny_model, data, tmp_path, kind):
+    """A redacted run hides its text, which may quote a row; a lack of memory is explained."""
+    given, error, text = UNEXPECTED[kind]
+    options = OPTIONS | TWO | data | {"model": str(tiny_model()), "output_dir": str(tmp_path / "run")} | given
+    first, second = pool.run(failing, options, error)
+    assert (first["status"], second["status"]) == (1, 1)
+    assert first["err"].splitlines()[-1].startswith(text)
+    assert ("secret" in first["err"]) == (kind == "plain")
+    assert second["err"] == ""
+
+
 def test_a_loss_that_is_no_number_ends_all_alike(pool, tiny_model, data, tmp_path):
     options = OPTIONS | TWO | data | {"model": str(tiny_model()), "output_dir": str(tmp_path / "run")}
     first, second = pool.run(command, "unlearn", options | {"learning_rate": 1e30, "max_grad_norm": 0})

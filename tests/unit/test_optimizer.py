@@ -6,6 +6,9 @@ import sys
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor, Shard
+from torch.distributed.tensor._dtensor_spec import DTensorSpec, TensorMeta
 
 from amnestic.errors import InputError
 from amnestic.training.optimizer import Optimizer, check_library
@@ -238,3 +241,13 @@ def test_missing_library_is_named_with_its_installation(name, monkeypatch):
     with pytest.raises(InputError, match=sentence):
         Optimizer([parameter([1.0])], options(optim=name))
     check_library(options(optim="adamw_torch"))
+
+
+def test_weights_kept_in_the_hosts_memory_are_moved_for_the_device_that_computes():
+    """As --fsdp_offload_params leaves them on a GPU: losses, multipliers and batches are there, and the weights here."""
+    mesh = DeviceMesh("cuda", [0], _init_backend=False, _rank=0)
+    local = torch.ones(4, 3)
+    spec = DTensorSpec(mesh, (Shard(0),), tensor_meta=TensorMeta(local.shape, local.stride(), local.dtype))
+    offloaded = torch.nn.Parameter(DTensor(local, spec, requires_grad=True))
+    assert offloaded.device.type == "cpu"
+    assert Optimizer([offloaded], options()).device.type == "cuda"

@@ -98,9 +98,13 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def device_of(model: Any) -> torch.device:
-    """Return the device that `model` computes on; its weights may be kept in the host's memory between passes."""
-    parameter = next(model.parameters())
-    return torch.device(parameter.device_mesh.device_type) if is_sharded(model) else parameter.device
+    """Return the device that `model` computes on."""
+    return computing_device(next(model.parameters()))
+
+
+def computing_device(parameter: Tensor) -> torch.device:
+    """Return the device that `parameter` is computed with on; if spread, it may be kept in the host's memory."""
+    return torch.device(parameter.device_mesh.device_type) if isinstance(parameter, DTensor) else parameter.device
 
 
 def _reduced_in(model: Any) -> torch.dtype:

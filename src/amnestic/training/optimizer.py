@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from .. import processes
 from ..errors import InputError
+from ..model.sharding import computing_device, whole
 from .options import TrainingOptions
 
 BUCKET = 64 * 2**20
@@ -35,7 +36,7 @@ class Optimizer:
             raise InputError("no parameter of the model is trainable.")
         for parameter in self.parameters:
             parameter.grad = None  # whatever a caller's own backward pass left there
-        self.device = self.parameters[0].device
+        self.device = computing_device(self.parameters[0])
         self.max_grad_norm = options.max_grad_norm or math.inf
         self.masters = [_master(p) if options.master_weights else p for p in self.parameters]
         pairs = zip(self.parameters, self.masters, strict=True)
@@ -57,7 +58,7 @@ class Optimizer:
         """Sum over processes, clip, move, clear the gradients, and return the gradient's norm () before clipping."""
         sum_gradients(self.masters)
         norm = torch.nn.utils.clip_grad_norm_(self.masters, self.max_grad_norm)
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        norm = whole(norm).to(self.device)
         self.inner.step()
         self.inner.zero_grad(set_to_none=True)
         for parameter, master in zip(self.parameters, self.masters, strict=True):
