@@ -210,5 +210,5 @@ def test_memory_grows_by_tens_of_bytes_a_row(tmp_path: Path, tiny_model: Any, mo
     monkeypatch.setattr(encode, "BATCH", 64)
     held(tmp_path, tokenizer, 100)  # what is imported and cached once
     (small, small_peak), (large, large_peak) = (held(tmp_path, tokenizer, count) for count in (400, 2400))
-    assert (large - small) / 2000 < 130
+    assert (large - small) / 2000 < 160
     assert (large_peak - small_peak) / 2000 < 180
