@@ -98,8 +98,9 @@ class Execution:
             self.folder = RunFolder(config.run.output_dir, config.run.overwrite, goes_on_within(config), is_first)
         try:
             with processes.agreed():
-                self.source = source_of(config, self.folder.checkpoints, watcher.note)
+                source = source_of(config, self.folder.checkpoints, watcher.note)
                 self.sharing = Sharing(config, self.folder, watcher)
+            self.source = processes.from_first(source)  # another one may have looked later, or elsewhere
         except BaseException:
             self.folder.release()
             raise

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .config import FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.retention import NLL
 from .data.batches import StepRows
@@ -16,7 +17,6 @@ from .model.form import examine
 from .model.load import Loaded, digest, load, spread
 from .model.packing import examine_packing
 from .model.sharding import device_of
-from .processes import join
 from .progress import Progress
 from .reports.verdict import verdict
 from .training.loop import Loop, Plan
@@ -86,7 +86,7 @@ def finetune(
 
 def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
-    join(config.sharding.ddp_timeout)
+    processes.join(config.sharding.ddp_timeout)
     execution = Execution(config, progress, given)
     with execution.guarded():
         return _unlearn(execution, config)
@@ -150,7 +150,7 @@ def _unlearn_results(
 
 def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
-    join(config.sharding.ddp_timeout)
+    processes.join(config.sharding.ddp_timeout)
     execution = Execution(config, progress, given)
     with execution.guarded():
         return _finetune(execution, config)
@@ -205,10 +205,11 @@ def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded
     given, sharding = execution.config.model, inputs.loaded.sharding
     device = device_of(inputs.loaded.model)
     options = replace(given, model=name, model_revision=None, tokenizer=None, device=str(device))
-    try:
-        retrained = load(options, on_host=sharding is not None)
-    except InputError as error:
-        raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
+    with processes.agreed():
+        try:
+            retrained = load(options, on_host=sharding is not None)
+        except InputError as error:
+            raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
     if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
         raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
     if sharding is not None:

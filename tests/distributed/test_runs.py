@@ -248,6 +248,59 @@ def test_an_error_that_nobody_foresaw_is_told_as_that_of_one_process_is(pool, ti
     assert second["err"] == ""
 
 
+def unloaded(options: dict[str, Any], place: str) -> dict[str, Any]:
+    """Run a command in which the second process alone cannot load a model: a retrained one, or what was saved."""
+    from amnestic import processes, run
+    from amnestic.errors import InputError
+    from amnestic.model import load
+
+    module, name = {"retrained": (run, "load"), "saved": (load, "_load_saved")}[place]
+    plain = getattr(module, name)
+
+    def refused(*arguments: Any, **named: Any) -> Any:
+        if processes.rank() == 1:
+            raise InputError("there is no such folder here.")
+        return plain(*arguments, **named)
+
+    setattr(module, name, refused)
+    try:
+        return command("unlearn", options)
+    finally:
+        setattr(module, name, plain)
+
+
+@pytest.mark.parametrize("place", ["retrained", "saved"])
+def test_a_model_that_one_process_cannot_load_ends_all(pool, tiny_model, data, tmp_path, place):
+    options = OPTIONS | TWO | data | {"model": str(tiny_model()), "output_dir": str(tmp_path / "run"), "max_steps": 1}
+    options |= {"retrained": str(tiny_model(seed=1))} if place == "retrained" else {}
+    first, second = pool.run(unloaded, options, place, limit=60.0)
+    assert (first["status"], second["status"]) == (2, 2)
+    last = first["err"].splitlines()[-1]
+    assert last.startswith("error: process 1: ")
+    assert last.endswith("there is no such folder here.")
+    assert second["err"] == ""
+
+
+def looking_elsewhere(options: dict[str, Any]) -> Any:
+    """Return which checkpoint each process goes on from where the second one does not see the newest."""
+    from amnestic import execution, processes
+    from amnestic.config import UnlearnConfig, from_mapping
+
+    plain = execution.source_of
+    execution.source_of = lambda *_: Path(f"checkpoint-{2 - processes.rank()}")
+    try:
+        made = execution.Execution(from_mapping(UnlearnConfig, options), None, None)
+    finally:
+        execution.source_of = plain
+    made.folder.release()
+    return made.source
+
+
+def test_all_go_on_from_the_checkpoint_of_the_first(pool, data, tmp_path):
+    options = data | {"model": "m", "output_dir": str(tmp_path / "run")}
+    assert pool.run(looking_elsewhere, options) == [Path("checkpoint-2")] * 2
+
+
 def test_a_loss_that_is_no_number_ends_all_alike(pool, tiny_model, data, tmp_path):
     options = OPTIONS | TWO | data | {"model": str(tiny_model()), "output_dir": str(tmp_path / "run")}
     first, second = pool.run(command, "unlearn", options | {"learning_rate": 1e30, "max_grad_norm": 0})

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, Gemma3Config
 
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
@@ -178,6 +179,25 @@ def test_one_term_without_multipliers_trains(tiny_model):
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0] - 1
     assert records[0]["multipliers"] == []
+
+
+def test_a_model_that_sees_too_may_be_trained_whole_where_gradients_are_checked():
+    """As with --gradient_checkpointing: its eyes get no gradient from text, and stay as they are."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = Gemma3Config(
+        text_config=sizes | {"head_dim": 8, "num_key_value_heads": 1, "vocab_size": 330}, mm_tokens_per_image=4,
+        vision_config=sizes | {"image_size": 28, "patch_size": 14}, image_token_id=327, boi_token_id=328,
+        eoi_token_id=329,
+    )  # fmt: skip
+    model = AutoModelForCausalLM.from_config(config).eval()
+    problem = Problem((Term("data", "token", NLL.needs, NLL().values),), model, 320)
+    options = TrainingOptions(max_steps=2, per_device_train_batch_size=10, warmup_steps=0)
+    data, records = StepRows({"data": 10}, batch_size=10, seed=0), []
+    plan = Plan.of(options, 1)
+    loop = Loop(problem, {"data": rows("forget")}, data, plan, options, [], records.append, lambda *_: None)
+    loop.reaches_all = True
+    loop.run()
+    assert [record["step"] for record in records] == [1, 2]
 
 
 def spoil(observed: Observed, after: int):

@@ -160,7 +160,8 @@ def reload(loaded: Loaded, folder: Path) -> Loaded:
         model=str(folder), dtype=dtype, device=str(device_of(loaded.model)), trust_remote_code=loaded.runs_own_code
     )
     attention = getattr(loaded.model.config, "_attn_implementation", None)
-    again = _load_saved(loaded, folder, options, attention)
+    with processes.agreed():  # a folder that machines share may show its files late
+        again = _load_saved(loaded, folder, options, attention)
     if loaded.sharding is not None:
         spread(again, loaded.sharding, device_of(loaded.model))
     return again
