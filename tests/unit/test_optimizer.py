@@ -244,7 +244,7 @@ def test_missing_library_is_named_with_its_installation(name, monkeypatch):
 
 
 def test_weights_kept_in_the_hosts_memory_are_moved_for_the_device_that_computes():
-    """As --fsdp_offload_params leaves them on a GPU: losses, multipliers and batches are there, and the weights here."""
+    """As --fsdp_offload_params leaves them on a GPU: losses and batches are there, and the weights here."""
     mesh = DeviceMesh("cuda", [0], _init_backend=False, _rank=0)
     local = torch.ones(4, 3)
     spec = DTensorSpec(mesh, (Shard(0),), tensor_meta=TensorMeta(local.shape, local.stride(), local.dtype))
