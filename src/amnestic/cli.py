@@ -22,7 +22,7 @@ from . import launch
 from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
 from .credentials import masked_output
 from .data.quoting import HIDDEN
-from .errors import AmnesticError, RunError, Unexpected, outline
+from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
 from .progress import Progress
 from .reports.display import visible
@@ -261,7 +261,7 @@ def _discreet(is_redacted: bool) -> Iterator[None]:
     """Show no text of an error that is not ours, where the run is redacted: it may quote a row."""
     try:
         yield
-    except Unexpected as error:
+    except UnexpectedError as error:
         if is_redacted:
             raise RunError(f"{error.outline} (its text: {HIDDEN}).", is_shared=True) from None
         raise

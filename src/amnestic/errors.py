@@ -27,7 +27,7 @@ class RunError(AmnesticError):
     exit_status = 1
 
 
-class Unexpected(RunError):
+class UnexpectedError(RunError):
     """An error that nobody foresaw, on one of several processes; all of them raise this in its place."""
 
     def __init__(self, text: str, outline: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from . import launch
-from .errors import AmnesticError, InputError, RunError, Unexpected, outline
+from .errors import AmnesticError, InputError, RunError, UnexpectedError, outline
 
 T = TypeVar("T")
 
@@ -149,7 +149,7 @@ def _raise_first(own: Exception | None) -> None:
     number, (is_input, text, unexpected) = found
     where = f"process {number}: " if number else ""
     if unexpected is not None:
-        raise Unexpected(where + text, where + unexpected) from own
+        raise UnexpectedError(where + text, where + unexpected) from own
     raise (InputError if is_input else RunError)(where + text, is_shared=True) from own
 
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .config import FinetuneConfig, UnlearnConfig
-from .errors import RunError, Unexpected
+from .errors import RunError, UnexpectedError
 from .model.load import Loaded
 from .reports.display import size
 from .storage import free_bytes, size_of
@@ -26,10 +26,10 @@ def memory_explained(
     message, is_shared = "", False
     try:
         yield
-    except (MemoryError, RuntimeError, Unexpected) as error:
+    except (MemoryError, RuntimeError, UnexpectedError) as error:
         if not _is_memory(error):
             raise
-        is_shared = isinstance(error, Unexpected)
+        is_shared = isinstance(error, UnexpectedError)
         current = list(stages)[-1] if stages else "load"
         ways = "; or ".join(_remedies(config, current))
         message = f"out of memory in the stage '{current}'; try {ways}.{go_on()}"
