@@ -87,8 +87,6 @@ def test_a_script_may_start_several_runs(tmp_path):
     (tmp_path / "twice.py").write_text(TWICE, encoding="utf-8")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [*launcher, str(tmp_path / "twice.py")], check=False, env=environment, capture_output=True, timeout=LIMIT
-    )
-    assert done.returncode == 0, done.stderr
+    started = [*launcher, str(tmp_path / "twice.py")]
+    done = subprocess.run(started, check=True, env=environment, stdout=subprocess.PIPE, timeout=LIMIT)
     assert done.stdout.count(b"[0, 1]") == 4

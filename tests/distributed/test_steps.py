@@ -20,6 +20,7 @@ from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
 from amnestic.model.load import checkpointed, load, spread
 from amnestic.model.options import ModelOptions, ShardingOptions
+from amnestic.model.sharding import shard
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
@@ -176,3 +177,44 @@ def test_two_processes_share_packs(pool, tiny_model, kind, tokens):
     sharded = Case(case.model, "float64", sharding, is_checkpointed="checkpointed" in kind)
     for found in pool.run(cut_by, sharded, Budget(tokens, packs=True)):
         compare(found, expected, TOLERANCE["float64"])
+
+
+class Routed(torch.nn.Module):
+    """A block of two experts, of which each process reads its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(4, 4, bias=False) for _ in range(2))
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.experts[processes.rank()](hidden)
+
+
+class RoutedModel(torch.nn.Module):
+    """A model of one such block."""
+
+    dtype, _no_split_modules = torch.float32, ("Routed",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = Routed()
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self.block(hidden)
+
+
+def routed_gradients() -> list[torch.Tensor]:
+    """The gradients of both experts, where the process of rank r reads the vector r + 1."""
+    model = RoutedModel()
+    shard(model, ShardingOptions(fsdp=True), torch.device("cpu"))
+    model(torch.full((1, 4), 1.0 + processes.rank())).sum().backward()
+    zero = torch.zeros(4, 4)
+    return [zero if p.grad is None else whole(p.grad) for p in model.parameters()]
+
+
+def test_an_expert_that_a_process_passes_by_gets_the_gradient_of_the_others(pool):
+    """The gradient of sum(W x) is x in each row: 1 for the first expert, 2 for the second."""
+    for found in pool.run(routed_gradients):
+        for expert, gradient in enumerate(found):
+            torch.testing.assert_close(gradient, torch.full((4, 4), 1.0 + expert))

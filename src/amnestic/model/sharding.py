@@ -4,6 +4,7 @@ Each process holds its part of every weight, gradient and moment. The weights of
 computed, and freed behind it. Gradients are summed over the processes, not averaged, in float32.
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,11 +17,14 @@ from .. import processes
 from ..errors import InputError
 from .options import ShardingOptions
 
+_EXPERT = re.compile(r"expert\w*\.\d+\.")
+"""What the name of a parameter holds that belongs to one expert alone."""
+
 
 def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
     """Spread the weights of `model`, which this process holds whole, over all processes; each computes on `device`.
 
-    Raises InputError for a model whose trainable weights differ in precision.
+    Raises InputError for a model whose trainable weights differ in precision, or that this torch cannot spread.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
@@ -40,6 +44,8 @@ def shard(model: Any, options: ShardingOptions, device: torch.device) -> None:
     for module in _sharded_parts(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)  # gloo knows no other
+        if _has_experts_apart(module):
+            _send_all(module)
 
 
 def blocks(model: Any) -> list[Any]:
@@ -54,6 +60,22 @@ def blocks(model: Any) -> list[Any]:
         return [module for module in found if id(module) not in inner]
     lists = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     return list(max(lists, key=len, default=[]))
+
+
+def _has_experts_apart(module: Any) -> bool:
+    """Return whether the weights of single experts are parameters of their own, which the rows may pass by."""
+    return any(_EXPERT.search(name) for name, _ in module.named_parameters())
+
+
+def _send_all(module: Any) -> None:
+    """Let each process send a gradient of 0 for what its rows passed by.
+
+    Without, each sends the gradients that it has, one behind the other, and those of different experts are added up.
+    An expert that no process reads gets a gradient of 0, where one process has none: weight decay moves it.
+    """
+    if not hasattr(module, "set_reduce_scatter_unused_params"):
+        raise InputError("--fsdp needs a newer torch for a model with experts; upgrade it, or leave --fsdp out.")
+    module.set_reduce_scatter_unused_params(True, recurse=False)
 
 
 def _sharded_parts(model: Any) -> list[Any]:
