@@ -370,7 +370,7 @@ class Execution:
         unmerged = self._merge(loaded, check.examples)
         round_to_saved(loaded)
         if digest(loaded) == self.digest_before:
-            raise RunError(_unchanged(self.config.training.learning_rate, loaded))
+            raise RunError(_unchanged(self.config.training.learning_rate, loaded), is_shared=True)
         path = self.folder.path / "model"
         with writing(path):
             self.folder.replace("model", lambda path: save(loaded, path))
@@ -378,14 +378,17 @@ class Execution:
         size = self.config.evaluation.per_device_eval_batch_size
         live = check.losses(loaded.model, size)
         if not np.isfinite(live).all():
-            raise RunError(f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.")
+            raise RunError(
+                f"the trained model's loss on {check.split} is {live.sum():g}; lower --learning_rate.", is_shared=True
+            )
         again = reload(loaded, path)
         difference = float(np.abs(live - check.losses(again.model, size)).max())
         self.progress.advance()
         if not difference <= (most := RELOAD_TOLERANCE[_width(loaded.model.dtype)]):
             raise RunError(
                 f"the saved model in {path} differs from the live one by {difference:.3g} nats a token on the "
-                f"{check.split} examples; expected at most {most:g}."
+                f"{check.split} examples; expected at most {most:g}.",
+                is_shared=True,
             )
         differences = {"reload_difference": difference}
         if unmerged is not None:

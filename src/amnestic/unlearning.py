@@ -223,7 +223,10 @@ class Unlearning:
         means = {"forget": forget_loss} | {name: sums.mean for name, sums in losses.items()}
         if not np.isfinite(list(means.values())).all():
             found = " and its ".join(f"{name} loss {mean:g}" for name, mean in means.items())
-            raise RunError(f"the model's {found} are not all finite; lower --learning_rate, or use --dtype float32.")
+            raise RunError(
+                f"the model's {found} are not all finite; lower --learning_rate, or use --dtype float32.",
+                is_shared=True,
+            )
         return forget_loss, losses
 
 

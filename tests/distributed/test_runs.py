@@ -301,11 +301,18 @@ def test_all_go_on_from_the_checkpoint_of_the_first(pool, data, tmp_path):
     assert pool.run(looking_elsewhere, options) == [Path("checkpoint-2")] * 2
 
 
-def test_a_loss_that_is_no_number_ends_all_alike(pool, tiny_model, data, tmp_path):
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"learning_rate": 1e30, "max_grad_norm": 0}, "lower --learning_rate"),
+        ({"learning_rate": 1e-30, "weight_decay": 0}, "error: no weight changed"),
+    ],
+)
+def test_a_failure_that_all_see_is_told_once(pool, tiny_model, data, tmp_path, changed, text):
     options = OPTIONS | TWO | data | {"model": str(tiny_model()), "output_dir": str(tmp_path / "run")}
-    first, second = pool.run(command, "unlearn", options | {"learning_rate": 1e30, "max_grad_norm": 0})
+    first, second = pool.run(command, "unlearn", options | changed)
     assert (first["status"], second["status"]) == (1, 1)
-    assert "lower --learning_rate" in first["err"].splitlines()[-1]
+    assert text in first["err"].splitlines()[-1]
     assert second["err"] == ""
 
 

@@ -55,7 +55,8 @@ class Sample:
             raise RunError(
                 f"the merged model in {path} gives other logits than the adapter on its base model: they differ by "
                 f"{difference:.2g} of their size, and rounding explains at most {most:g}; save the adapter itself "
-                "(without --merge), or give a base model in float32."
+                "(without --merge), or give a base model in float32.",
+                is_shared=True,
             )
         return difference
 

@@ -39,5 +39,6 @@ def refuse_unreached(names: Sequence[str], gradients: Sequence[Tensor | None]) -
         raise RunError(
             f"the first step gave no gradient to {len(missing)} of the {len(names)} tensors that are trained: "
             f"{', '.join(missing[:SHOWN])}{rest}; leave --gradient_checkpointing out, or leave these tensors out of "
-            "the training (--lora_target_modules, requires_grad)."
+            "the training (--lora_target_modules, requires_grad).",
+            is_shared=True,
         )
