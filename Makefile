@@ -21,7 +21,7 @@ demo: $(INSTALLED) ## train, unlearn and compare small models of invented people
 
 .PHONY: test
 test: $(INSTALLED) ## run all tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 .PHONY: check
 check: style lint types imports tables ## check format, lint, types, import directions and generated tables
