@@ -229,7 +229,8 @@ def test_own_logits_that_need_all_positions_are_read_in_the_plain_form(people, t
     text = (folder / "modeling_odd.py").read_text()
     (folder / "modeling_odd.py").write_text("import torch\n" + text)
     outcome = unlearn(model=folder, trust_remote_code=True)
-    (note,) = outcome.results["notes"]
+    note, packing = outcome.results["notes"]
+    assert packing.startswith("examples are padded, not packed: OddForCausalLM ")
     assert note == (
         "the plain form is used: OddForCausalLM gives other logits where its head is shown some positions alone, so "
         "the logits of all positions are computed, which takes more memory and time."

@@ -138,7 +138,7 @@ LARGE = 1e4
 def _fused(loaded: Loaded, batch: Batch, whole: Tensor) -> Form | None:
     """Return the form in which signals are computed inside the head, or None where that gives others than `whole`."""
     model = loaded.model
-    form = _response(model, batch, whole)
+    form = _response(model, batch, whole) if bool(whole.isfinite().any()) else None
     if form is None:
         return None
     try:
