@@ -301,19 +301,12 @@ def test_all_go_on_from_the_checkpoint_of_the_first(pool, data, tmp_path):
     assert pool.run(looking_elsewhere, options) == [Path("checkpoint-2")] * 2
 
 
-@pytest.mark.parametrize(
-    ("changed", "text"),
-    [
-        ({"learning_rate": 1e30, "max_grad_norm": 0}, "lower --learning_rate"),
-        ({"learning_rate": 1e-12}, "error: no weight changed: at --learning_rate 1e-12 every update was lost"),
-    ],
-)
-def test_a_failure_that_all_see_is_told_once(pool, tiny_model, data, tmp_path, changed, text):
-    model = str(tiny_model(dtype="bfloat16"))
-    options = OPTIONS | TWO | data | {"model": model, "output_dir": str(tmp_path / "run")}
-    first, second = pool.run(command, "unlearn", options | changed)
+def test_a_failure_that_all_see_is_told_once(pool, tiny_model, data, tmp_path):
+    """A loss that is no number."""
+    options = OPTIONS | TWO | data | {"model": str(tiny_model()), "output_dir": str(tmp_path / "run")}
+    first, second = pool.run(command, "unlearn", options | {"learning_rate": 1e30, "max_grad_norm": 0})
     assert (first["status"], second["status"]) == (1, 1)
-    assert text in first["err"].splitlines()[-1]
+    assert "lower --learning_rate" in first["err"].splitlines()[-1]
     assert second["err"] == ""
 
 
