@@ -183,11 +183,5 @@ def _outline(error: Exception) -> str | None:
     return None if isinstance(error, AmnesticError) else outline(error)
 
 
-def wait() -> None:
-    """Wait until all processes are here."""
-    if count() > 1:
-        dist.barrier()
-
-
 def _is_joined() -> bool:
     return dist.is_available() and dist.is_initialized()

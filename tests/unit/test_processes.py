@@ -73,7 +73,6 @@ def test_alone_everything_is_what_it_was():
     assert processes.from_first({"a": 1}) == {"a": 1}
     assert processes.gathered("x") == ["x"]
     assert [processes.own(together) for together in processes.rounds([4, 5, 6])] == [4, 5, 6]
-    processes.wait()
     processes.join(1.0)
     assert processes.count() == 1
 

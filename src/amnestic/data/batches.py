@@ -53,6 +53,10 @@ class Share:
     """"forgotten" and "context": the tokens in spans, or of answers without any, and those around spans. Empty where no
     row marks a span: every scored token is then to be forgotten."""
 
+    def of(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the share's part of `values` (N, ...), one for each scored token of the batch."""
+        return values if self.index is None else values[self.index]
+
     def to(self, device: torch.device) -> "Share":
         """Return the share on `device`."""
         index = None if self.index is None else moved(self.index, device)

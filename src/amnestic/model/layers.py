@@ -67,8 +67,10 @@ class Projection:
         bias, rest = (None, tensors) if self.bias is None else (tensors[0], tensors[1:])
         return Projection(tuple(zip(rest[::2], rest[1::2], strict=True)), bias, self.scale, self.cap)
 
-    def take(self, index: Tensor | slice) -> "Projection":
-        """Return the head on some of the rows."""
+    def take(self, index: Tensor | slice | None) -> "Projection":
+        """Return the head on some of the rows; None: on all of them."""
+        if index is None:
+            return self
         pairs = tuple((hidden[index], weight) for hidden, weight in self.pairs)
         return Projection(pairs, self.bias, self.scale, self.cap)
 

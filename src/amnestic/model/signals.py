@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.batches import Batch, Part, Share
+from ..data.batches import Batch, Part
 from .head import HEAD_SIGNALS, CrossEntropyTo, HeadNeed
 from .layers import Projection, every_signal, signal
 from .segments import segmented
@@ -104,15 +104,14 @@ def read(
     split that nobody needs has no signals. `references` are the reference's projections of each split's scored rows
     (`project`), for cross-entropies to it.
     """
-    form = form or PLAIN
+    form, others = form or PLAIN, references or {}
+    declared = {split: needs[split].head if split in needs else frozenset() for split in batch.shares}
     values: dict[str, dict[str, Tensor]] = {}
 
     def compute(head: Projection) -> None:
         for split, share in batch.shares.items():
-            reference = (references or {}).get(split)
-            declared = needs[split].head if split in needs else frozenset()
-            own, targets = (head, batch.targets) if share.index is None else _taken(head, batch, share)
-            values[split] = _values(own, targets, declared, vocabulary, reference)
+            own, targets = head.take(share.index), share.of(batch.targets)
+            values[split] = _values(own, targets, declared[split], vocabulary, others.get(split))
 
     if form.fuses:
         with _inside_head(model, batch, form, compute):
@@ -122,12 +121,9 @@ def read(
     else:
         logits = scored_logits(model, batch, form)
         for split, share in batch.shares.items():
-            own, targets = logits, batch.targets
-            if share.index is not None:
-                own, targets = logits[share.index], targets[share.index]
-            declared = needs[split].head if split in needs else frozenset()
-            other = None if references is None or split not in references else references[split].logits()
-            values[split] = {name_of(need): _plain(need, own, targets, vocabulary, other) for need in declared}
+            own, targets = share.of(logits), share.of(batch.targets)
+            other = others[split].logits() if split in others else None
+            values[split] = {name_of(need): _plain(need, own, targets, vocabulary, other) for need in declared[split]}
     return {split: Signals(values[split], share.row, len(share.ids)) for split, share in batch.shares.items()}
 
 
@@ -137,7 +133,7 @@ def project(model: Any, batch: Batch, form: Form) -> dict[str, Projection]:
 
     def keep(head: Projection) -> None:
         for split, share in batch.shares.items():
-            found[split] = head if share.index is None else head.take(share.index)
+            found[split] = head.take(share.index)
 
     with torch.no_grad(), _inside_head(model, batch, form, keep):
         all_logits(model, batch)
@@ -198,10 +194,6 @@ def _plain(need: HeadNeed, logits: Tensor, targets: Tensor, vocabulary: int, ref
     if isinstance(need, CrossEntropyTo):
         return need.plain(logits, targets, vocabulary, reference)
     return HEAD_SIGNALS[need](logits, targets, vocabulary)
-
-
-def _taken(head: Projection, batch: Batch, share: Share) -> tuple[Projection, Tensor]:
-    return head.take(share.index), batch.targets[share.index]  # type: ignore[arg-type]
 
 
 def _tie(values: dict[str, dict[str, Tensor]], logits: Tensor) -> None:
