@@ -4,7 +4,7 @@ The rows depend on seed, step number and global batch alone; length only decides
 positions, ``N`` scored positions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .cuts import Budget, cut, deal, fill
+from .. import processes
+from .cuts import Budget, cut, deal, fill, like_lengths
 from .encode import Encoded
 
 
@@ -183,6 +184,20 @@ def _share(rows: Sequence[Encoded], index: np.ndarray | None) -> Share:
     row_of = np.repeat(np.arange(len(rows)), [row.scored for row in rows])
     chosen = None if index is None else torch.from_numpy(index)
     return Share(chosen, torch.from_numpy(row_of), tuple(row.id for row in rows), _parts(rows, row_of))
+
+
+def turns(
+    split: str, examples: Sequence[Encoded], rows: int, packs: bool
+) -> Iterator[tuple[list[int], list[int] | None, Batch]]:
+    """Yield the passes over `examples` that this process takes part in; the others take theirs at the same time.
+
+    Of each turn: the indices that all processes read, those of this one (None where there are none left for it), and
+    its batch, which is empty then.
+    """
+    for together in processes.rounds([*like_lengths(examples, rows, packs)]):
+        own = processes.own(together)
+        batch = nothing([split]) if own is None else assemble(split, [examples[i] for i in own], packs)
+        yield [i for part in together for i in part], own, batch
 
 
 def nothing(splits: Iterable[str]) -> Batch:

@@ -7,8 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import processes
-from ..data.batches import assemble, nothing
-from ..data.cuts import like_lengths
+from ..data.batches import turns
 from ..data.encode import Encoded, fact
 from ..model.generate import generate
 from ..model.load import Loaded
@@ -113,15 +112,13 @@ def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[s
     """
     loaded, packs = subject.loaded, subject.loaded.form.packs
     own = []
-    for together in processes.rounds([*like_lengths(examples, subject.options.per_device_eval_batch_size, packs)]):
-        chosen = processes.own(together)
-        batch = nothing([""]) if chosen is None else assemble("", [examples[i] for i in chosen], packs)
-        batch = batch.to(device_of(loaded.model))
+    for together, chosen, made in turns("", examples, subject.options.per_device_eval_batch_size, packs):
+        batch = made.to(device_of(loaded.model))
         with forward_only(loaded.model):
             signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)
         if chosen is not None:
             own.append((chosen, {name: value.cpu().double().numpy() for name, value in signals[""].values.items()}))
-        subject.advance(sum(map(len, together)))
+        subject.advance(len(together))
     found: dict[str, list[np.ndarray]] = {name_of(need): [np.empty(0)] * len(examples) for need in needs.head}
     for chosen, values in (batch for share in processes.gathered(own) for batch in share):
         ends = np.cumsum([examples[i].scored for i in chosen])[:-1]

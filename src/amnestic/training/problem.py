@@ -14,8 +14,7 @@ from torch import Tensor
 from .. import processes
 from ..constraints.bound import Sums
 from ..constraints.retention import Retention
-from ..data.batches import Batch, Share, assemble, nothing
-from ..data.cuts import like_lengths
+from ..data.batches import Batch, Share, turns
 from ..data.encode import Encoded
 from ..methods.base import Method, Passes
 from ..model.sharding import device_of, forward_only
@@ -129,11 +128,9 @@ class Problem:
         """
         found = []
         packs = self.form is not None and self.form.packs
-        for together in processes.rounds([*like_lengths(examples, batch_size, packs)]):
+        for _, chosen, made in turns(split, examples, batch_size, packs):
             check()
-            chosen = processes.own(together)
-            batch = nothing([split]) if chosen is None else assemble(split, [examples[i] for i in chosen], packs)
-            batch = batch.to(self.device)
+            batch = made.to(self.device)
             with forward_only(self.model):
                 values = self.unreduced(batch)
             if chosen is not None:
