@@ -19,12 +19,12 @@ from transformers.models.llama.modeling_llama import LlamaMLP
 
 from amnestic import execution
 from amnestic.config import FinetuneConfig, UnlearnConfig, options
-from amnestic.evaluation import needs
+from amnestic.data import batches
 from amnestic.methods.base import Method
 from amnestic.model import generate
 from amnestic.model.signals import Needs
 from amnestic.reports import environment
-from amnestic.training import loop, problem
+from amnestic.training import loop
 
 CONFIGS = {"unlearn": UnlearnConfig, "finetune": FinetuneConfig}
 TEMPLATE = (
@@ -330,31 +330,30 @@ def test_a_pass_of_training_holds_no_more_tokens_than_asked_for(request, light, 
 def test_no_measurement_has_more_rows_than_asked_for(request, light, monkeypatch, command):
     """Of generation. A pass that scores has no more tokens than that many of the longest rows."""
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
-    sizes: dict[str, list[int]] = {"likelihood": [], "generation": [], "loss": []}
-    tokens: dict[str, list[list[int]]] = {"likelihood": [], "generation": [], "loss": []}
+    sizes: dict[str, list[int]] = {"scoring": [], "generation": []}
+    tokens: list[list[int]] = []
 
     def spy(module: Any, name: str, kind: str, rows: Callable[..., Any]) -> None:
         original = getattr(module, name)
 
         def counted(*arguments):
             sizes[kind].append(len(rows(*arguments)))
-            tokens[kind].append([len(row.input_ids) for row in rows(*arguments)])
+            if kind == "scoring":
+                tokens.append([len(row.input_ids) for row in rows(*arguments)])
             return original(*arguments)
 
         monkeypatch.setattr(module, name, counted)
 
-    spy(needs, "assemble", "likelihood", lambda split, rows, packs: rows)
-    spy(problem, "assemble", "loss", lambda split, rows, packs: rows)
+    spy(batches, "assemble", "scoring", lambda split, rows, packs: rows)  # a loss and the metrics alike
     spy(generate, "_continue", "generation", lambda model, examples, settings: examples)
     plain = run(**bound)
     assert {kind: max(found) > 5 for kind, found in sizes.items()} == dict.fromkeys(sizes, True)
-    for found in (*sizes.values(), *tokens.values()):
+    for found in (*sizes.values(), tokens):
         found.clear()
     small = run(per_device_eval_batch_size=5, **bound)
     assert max(sizes["generation"]) == 5
-    for kind in ("likelihood", "loss"):
-        longest = sorted(length for batch in tokens[kind] for length in batch)[-5:]
-        assert max(map(sum, tokens[kind])) <= sum(longest)
+    longest = sorted(length for batch in tokens for length in batch)[-5:]
+    assert max(map(sum, tokens)) <= sum(longest)
     assert small.digest == plain.digest
     assert small.results["metrics"] == pytest.approx(plain.results["metrics"], rel=1e-4)
 
