@@ -1,22 +1,21 @@
 """What a metric is: a declaration of what it reads, and a pure function of the tables that were read.
 
-``N`` scored tokens of the ``B`` examples of a split.
+``R`` rows (an example with one of its answers), ``N`` scored tokens of all of them, ``B`` examples of a split.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
-from ..data.encode import Encoded
 from ..registry import Registry
 
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """Teacher-forced values of each scored token of a split, example after example."""
+    """Teacher-forced values of each scored token of some rows, row after row."""
 
     logp: np.ndarray
     """(N,) float64, natural log-probability of the token."""
@@ -24,17 +23,27 @@ class Likelihoods:
     """(N,) bool."""
     margin: np.ndarray
     """(N,) float64, max z - mean z at the predicting position."""
-    entropy: np.ndarray
-    """(N,) float64, nats."""
+    moments: np.ndarray
+    """(N, 2) float64, mean and mean square of log p under the model's own next-token distribution."""
     counts: np.ndarray
-    """(B,) int64, scored tokens of each example."""
+    """(R,) int64, scored tokens of each row."""
     closes: np.ndarray
-    """(B,) bool: the example's last scored token is its closing end-of-sequence."""
+    """(R,) bool: the row's last scored token is its closing end-of-sequence."""
+    example: np.ndarray
+    """(R,) int64: the example of the split that the row answers; in rising order, and 0, 1, ... for the true answers."""
+    answers: Sequence[str]
+    """(R,) the answer of each row, as text."""
     is_span: np.ndarray | None = None
     """(N,) bool: the token overlaps a span that its row marks; None where no row of the split marks any."""
 
+    @property
+    def entropy(self) -> np.ndarray:
+        """Return (N,) float64, nats: the entropy of the model's next-token distribution."""
+        entropy: np.ndarray = -self.moments[:, 0]
+        return entropy
+
     def per_example(self, values: np.ndarray, content_only: bool = False) -> Iterator[np.ndarray]:
-        """Yield the part of `values` (N,) of each example; with `content_only` without its closing token."""
+        """Yield the part of `values` (N, ...) of each row; with `content_only` without its closing token."""
         ends = np.cumsum(self.counts)
         for end, count, closes in zip(ends, self.counts, self.closes, strict=True):
             yield values[end - count : end - (1 if content_only and closes else 0)]
@@ -42,40 +51,84 @@ class Likelihoods:
 
 @dataclass(frozen=True)
 class Generations:
-    """Greedy continuations of a split, and the true answers."""
+    """Greedy continuations of a split's prompts, and the true answers, each (B,)."""
 
     generated: list[str]
     answers: list[str]
+    tokens: np.ndarray
+    """(B,) int64, generated tokens, that which ends the answer left out."""
+    has_ended: np.ndarray
+    """(B,) bool: the model ended its answer by itself, within the tokens that it was given."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A metric's value, with its per-example values where it has such, (B,)."""
+    """A metric's value, with what else is known of it."""
 
     value: float
     per_example: np.ndarray | None = None
+    """(B,) float64, where the metric has a value for each example; NaN where one has none."""
+    interval: tuple[float, float] | None = None
+    """95 % bootstrap interval, over examples."""
+    note: str | None = None
+    """A sentence that must be read with the value."""
+
+
+class Need(Protocol):
+    """Something that a model is read for; two equal needs are one. What there is of them: needs.py."""
+
+    def missing(self, contents: "Contents") -> str | None:
+        """Return why it cannot be had of `contents`, and what would supply it, as a clause; None where it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What there is to read: it decides which metrics a suite has, and why others are not computed."""
+
+    answers: Mapping[str, frozenset[str]]
+    """Split -> the kinds of answers that its rows have: ``answer``; ``paraphrased_answer`` and ``perturbed_answer``
+    where every row has them; ``span`` where rows mark spans."""
+    has_reference: bool = False
+    """A reference model is at hand."""
+    retrained: frozenset[str] | None = None
+    """Keys of the retrained model's measurements with per-example values; None: there is no such model."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Split -> a sentence that must be read with whatever is measured on it."""
 
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A number about one model on one split; the fields of a subclass are its settings."""
-
-    split: str
+    """A number about one model; the fields of a subclass are its settings, `split` first where it is about one split."""
 
     name: ClassVar[str]
+    on_request: ClassVar[bool] = False
+    """The metric takes part only where it is named: it costs more than a forward pass."""
+
+    @property
+    def key(self) -> str:
+        """Return the key of results.json: ``split.metric``, or the metric's name."""
+        split = getattr(self, "split", "")
+        return f"{split}.{self.name}" if split else self.name
 
     @classmethod
-    def applies(cls, examples: Sequence[Encoded]) -> bool:
-        """Return whether the metric can be computed on `examples`; where it cannot, it is not part of a suite."""
-        return True
+    def instances(cls, contents: Contents) -> Iterator["Metric"]:
+        """Yield the metrics of this class that somebody would look for in `contents`; computable or not.
+
+        By default one for each split, or the only one of a class without a split.
+        """
+        if any(item.name == "split" for item in fields(cls)):
+            yield from (cls(split) for split in contents.answers)  # type: ignore[call-arg]
+        else:
+            yield cls()
 
     @abstractmethod
-    def needs(self) -> dict[str, Any]:
-        """Return what the metric reads: an argument of `compute` -> a need (see evaluation/needs.py)."""
+    def needs(self) -> Mapping[str, "Need | Metric"]:
+        """Return what the metric reads: an argument of `compute` -> a need, or another metric's measurement."""
 
     @abstractmethod
     def compute(self, *args: Any, **kwargs: Any) -> Measurement:
-        """Return the measurement from the tables of `needs`, given by name; numpy only."""
+        """Return the measurement from the tables and measurements of `needs`, given by name; numpy only."""
 
 
 METRICS: Registry[Metric] = Registry("metric", "amnestic.evaluation.metrics")

@@ -1,128 +1,103 @@
-"""What a metric can read: each need is one sweep over one split, whoever reads it."""
+"""What a metric can read: needs, equal ones being one, whoever declares them. How they are met: sweeps.py."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Literal
 
-import numpy as np
+from .metric import Contents, Metric
 
-from .. import processes
-from ..data.batches import turns
-from ..data.encode import Encoded, fact
-from ..model.generate import generate
-from ..model.load import Loaded
-from ..model.sharding import device_of, forward_only
-from ..model.signals import Needs, name_of, read
-from .metric import Generations, Likelihoods
-from .options import EvaluationOptions
-
-EVERY_TOKEN = Needs(head=frozenset({"token_logp", "is_argmax", "margin", "moments"}))
-Advance = Callable[[int], None]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, and the splits that it is measured on."""
-
-    loaded: Loaded
-    splits: Mapping[str, Sequence[Encoded]]
-    options: EvaluationOptions
-    advance: Advance = lambda rows: None
-    """Is told how many rows of a sweep are done."""
-
-
-class Need(Protocol):
-    """A sweep; two equal needs are one."""
-
-    @property
-    def split(self) -> str:
-        """Return the name of the split that is swept."""
-        ...
-
-    def measure(self, subject: Subject) -> Any:
-        """Run the sweep and return its table."""
-        ...
+MORE = {
+    "holdout": "--holdout FILE",
+    "forget": "--forget FILE",
+    "retain": "--retain FILE",
+    "real_authors": "--benchmark tofu:forget10",
+    "world_facts": "--benchmark tofu:forget10",
+}
+"""Split -> what supplies it."""
+Reader = Literal["model", "reference"]
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """Teacher-forced values of the answers of a split."""
+    """Teacher-forced values of one kind of answers to the prompts of a split; read as `Likelihoods`."""
 
     split: str
+    answer: str = "answer"
+    """Or ``paraphrased_answer``, one a row; or ``perturbed_answer``, several wrong ones a row."""
+    reader: Reader = "model"
+    """The model, or the reference."""
 
-    def measure(self, subject: Subject) -> Likelihoods:
-        """Return the values of all scored tokens, from one forward pass over each example."""
-        examples = subject.splits[self.split]
-        values = sweep(subject, examples, EVERY_TOKEN)
-        return Likelihoods(
-            logp=values["token_logp"],
-            is_argmax=values["is_argmax"] > 0.5,
-            margin=values["margin"],
-            entropy=-values["moments"][:, 0],
-            counts=np.array([example.scored for example in examples]),
-            closes=np.array([example.closes for example in examples]),
-            is_span=_marked(examples),
-        )
+    def missing(self, contents: Contents) -> str | None:
+        """Return why it cannot be had: no such split, no such answers, or no reference."""
+        if self.split not in contents.answers:
+            return f"there are no {self.split} rows; give {MORE.get(self.split, 'them')}"
+        if self.answer not in contents.answers[self.split]:
+            return (
+                f"not every {self.split} row has a {self.answer}; give files with that column, as the *_perturbed files "
+                "of TOFU have"
+            )
+        return None if self.reader == "model" else _no_reference(contents)
 
 
 @dataclass(frozen=True)
 class Generation:
-    """Greedy answers to the prompts of a split."""
+    """Greedy answers to the prompts of a split; read as `Generations`."""
 
     split: str
 
-    def measure(self, subject: Subject) -> Generations:
-        """Return the generated and the true answers."""
-        examples, options = subject.splits[self.split], subject.options
-        texts = generate(
-            subject.loaded.model,
-            subject.loaded.tokenizer,
-            examples,
-            options.max_new_tokens,
-            options.per_device_eval_batch_size,
-            subject.advance,
-        )
-        return Generations(texts, [self._answer(subject, example) for example in examples])
-
-    def _answer(self, subject: Subject, example: Encoded) -> str:
-        """Return the true answer; of a corpus chunk, which goes on for long, as many tokens as may be generated."""
-        start = example.prompt_length
-        if not example.is_scored[:start].any():
-            return example.answer
-        end = start + subject.options.max_new_tokens
-        return str(subject.loaded.tokenizer.decode(example.input_ids[start:end], skip_special_tokens=True))
+    def missing(self, contents: Contents) -> str | None:
+        """Return why it cannot be had: no such split."""
+        return Likelihood(self.split).missing(contents)
 
 
-def _marked(examples: Sequence[Encoded]) -> np.ndarray | None:
-    """Return (N,) bool: the scored token overlaps a marked span; None where no example has one."""
-    if not fact(examples, "is_marked").any():
+@dataclass(frozen=True)
+class GeneratedLikelihood:
+    """Values of the generated answers of a split under the reference model, as `Likelihoods`; empty ones have no token."""
+
+    split: str
+
+    def missing(self, contents: Contents) -> str | None:
+        """Return why it cannot be had: no such split, or no reference."""
+        return Likelihood(self.split, reader="reference").missing(contents)
+
+
+@dataclass(frozen=True)
+class GradientNorm:
+    """Norm of the gradient of each true answer's mean loss in all trainable parameters; read as (B,) float64."""
+
+    split: str
+
+    def missing(self, contents: Contents) -> str | None:
+        """Return why it cannot be had: no such split."""
+        return Likelihood(self.split).missing(contents)
+
+
+@dataclass(frozen=True)
+class OfRetrained:
+    """The measurement of the same metric of a model that never saw the forget split; read as `Measurement`."""
+
+    metric: Metric
+
+    def missing(self, contents: Contents) -> str | None:
+        """Return why it cannot be had: no retrained model, or one that was not measured so."""
+        if contents.retrained is None:
+            return "there is no retrained model; give --retrained with its folder, or with that of its results"
+        if self.metric.key not in contents.retrained:
+            return f"the retrained model's results have no {self.metric.key}; measure it with the same data"
         return None
-    none = np.zeros(0, dtype=bool)
-    parts = [
-        np.zeros(example.scored, dtype=bool) if example.is_span is None else example.is_span[example.is_scored]
-        for example in examples
+
+
+SweptNeed = Likelihood | Generation | GeneratedLikelihood | GradientNorm
+
+
+def why_missing(metric: Metric, contents: Contents) -> str | None:
+    """Return why `metric` cannot be computed of `contents`; None where it can."""
+    reasons: Sequence[str | None] = [
+        why_missing(need, contents) if isinstance(need, Metric) else need.missing(contents)
+        for need in metric.needs().values()
     ]
-    return np.concatenate([none, *parts])
+    return next((reason for reason in reasons if reason is not None), None)
 
 
-def sweep(subject: Subject, examples: Sequence[Encoded], needs: Needs) -> dict[str, np.ndarray]:
-    """Return each signal of `needs` for all scored tokens of `examples`, in their order, (N,) or (N, 2) float64.
-
-    Several processes share the work, and all return the whole.
-    """
-    loaded, packs = subject.loaded, subject.loaded.form.packs
-    own = []
-    for together, chosen, made in turns("", examples, subject.options.per_device_eval_batch_size, packs):
-        batch = made.to(device_of(loaded.model))
-        with forward_only(loaded.model):
-            signals = read(loaded.model, batch, {"": needs}, loaded.vocabulary, loaded.form)
-        if chosen is not None:
-            own.append((chosen, {name: value.cpu().double().numpy() for name, value in signals[""].values.items()}))
-        subject.advance(len(together))
-    found: dict[str, list[np.ndarray]] = {name_of(need): [np.empty(0)] * len(examples) for need in needs.head}
-    for chosen, values in (batch for share in processes.gathered(own) for batch in share):
-        ends = np.cumsum([examples[i].scored for i in chosen])[:-1]
-        for name, array in values.items():
-            for i, part in zip(chosen, np.split(array, ends), strict=True):
-                found[name][i] = part
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+def _no_reference(contents: Contents) -> str | None:
+    return None if contents.has_reference else "there is no reference model; give --reference with its folder"
