@@ -27,7 +27,7 @@ MOST_ROWS = {"cpu": 256}
 """Answers at once, by the kind of device: more read so much of the slots that nothing is won, and padding grows."""
 MORE_ROWS = 1024
 """The same for every other device."""
-POSITIONS = {"cpu": 4096}
+POSITIONS = {"cpu": 1024}
 """Positions of prompts that one pass reads in, padding included; a longer prompt stands alone."""
 MORE_POSITIONS = 16384
 """The same for every other device."""
@@ -129,7 +129,7 @@ class Decoding:
         with self.slots.attending(self.loaded.model):
             while _is_left(bool(self.rows or self.pending), together):
                 if self.pending and len(self.rows) <= most - max(1, most // REFILL):
-                    self._read(most - len(self.rows))
+                    self._read(most)
                 elif self.rows:
                     self._step()
                 else:
@@ -144,25 +144,26 @@ class Decoding:
         logits = WIDEST * len(self.loaded.model.get_output_embeddings().weight)
         return max(1, min(most, int(free * SHARE) // (slot + logits)))
 
-    def _read(self, free: int) -> None:
-        """Read in the next prompts, as many as one pass takes."""
+    def _read(self, most: int) -> None:
+        """Read in the next prompts, as many as one pass takes, up to `most` answers at once."""
         limit = POSITIONS.get(self.device.type, MORE_POSITIONS)
         chosen = [self.pending.popleft()]
         longest = chosen[0].length
-        while self.pending and len(chosen) < free:
+        while self.pending and len(self.rows) + len(chosen) < most:
             longest = max(longest, self.pending[0].length)
             if longest * (len(chosen) + 1) > limit:
                 break
             chosen.append(self.pending.popleft())
-        logits = self.read_in(chosen, max(row.final for row in (*self.rows, *chosen)))
+        self.slots.reserve(min(most, len(self.rows) + len(chosen) + len(self.pending)), longest)
+        logits = self.read_in(chosen)
         self.rows += chosen
         self.found += [[] for _ in chosen]
         self._take(logits, range(len(self.rows) - len(chosen), len(self.rows)))
 
-    def read_in(self, chosen: Sequence[Begun], positions: int) -> Tensor:
-        """Read answers into further slots of so many positions; returns the logits behind each, (B, V)."""
+    def read_in(self, chosen: Sequence[Begun]) -> Tensor:
+        """Read answers into further slots; returns the logits behind each, (B, V)."""
         lengths = [row.length for row in chosen]
-        self.slots.reserve(len(self.slots.lengths) + len(chosen), positions)
+        self.slots.reserve(len(self.slots.lengths) + len(chosen), max(lengths))
         ids = np.stack([np.pad(row.tokens, (0, max(lengths) - row.length), mode="edge") for row in chosen])
         last = torch.arange(len(chosen)) * max(lengths) + torch.tensor(lengths) - 1
         places = torch.arange(max(lengths)).expand(len(chosen), -1)
@@ -192,7 +193,6 @@ class Decoding:
         """Return the logits (B, V) of the positions `last` (B,) of all positions of `ids` (B, T)."""
         model = self.loaded.model
         inputs = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
-        inputs["attention_mask"] = None  # nothing is masked that a model could know of
         last = last.to(self.device)
         if ids.shape[1] > 1 and self.loaded.form.selects:
             with _only_rows(model, last):
@@ -265,7 +265,7 @@ def _compare(loaded: Loaded, rows: Sequence[Begun]) -> Fit:
         for ids in whole
     ]
     with trial.slots.attending(model):
-        found = [trial.read_in(rows, max(map(len, whole)))]
+        found = [trial.read_in(rows)]
         found += [trial.go_on(tokens) for _ in range(STEPS)]
     if len(trial.slots.attended) != text.num_hidden_layers:
         return Fit("does not take every layer's attention from transformers' interface")

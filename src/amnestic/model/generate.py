@@ -49,6 +49,7 @@ def generate(
     examples: Sequence[Encoded],
     settings: Settings,
     agreed: Sequence[int] | None = None,
+    *,
     advance: Callable[[int], None] = lambda rows: None,
     keep: Keep = lambda index, generated: None,
 ) -> list[Generated]:

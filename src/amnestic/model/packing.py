@@ -45,7 +45,7 @@ def examine_packing(loaded: Loaded, splits: Sequence[Sequence[Encoded]]) -> None
 
 
 def other_kind(model: Any) -> str | None:
-    """Return what the model is that does more than attend, by what it says of itself; None where nothing speaks against."""
+    """Return what a model is, by what it says of itself, that does more than attend; None where nothing speaks against."""
     config: Any = getattr(model, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else None
     if text is None or not getattr(type(model), "_supports_attention_backend", False):

@@ -51,18 +51,21 @@ class Slots(Cache):
         return sum(tensor.shape[1] * tensor.shape[3] * tensor.itemsize for tensor in pairs)
 
     def reserve(self, slots: int, positions: int) -> None:
-        """Make the buffers large enough for so many slots and positions, one layer after the other."""
-        room = (slots, -(-positions // BLOCK) * BLOCK)
-        if room[0] <= self._room[0] and room[1] <= self._room[1] <= 2 * room[1]:
+        """Make the buffers large enough for so many slots and positions, one layer after the other.
+
+        Positions come in blocks, as answers become longer: few end at their last, and untouched memory costs nothing.
+        """
+        if slots <= self._room[0] and positions <= self._room[1]:
             return
-        self._room = (max(slots, len(self.lengths)), max(room[1], self._longest))
-        for layer, pair in self._layers.items():
-            self._layers[layer] = self._moved(pair[0]), self._moved(pair[1])
+        self._room = (max(slots, len(self.lengths)), -(-max(positions, self._longest) // BLOCK) * BLOCK)
+        for layer, (keys, values) in self._layers.items():
+            self._layers[layer] = self._moved(keys), self._moved(values)
 
     def _moved(self, old: Tensor) -> Tensor:
-        new = old.new_zeros(self._room[0], old.shape[1], self._room[1], old.shape[3])
-        held = (slice(len(self.lengths)), slice(None), slice(self._longest))
-        new[held] = old[held]
+        new = old.new_empty(self._room[0], old.shape[1], self._room[1], old.shape[3])
+        used, filled = len(self.lengths), self._longest
+        new[:used, :, :filled] = old[:used, :, :filled]
+        new[:used, :, filled:] = 0
         return new
 
     @property
@@ -83,6 +86,7 @@ class Slots(Cache):
     @contextmanager
     def going_on(self) -> Iterator[Tensor]:
         """Let the pass in this context add one token to every slot in use; yields their positions, (B, 1)."""
+        self.reserve(len(self.lengths), self._longest + 1)
         self._places = torch.tensor(self.lengths, device=self.device)
         self._rows = torch.arange(len(self.lengths), device=self.device)
         self._masks = {}
@@ -116,12 +120,12 @@ class Slots(Cache):
         """Store what a layer computed, (B, H, T, D), and return what its queries look at."""
         if layer_idx not in self._layers:
             shapes = [(self._room[0], new.shape[1], self._room[1], new.shape[3]) for new in (key_states, value_states)]
-            self._layers[layer_idx] = key_states.new_zeros(shapes[0]), value_states.new_zeros(shapes[1])
+            self._layers[layer_idx] = key_states.new_empty(shapes[0]), value_states.new_empty(shapes[1])
         keys, values = self._layers[layer_idx]
         if self._added is not None:
             for tensor, new in ((keys, key_states), (values, value_states)):
                 tensor[self._added, :, : new.shape[2]] = new
-                tensor[self._added, :, new.shape[2] :] = 0  # what was no number would stay none behind a mask
+                tensor[self._added, :, new.shape[2] :] = 0  # where no number stood, none would come out of a mask
             return key_states, value_states
         keys[self._rows, :, self._places] = key_states[:, :, 0]
         values[self._rows, :, self._places] = value_states[:, :, 0]
@@ -150,22 +154,22 @@ class Slots(Cache):
         **settings: Any,
     ) -> tuple[Tensor, None]:
         """Return attention, (B, T, H, D), of queries (B, H, T, D) to what `update` returned; there is no dropout."""
+        window, cap, sinks = (settings.pop(name, None) for name in ("sliding_window", "softcap", "s_aux"))
         _refuse_other(module, attention_mask, settings)
-        window = settings.get("sliding_window")
         self.attended.add(id(module))
         if window is not None:
             self.windowed.add(id(module))
-        if self._added is not None:
+        if self._added is not None and cap is None and sinks is None:
             return _causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
-        rows, heads = query.shape[:2]
-        found = torch.nn.functional.scaled_dot_product_attention(
-            query.reshape(rows, key.shape[1], heads // key.shape[1], query.shape[3]),  # those of one key together
-            key,
-            value,
-            attn_mask=self._mask(window, query.dtype),
-            scale=scaling,
-        )
-        return found.reshape(rows, 1, heads, value.shape[3]), None
+        mask = self._mask(window, query.dtype) if self._added is None else _triangle(query, window)
+        rows, heads, length, width = query.shape
+        grouped = query.reshape(rows, key.shape[1], -1, width)  # the queries of one key's heads together
+        if cap is None and sinks is None:
+            found = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
+        else:
+            mask = None if mask is None else mask.repeat(1, 1, grouped.shape[2] // length, 1)
+            found = _bent(grouped, key, value, mask, scaling, cap, sinks)
+        return found.reshape(rows, heads, length, -1).transpose(1, 2), None
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
         """Return what is added to the scores of each slot, (B, 1, 1, K); the same for all layers of one window."""
@@ -180,3 +184,37 @@ class Slots(Cache):
         is_hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
         mask = torch.zeros(is_hidden.shape, dtype=dtype, device=self.device).masked_fill_(is_hidden, -torch.inf)
         return mask[:, None, None]
+
+
+def _triangle(query: Tensor, window: int | None) -> Tensor:
+    """Return what hides later positions, and those before a window: (1, 1, T, T), added to scores."""
+    places = torch.arange(query.shape[2], device=query.device)
+    distance = places[:, None] - places
+    is_hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
+    return query.new_zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)[None, None]
+
+
+def _bent(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    scaling: float | None,
+    cap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """Return attention of queries (B, H, G, D) to keys (B, H, K, D) with scores capped, or beside a sink of each head.
+
+    What a sink attracts is lost. G are heads that share keys, or these times the positions of each.
+    """
+    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if cap is not None:
+        scores = torch.tanh(scores / cap) * cap
+    if mask is not None:
+        scores = scores + mask
+    if sinks is not None:
+        own = sinks.reshape(1, key.shape[1], -1, 1).to(scores.dtype)
+        own = own.repeat_interleave(scores.shape[2] // own.shape[2], dim=2)
+        scores = torch.cat([scores, own.expand(len(scores), -1, -1, -1)], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(value.dtype)
+    return weights[..., : key.shape[2]] @ value
