@@ -7,6 +7,7 @@ token a pass. What has ended leaves its slot at once, and slots that became free
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ POSITIONS = {"cpu": 1024}
 """Positions of prompts that one pass reads in, padding included; a longer prompt stands alone."""
 MORE_POSITIONS = 16384
 """The same for every other device."""
+FEW_POSITIONS = 1024
+"""The same where the logits of all positions are computed."""
+UNKNOWN_ROWS = 64
+"""Answers at once where nobody tells how much memory is free."""
 SHARE = 0.5
 """Of the memory that is free, what slots and logits may take."""
 WIDEST = 8
@@ -112,7 +117,9 @@ class Decoding:
     found: list[list[int]] = field(default_factory=list)
     """What followed each of them."""
     pending: deque[Begun] = field(default_factory=deque)
-    """The longest first: slots never become longer, and a long answer is not begun last."""
+    """The longest first, so that a long one is not begun last, and those in slots are of like lengths."""
+    _fills: bool = False
+    """Free slots are being filled."""
 
     def __post_init__(self) -> None:
         """Take the device of the model."""
@@ -124,40 +131,67 @@ class Decoding:
 
         A model that is spread over processes makes as many passes on each, until all are done.
         """
-        self.pending.extend(sorted(begun, key=lambda row: -row.final))
+        self.pending.extend(sorted(begun, key=lambda row: -row.length))
         most, together = self._rows_at_once(token_bytes), is_sharded(self.loaded.model)
+        while _is_left(bool(self.rows or self.pending), together):
+            try:
+                self._pass(most)
+            except torch.OutOfMemoryError:
+                if together or most == 1:  # others would wait for passes that are not made again
+                    raise
+                most = max(1, min(most, len(self.rows) or most) // 2)
+            else:
+                continue
+            self._begin_again()  # outside the handler, whose traceback holds on to tensors
+
+    def _pass(self, most: int) -> None:
+        """Read in prompts where enough of `most` slots are free, or else go on by a token."""
         with self.slots.attending(self.loaded.model):
-            while _is_left(bool(self.rows or self.pending), together):
-                if self.pending and len(self.rows) <= most - max(1, most // REFILL):
-                    self._read(most)
-                elif self.rows:
-                    self._step()
-                else:
-                    self._idle()
+            if not self.pending or len(self.rows) >= most:
+                self._fills = False
+            elif len(self.rows) <= most - max(1, most // REFILL):
+                self._fills = True
+            if self._fills:
+                self._read(most)
+            elif self.rows:
+                self._step()
+            else:
+                self._idle()
+
+    def _begin_again(self) -> None:
+        """Give up all slots; what was found is read in again."""
+        for row, found in zip(reversed(self.rows), reversed(self.found), strict=True):
+            tokens = np.append(row.tokens, np.array(found, dtype=np.int64))
+            self.pending.appendleft(replace(row, tokens=tokens, most=row.most - len(found)))
+        self.rows, self.found, self.slots = [], [], Slots(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _rows_at_once(self, token_bytes: int) -> int:
         """Return how many of the pending answers have room at once, should each become as long as it may."""
         most, free = MOST_ROWS.get(self.device.type, MORE_ROWS), free_memory(self.device)
         if free is None or not self.pending:
-            return most
+            return UNKNOWN_ROWS
         slot = max(row.final for row in self.pending) * token_bytes
         logits = WIDEST * len(self.loaded.model.get_output_embeddings().weight)
         return max(1, min(most, int(free * SHARE) // (slot + logits)))
 
     def _read(self, most: int) -> None:
         """Read in the next prompts, as many as one pass takes, up to `most` answers at once."""
-        limit = POSITIONS.get(self.device.type, MORE_POSITIONS)
-        chosen = [self.pending.popleft()]
-        longest = chosen[0].length
-        while self.pending and len(self.rows) + len(chosen) < most:
-            longest = max(longest, self.pending[0].length)
-            if longest * (len(chosen) + 1) > limit:
+        limit = POSITIONS.get(self.device.type, MORE_POSITIONS) if self.loaded.form.selects else FEW_POSITIONS
+        chosen: list[Begun] = []
+        longest = 0
+        for row in islice(self.pending, most - len(self.rows)):
+            longest = max(longest, row.length)
+            if chosen and longest * (len(chosen) + 1) > limit:
                 break
-            chosen.append(self.pending.popleft())
-        self.slots.reserve(min(most, len(self.rows) + len(chosen) + len(self.pending)), longest)
+            chosen.append(row)
+        self.slots.reserve(min(most, len(self.rows) + len(self.pending)), longest)
         logits = self.read_in(chosen)
-        self.rows += chosen
-        self.found += [[] for _ in chosen]
+        for row in chosen:
+            self.pending.popleft()
+            self.rows.append(row)
+            self.found.append([])
         self._take(logits, range(len(self.rows) - len(chosen), len(self.rows)))
 
     def read_in(self, chosen: Sequence[Begun]) -> Tensor:

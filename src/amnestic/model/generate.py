@@ -141,7 +141,7 @@ def _decode(
             loaded.notes.append(note)
         decode_padded(loaded, begun, settings.batch_size, stops, answers.finish, settings.counts)
         return
-    own = sorted(begun, key=lambda row: row.final)[processes.rank() :: processes.count()]
+    own = sorted(begun, key=lambda row: row.length)[processes.rank() :: processes.count()]
     Decoding(loaded, frozenset(stops), answers.finish, settings.counts).run(own, fit.token_bytes)
 
 
