@@ -1,13 +1,13 @@
 """A suite of metrics on one model: each distinct need is swept once, whoever reads it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
 from .metric import METRICS, Contents, Measurement, Metric
-from .needs import OfRetrained, SweptNeed, why_missing
-from .sweeps import Subject, sweep
+from .needs import Generation, OfRetrained, SweptNeed, why_missing
+from .sweeps import Subject, sweep, timed
 
 DEFAULT, ALL = "default", "all"
 
@@ -19,6 +19,14 @@ class Suite:
     metrics: list[Metric]
     not_computed: dict[str, str]
     """Key of results.json -> the reason, and what would supply what is missing, as a sentence."""
+
+    @classmethod
+    def of(cls, wanted: Iterable[Metric], contents: Contents) -> "Suite":
+        """Return what of the metrics `wanted` can be computed of `contents`, each once, and why the others cannot."""
+        found = {item.key: item for item in wanted}
+        reasons = {key: why_missing(item, contents) for key, item in found.items()}
+        left_out = {key: f"{reason}." for key, reason in reasons.items() if reason is not None}
+        return cls([item for key, item in found.items() if key not in left_out], left_out)
 
     @property
     def needs(self) -> list[SweptNeed]:
@@ -33,10 +41,17 @@ class Collected:
     tables: dict[SweptNeed, Any]
     measurements: dict[str, Measurement]
     """By the key in results.json."""
+    seconds: dict[str, float]
+    """Kind of sweep -> how long it took; ``metrics``: the formulas."""
+
+    def generated(self, split: str, count: int) -> list[str | None]:
+        """Return the generated answer of each of the `count` examples of `split`; None where none was asked for."""
+        table = self.tables.get(Generation(split))
+        return [None] * count if table is None else list(table.generated)
 
 
-def suite(contents: Contents, asked: Sequence[str] = (DEFAULT,)) -> Suite:
-    """Return the metrics of `contents` that are `asked` for: ``default``, ``all``, names, or dotted paths of classes.
+def wanted_metrics(contents: Contents, asked: Sequence[str]) -> list[Metric]:
+    """Return the metrics that are `asked` for, computable or not: ``default``, ``all``, names, or dotted paths.
 
     Raises InputError for a name that nobody knows.
     """
@@ -49,17 +64,22 @@ def suite(contents: Contents, asked: Sequence[str] = (DEFAULT,)) -> Suite:
             classes |= {known: cls for known, cls in every.items() if name == ALL or not cls.on_request}
         else:
             classes[name] = METRICS.get(name)
-    found = {item.key: item for cls in classes.values() for item in cls.instances(contents)}
-    reasons = {key: why_missing(item, contents) for key, item in found.items()}
-    left_out = {key: f"{key} was not computed: {reason}." for key, reason in reasons.items() if reason is not None}
-    return Suite([item for key, item in found.items() if key not in left_out], left_out)
+    return [item for cls in classes.values() for item in cls.instances(contents)]
+
+
+def suite(contents: Contents, asked: Sequence[str] = (DEFAULT,)) -> Suite:
+    """Return the suite of what is `asked` for (see `wanted_metrics`)."""
+    return Suite.of(wanted_metrics(contents, asked), contents)
 
 
 def collect(subject: Subject, asked: Suite) -> Collected:
     """Sweep every distinct need of a suite once, and compute its metrics."""
-    tables = sweep(subject, asked.needs)
-    computing = _Computing(subject, tables)
-    return Collected(tables, {item.key: computing.of(item) for item in asked.metrics})
+    seconds: dict[str, float] = {}
+    tables = sweep(subject, asked.needs, seconds)
+    with timed(seconds, "metrics"):
+        computing = _Computing(subject, tables)
+        measurements = {item.key: computing.of(item) for item in asked.metrics}
+    return Collected(tables, measurements, seconds)
 
 
 class _Computing:

@@ -4,7 +4,9 @@
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -320,16 +322,48 @@ def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed
     }
 
 
-def sweep(subject: Subject, needs: Sequence[SweptNeed]) -> dict[SweptNeed, Any]:
-    """Return the table of each of `needs`, and of what these need themselves."""
-    wanted = dict.fromkeys(needs)
-    generated = [need for need in wanted if isinstance(need, GeneratedLikelihood)]
-    continued = dict.fromkeys([*(n for n in wanted if isinstance(n, Generation)), *(Generation(n.split) for n in generated)])
-    scored = dict.fromkeys([*(n for n in wanted if isinstance(n, Likelihood)), *(Likelihood(n.split) for n in continued)])
-    tables: dict[SweptNeed, Any] = likelihoods(subject, [*scored])
-    if continued:
-        tables |= generations(subject, [*continued], tables)
-    if generated:
-        tables |= generated_likelihoods(subject, generated, tables)
-    norms = [need for need in wanted if isinstance(need, GradientNorm)]
-    return tables | (gradients(subject, norms) if norms else {})
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds of the context to those of `stage`."""
+    begin = time.perf_counter()
+    yield
+    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - begin
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is swept, in the order in which one sweep's outcome serves the next."""
+
+    scored: list[Likelihood]
+    continued: list[Generation]
+    generated: list[GeneratedLikelihood]
+    norms: list[GradientNorm]
+
+    @classmethod
+    def of(cls, needs: Sequence[SweptNeed]) -> "Order":
+        """Return `needs`, each once, and what these need themselves."""
+        found = [[need for need in dict.fromkeys(needs) if isinstance(need, kind)] for kind in KINDS]
+        scored, continued, generated, norms = found
+        continued = list(dict.fromkeys([*continued, *(Generation(need.split) for need in generated)]))
+        scored = list(dict.fromkeys([*scored, *(Likelihood(need.split) for need in continued)]))
+        return cls(scored, continued, generated, norms)
+
+
+KINDS = (Likelihood, Generation, GeneratedLikelihood, GradientNorm)
+
+
+def sweep(subject: Subject, needs: Sequence[SweptNeed], seconds: dict[str, float]) -> dict[SweptNeed, Any]:
+    """Return the table of each of `needs`, and of what these need themselves; `seconds` fills with what each took."""
+    order = Order.of(needs)
+    with timed(seconds, "score"):
+        tables = likelihoods(subject, order.scored)
+    if order.continued:
+        with timed(seconds, "generate"):
+            tables |= generations(subject, order.continued, tables)
+    if order.generated:
+        with timed(seconds, "score"):
+            tables |= generated_likelihoods(subject, order.generated, tables)
+    if order.norms:
+        with timed(seconds, "gradients"):
+            tables |= gradients(subject, order.norms)
+    return tables

@@ -22,6 +22,8 @@ class Redaction:
     def __init__(self, is_on: bool) -> None:
         """Draw a key, if the run is redacted."""
         self.is_on = is_on
+        self.held_back = ("continuations",) if is_on else ()
+        """Kinds of what a cache must not hold: those that texts can be read off."""
         self._key = secrets.token_bytes(32)
 
     def text(self, value: str | None, masking: Mask | None = None) -> str | None:
