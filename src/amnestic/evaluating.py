@@ -3,7 +3,8 @@
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from . import processes
@@ -11,11 +12,11 @@ from .benchmarks.base import open_benchmark
 from .config import EvalConfig, write_yaml
 from .data.quoting import hiding_rows
 from .errors import Interrupted
-from .evaluation.collect import Suite, collect, wanted_metrics
+from .evaluation.collect import Suite, collect, suite, wanted_metrics
 from .evaluation.metric import Contents, Measurement
 from .evaluation.needs import OfRetrained
-from .evaluation.plan import Plan, planned
-from .evaluation.store import Store
+from .evaluation.plan import planned, vocabulary_rows
+from .evaluation.store import FILE, Store
 from .inputs import Given, Inputs, Loading, gather_measured, load_beside
 from .interruption import Interruption
 from .measuring import Measured, Measuring, Recorded, joined
@@ -46,8 +47,12 @@ class Evaluating:
         self.progress = progress if progress is not None and processes.is_first() else Progress()
         with processes.agreed():
             run = config.run
-            self.folder = RunFolder(run.output_dir, run.overwrite, "evaluation", is_written_here=processes.is_first())
-            self.opened = None if config.data.benchmark is None else open_benchmark(config.data.benchmark, config.data.data)
+            place = Path(run.output_dir)
+            goes_on = (place / "checkpoints" / FILE).is_file() and not (place / "results.json").exists()
+            goes_on = goes_on and not run.overwrite and processes.is_first()
+            self.folder = RunFolder(place, run.overwrite, goes_on, processes.is_first(), logs=False)
+            named = config.data.benchmark
+            self.opened = None if named is None else open_benchmark(named, config.data.data)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -104,35 +109,61 @@ class Evaluating:
         return {} if self.opened is None else self.opened.notes
 
     def measuring(self, inputs: Inputs) -> Measuring:
-        """Return how the model is measured; what it is held beside is loaded, and a retrained one measured."""
+        """Return how the model is measured, without a store; a reference model is loaded."""
         options = self.config.evaluation
         measured = Measured.of(inputs.encoder, inputs.examples, self.notes)
         reference = None
         if options.reference is not None:
             reference = load_beside(inputs, self.config.model, options.reference, "--reference")
-        store = Store(options.cache_dir or self.folder.checkpoints, self.redaction.held_back)
-        return Measuring(options, measured, store, reference)
+        return Measuring(options, measured, None, reference)
 
-    def beside(self, inputs: Inputs, measuring: Measuring) -> tuple[Measuring, dict[str, Any]]:
-        """Return `measuring` with what is known of the retrained model, and what results.json says of that model."""
+    def retrained(self, inputs: Inputs, measured: Measured) -> Loaded | dict[str, Measurement] | None:
+        """Return what was measured of the retrained model, or that model where nothing was yet.
+
+        Raises InputError where it cannot be used.
+        """
         name = self.config.evaluation.retrained
         if name is None:
-            return measuring, {}
+            return None
         with processes.agreed():
             earlier = Earlier.at(name)
             if earlier is not None:
-                prompts = inputs.encoder.prompts(inputs.examples)
-                found = earlier.measurements(measuring.measured.facts, prompts)
-        if earlier is None:
-            loaded = load_beside(inputs, self.config.model, name, "--retrained")
-            found = self._measure_retrained(loaded, measuring)
-        return replace(measuring, retrained=found), {"retrained": name}
+                return earlier.measurements(measured.facts, inputs.encoder.prompts(inputs.examples))
+        return load_beside(inputs, self.config.model, name, "--retrained")
 
-    def _measure_retrained(self, loaded: Loaded, measuring: Measuring) -> dict[str, Measurement]:
-        """Measure a retrained model for whatever a metric reads of it, and nothing else."""
-        contents = replace(measuring.subject(loaded).contents, retrained=frozenset())
-        asked = of_retrained(contents, measuring.options.metrics)
-        return self.run(loaded, measuring, asked, "measure the retrained model").measurements
+    def beside(self, retrained: Loaded | dict[str, Measurement] | None, measuring: Measuring) -> Measuring:
+        """Return `measuring` with the numbers of the retrained model, which are measured where there are none yet.
+
+        That is done for whatever a metric reads of it, and nothing else.
+        """
+        if isinstance(retrained, Loaded):
+            contents = replace(measuring.subject(retrained).contents, retrained=frozenset())
+            asked = of_retrained(contents, measuring.options.metrics)
+            retrained = self.run(retrained, measuring, asked, "measure the retrained model").measurements
+        return replace(measuring, retrained=retrained)
+
+    def only_planned(self, inputs: Inputs, measuring: Measuring, retrained: Any) -> dict[str, Any]:
+        """Show what would be computed, and return it; nothing is written."""
+        cache = self.config.evaluation.cache_dir
+        if cache is not None and (Path(cache) / FILE).is_file():
+            measuring = replace(measuring, store=Store(cache))
+        known = frozenset(retrained) if isinstance(retrained, dict) else None
+        if isinstance(retrained, Loaded):
+            contents = replace(measuring.subject(retrained).contents, retrained=frozenset())
+            known = frozenset(item.key for item in of_retrained(contents, measuring.options.metrics).metrics)
+        subject = measuring.subject(inputs.loaded)
+        asked = suite(replace(subject.contents, retrained=known), measuring.options.metrics)
+        plan = planned(subject, asked.needs)
+        counted = plan.facts | {"logits to compute": f"{vocabulary_rows(subject, asked.needs):,} rows"}
+        self.announce(inputs, counted, asked)
+        return {
+            "schema": SCHEMA,
+            "command": "eval",
+            "status": "planned",
+            "verdict": "Nothing was computed.",
+            "plan": asdict(plan) | {"vocabulary_rows": vocabulary_rows(subject, asked.needs)},
+            "not_computed": asked.not_computed,
+        }
 
     def run(self, loaded: Loaded, measuring: Measuring, asked: Suite, title: str) -> Recorded:
         """Measure a model for the metrics `asked`."""
@@ -140,27 +171,35 @@ class Evaluating:
         self.progress.start(title, planned(subject, asked.needs).units)
         return Recorded.of(collect(subject, asked), asked, measuring.measured)
 
-    def announce(self, inputs: Inputs, plan: Plan, asked: Suite) -> None:
+    def announce(self, inputs: Inputs, plan: Mapping[str, Any], asked: Suite) -> None:
         """Show one rendered example, and the work before it starts."""
         first = next(iter(inputs.splits.values())).examples[0]
         if not self.redaction.is_on:
             self.progress.preview(inputs.encoder.preview(first))
         counts = {f"{name} split": f"{len(split.examples):,} examples" for name, split in inputs.splits.items()}
-        self.progress.plan(counts | {"metrics": len(asked.metrics)} | plan.facts)
+        self.progress.plan(counts | {"metrics": len(asked.metrics)} | dict(plan))
         for note in inputs.loaded.notes:
             self.progress.note(note)
 
     @contextmanager
-    def open(self, inputs: Inputs) -> Iterator[None]:
-        """Create the folder, and describe the evaluation in it; what it needed to go on is gone when it has ended."""
+    def open(self, inputs: Inputs) -> Iterator[Store]:
+        """Create the folder, describe the evaluation in it, and yield what keeps all that is computed.
+
+        What only served to go on is gone when the evaluation has ended.
+        """
+        store = None
         try:
             with processes.agreed():
-                self.folder.open()
+                self.folder.open(keeps={"checkpoints"})
                 self._describe(inputs)
-            yield
+                store = Store(self.config.evaluation.cache_dir or self.folder.checkpoints, self.redaction.held_back)
+            yield store
         except BaseException:
             self.folder.close(has_ended=False)
             raise
+        finally:
+            if store is not None:
+                store.close()
         self.folder.close(has_ended=True)
 
     def _describe(self, inputs: Inputs) -> None:
@@ -179,7 +218,7 @@ class Evaluating:
         }
         self.folder.write("environment.json", described | facts)
 
-    def conclude(self, inputs: Inputs, measuring: Measuring, recorded: Recorded, facts: Mapping[str, Any]) -> dict[str, Any]:
+    def conclude(self, inputs: Inputs, measuring: Measuring, recorded: Recorded) -> dict[str, Any]:
         """Write scores and results, and return the results, on all processes."""
         results: dict[str, Any] = {}
         with processes.agreed():
@@ -187,23 +226,26 @@ class Evaluating:
                 for split in recorded.columns:
                     columns = joined(split, {"model": recorded})
                     self.folder.write_scores(split, self.redaction.columns(columns))
-                results = self._results(inputs, measuring, recorded, facts)
+                results = self._results(inputs, measuring, recorded)
                 self.folder.write("results.json", results)
                 self.progress.stop()
         return processes.from_first(results)
 
-    def _results(
-        self, inputs: Inputs, measuring: Measuring, recorded: Recorded, facts: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    def _results(self, inputs: Inputs, measuring: Measuring, recorded: Recorded) -> dict[str, Any]:
         first = next(iter(inputs.examples.values()))[0]
+        config = self.config
+        named = {
+            "benchmark": config.data.benchmark,
+            "retrained": config.evaluation.retrained,
+            "reference": config.evaluation.reference,
+        }
         return {
             "schema": SCHEMA,
             "command": "eval",
             "status": "done",
             "verdict": verdict(recorded.values, self.config.data.benchmark),
             "model": self.config.model.model,
-            **({} if self.config.data.benchmark is None else {"benchmark": self.config.data.benchmark}),
-            **facts,
+            **{name: value for name, value in named.items() if value is not None},
             **recorded.facts,
             "data": inputs.facts,
             "measured_on": self.redaction.measured(measuring.measured.facts),

@@ -188,18 +188,21 @@ def _evaluate(evaluating: Evaluating, config: EvalConfig) -> Run:
     with evaluating.timed("load"):
         inputs = evaluating.gather()
         measuring = evaluating.measuring(inputs)
-    loaded = inputs.loaded
+        retrained = evaluating.retrained(inputs, measuring.measured)
+    loaded, folder = inputs.loaded, evaluating.folder.path
     if config.evaluation.plan:
-        return evaluating.only_planned(inputs, measuring)
-    with evaluating.open(inputs):
+        return Run(loaded.model, loaded.tokenizer, evaluating.only_planned(inputs, measuring, retrained), folder)
+    with evaluating.open(inputs) as store:
+        measuring = replace(measuring, store=store)
         with evaluating.timed("retrained"):
-            measuring, facts = evaluating.beside(inputs, measuring)
+            measuring = evaluating.beside(retrained, measuring)
+            del retrained
         asked = measuring.suite(loaded)
-        evaluating.announce(inputs, planned(measuring.subject(loaded), asked.needs), asked)
+        evaluating.announce(inputs, planned(measuring.subject(loaded), asked.needs).facts, asked)
         with evaluating.timed("measure"):
             recorded = evaluating.run(loaded, measuring, asked, "measure the model")
-        results = evaluating.conclude(inputs, measuring, recorded, facts)
-    return Run(loaded.model, loaded.tokenizer, results, evaluating.folder.path)
+        results = evaluating.conclude(inputs, measuring, recorded)
+    return Run(loaded.model, loaded.tokenizer, results, folder)
 
 
 def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:

@@ -78,5 +78,14 @@ def planned(subject: Subject, needs: Sequence[SweptNeed]) -> Plan:
     )
 
 
+def vocabulary_rows(subject: Subject, needs: Sequence[SweptNeed]) -> int:
+    """Return for how many rows logits are computed: of tokens that several rows share, once."""
+    order, found = Order.of(needs), 0
+    for loaded in {id(subject.reader(need)): subject.reader(need) for need in order.scored}.values():
+        rows = [row for need in order.scored if subject.reader(need) is loaded for row in subject.rows(need).rows]
+        found += reading(subject, loaded, rows).vocabulary_rows()
+    return found
+
+
 def _known(count: int) -> str:
     return f", of which {count:,} are known" if count else ""
