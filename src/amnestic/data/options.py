@@ -52,6 +52,16 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlternatesOptions:
+    """Where other answers to a row's prompt stand."""
+
+    paraphrased_answer_column: str | None = None
+    """Column of the right answer in other words [default: paraphrased_answer, where there is one]."""
+    perturbed_answer_column: str | None = None
+    """Column of a wrong answer, or of a list of them [default: perturbed_answer, where there is one]."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnlearnData(DataOptions):
     """What to forget and what to keep."""
 
