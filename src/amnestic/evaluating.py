@@ -128,7 +128,7 @@ class Evaluating:
         with processes.agreed():
             earlier = Earlier.at(name)
             if earlier is not None:
-                return earlier.measurements(measured.facts, inputs.encoder.prompts(inputs.examples))
+                return earlier.measurements(measured.facts, template_facts(inputs))
         return load_beside(inputs, self.config.model, name, "--retrained")
 
     def beside(self, retrained: Loaded | dict[str, Measurement] | None, measuring: Measuring) -> Measuring:
@@ -232,8 +232,7 @@ class Evaluating:
         return processes.from_first(results)
 
     def _results(self, inputs: Inputs, measuring: Measuring, recorded: Recorded) -> dict[str, Any]:
-        first = next(iter(inputs.examples.values()))[0]
-        config = self.config
+        facts, config = template_facts(inputs), self.config
         named = {
             "benchmark": config.data.benchmark,
             "retrained": config.evaluation.retrained,
@@ -249,13 +248,22 @@ class Evaluating:
             **recorded.facts,
             "data": inputs.facts,
             "measured_on": self.redaction.measured(measuring.measured.facts),
-            "template": self.redaction.template(inputs.encoder.facts(first)),
-            "prompts": self.redaction.prompts(inputs.encoder.prompts(inputs.examples)),
+            "template": self.redaction.template(facts["template"]),
+            "prompts": self.redaction.prompts(facts["prompts"]),
             "timings": self.seconds | recorded.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,
             **({"redacted": True} if self.redaction.is_on else {}),
         }
+
+
+def template_facts(inputs: Inputs) -> dict[str, Any]:
+    """Return what results.json says of how prompts were rendered, and the first one of each split."""
+    first = {split: examples[0] for split, examples in inputs.examples.items()}
+    return {
+        "template": inputs.encoder.facts(next(iter(first.values()))),
+        "prompts": {split: inputs.encoder.prompt(example) for split, example in first.items()},
+    }
 
 
 def of_retrained(contents: Contents, names: tuple[str, ...]) -> Suite:

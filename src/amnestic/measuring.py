@@ -81,7 +81,7 @@ class Recorded:
             {split: scores(split, rows, collected) for split, rows in measured.splits.items()},
             {key: list(m.interval) for key, m in found.items() if m.interval is not None},
             {key: m.note for key, m in found.items() if m.note is not None},
-            asked.not_computed,
+            asked.not_computed | collected.undefined,
             collected.seconds,
         )
 

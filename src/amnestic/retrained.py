@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .data.encode import refuse_other_prompts
 from .errors import InputError
 from .evaluation.metric import Measurement
 from .measuring import Recorded
 from .reports.files import read_json
+from .reports.prompts import refuse_other_prompts
 from .reports.results import SCHEMA
 
 RESULTS = "results.json"
@@ -43,18 +43,18 @@ class Earlier:
             return None
         return cls(folder, results)
 
-    def measurements(self, facts: Mapping[str, Any], prompts: Mapping[str, Any]) -> dict[str, Measurement]:
+    def measurements(self, facts: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Measurement]:
         """Return what was measured, with the values of each example.
 
-        `facts` (`Measured.facts`) and `prompts` (of results.json) are those of the model that is held beside it. Raises
-        InputError where these differ on a split that both have: the numbers could not be compared.
+        `facts` (`Measured.facts`) and `template` (what results.json says of prompts) are those of the model that is held
+        beside it. Raises InputError where these differ on a split that both have: the numbers could not be compared.
         """
         measured = self.results.get("measured_on", {})
         if "forget" not in measured:
             raise InputError(f"--retrained {self.folder} was not measured on a forget split; evaluate it with the same data.")
         for split in [split for split in facts if split in measured]:
             self._refuse_other(split, measured[split], facts[split])
-        refuse_other_prompts(self.results, prompts, f"--retrained {self.folder}")
+        refuse_other_prompts(template, self.results, f"--retrained {self.folder}")
         for split in [split for split in facts if split in measured]:
             if measured[split]["tokens"] != facts[split]["tokens"]:
                 raise InputError(

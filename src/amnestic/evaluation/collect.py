@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError
-from .metric import METRICS, Contents, Measurement, Metric
+from .metric import METRICS, Contents, Measurement, Metric, UndefinedError
 from .needs import Generation, OfRetrained, SweptNeed, why_missing
 from .sweeps import Subject, sweep, timed
 
@@ -41,6 +41,8 @@ class Collected:
     tables: dict[SweptNeed, Any]
     measurements: dict[str, Measurement]
     """By the key in results.json."""
+    undefined: dict[str, str]
+    """Key -> why the formula has no value for what was measured."""
     seconds: dict[str, float]
     """Kind of sweep -> how long it took; ``metrics``: the formulas."""
 
@@ -76,10 +78,15 @@ def collect(subject: Subject, asked: Suite) -> Collected:
     """Sweep every distinct need of a suite once, and compute its metrics."""
     seconds: dict[str, float] = {}
     tables = sweep(subject, asked.needs, seconds)
+    measurements, undefined = {}, {}
     with timed(seconds, "metrics"):
         computing = _Computing(subject, tables)
-        measurements = {item.key: computing.of(item) for item in asked.metrics}
-    return Collected(tables, measurements, seconds)
+        for item in asked.metrics:
+            try:
+                measurements[item.key] = computing.of(item)
+            except UndefinedError as error:
+                undefined[item.key] = f"{error}."
+    return Collected(tables, measurements, undefined, seconds)
 
 
 class _Computing:

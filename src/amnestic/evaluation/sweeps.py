@@ -317,6 +317,8 @@ def _generated_rows(subject: Subject, need: GeneratedLikelihood, answers: Genera
 
 def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed, Any]:
     """Return the gradient norms of the true answers of each need."""
+    from ..model.gradient_norms import gradient_norms
+
     return {
         need: gradient_norms(subject.loaded, subject.splits[need.split], subject.advance) for need in needs
     }

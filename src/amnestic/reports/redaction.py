@@ -57,6 +57,11 @@ class Redaction:
                 kept["system_prompt"] = REDACTED
         return kept
 
+    def measured(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what is told of the data that a model was measured on: redacted, no hash of it."""
+        hidden = ("content", "tokens") if self.is_on else ()
+        return {split: {k: v for k, v in found.items() if k not in hidden} for split, found in facts.items()}
+
     def command(self, arguments: Sequence[str], system_prompt: str | None) -> list[str]:
         """Return a command line without the system prompt."""
         if not self.is_on or not system_prompt:
