@@ -48,7 +48,6 @@ MEASURED = "measured.json"
 """File of the checkpoints' folder that holds what was measured before the first step."""
 
 
-
 @dataclass(frozen=True)
 class Check:
     """The losses by which a saved model is compared with the live one."""

@@ -128,7 +128,9 @@ def gather_measured(
     Raises InputError as `gather` does.
     """
     with processes.agreed():
-        every = {name: read_examples(given.data.get(name, source), name, data, True) for name, source in sources.items()}
+        every = {
+            name: read_examples(given.data.get(name, source), name, data, True) for name, source in sources.items()
+        }
         refuse_absent(every, data)
         examples: dict[str, Sequence[Example]] = {
             name: rows if most is None else evenly(rows, most) for name, rows in every.items()

@@ -30,12 +30,26 @@ class Measured:
     """Split -> kind of other answers -> their rows."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Split -> a sentence to be read with whatever is measured on it."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """How prompts were rendered, and the first one of each split, as results.json has it."""
 
     @classmethod
-    def of(cls, encoder: Encoder, examples: Mapping[str, Sequence[Example]], notes: Mapping[str, str]) -> "Measured":
-        """Return `examples`, encoded with all their answers."""
-        splits = {name: encoder.encode(name, rows).examples for name, rows in examples.items()}
-        return cls(splits, {name: alternates_of(encoder, examples[name], rows) for name, rows in splits.items()}, notes)
+    def of(
+        cls,
+        encoder: Encoder,
+        examples: Mapping[str, Sequence[Example]],
+        splits: Mapping[str, Sequence[Encoded]],
+        notes: Mapping[str, str],
+    ) -> "Measured":
+        """Return `splits` with all other answers to their prompts; `examples` are what they were encoded from."""
+        chosen = {name: _sources(examples[name], rows) for name, rows in splits.items()}
+        alternates = {name: alternates_of(encoder, chosen[name], rows) for name, rows in splits.items()}
+        first = {name: rows[0] for name, rows in chosen.items()}
+        template = {
+            "template": encoder.facts(next(iter(first.values()))),
+            "prompts": {name: encoder.prompt(example) for name, example in first.items()},
+        }
+        return cls(splits, alternates, notes, template)
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -55,6 +69,13 @@ class Measured:
             "content": content.hexdigest(),
             "tokens": tokens.hexdigest(),
         }
+
+
+def _sources(examples: Sequence[Example], rows: Sequence[Encoded]) -> Sequence[Example]:
+    """Return the examples that `rows` were encoded from, each once; a chunk's id is its example's and a number."""
+    numbers = dict.fromkeys(int(row.id.rpartition(":")[2].partition(".")[0]) for row in rows)
+    places = {int(example.id.rpartition(":")[2]): place for place, example in enumerate(examples)}
+    return take(examples, [places[number] for number in numbers])
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,9 @@ class Earlier:
         """
         measured = self.results.get("measured_on", {})
         if "forget" not in measured:
-            raise InputError(f"--retrained {self.folder} was not measured on a forget split; evaluate it with the same data.")
+            raise InputError(
+                f"--retrained {self.folder} was not measured on a forget split; evaluate it with the same data."
+            )
         for split in [split for split in facts if split in measured]:
             self._refuse_other(split, measured[split], facts[split])
         refuse_other_prompts(template, self.results, f"--retrained {self.folder}")
