@@ -13,7 +13,6 @@ from . import processes
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
-from .data.records import take
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import collect
 from .evaluation.plan import planned

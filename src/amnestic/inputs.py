@@ -9,6 +9,7 @@ import numpy as np
 
 from . import processes
 from .data.alternates import refuse_absent
+from .data.dates import PINNED
 from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
 from .data.options import DataOptions
@@ -156,7 +157,7 @@ def _opened(
     _examine(loaded, splits)
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
-    _note_template(loaded, encoder)
+    _note_template(loaded, encoder, next(iter(examples.values()))[0])
     return Inputs(loaded, encoder, examples, splits, sources)
 
 
@@ -278,11 +279,12 @@ def _note_lengths(loaded: Loaded, encoder: Encoder, splits: Mapping[str, Split])
             loaded.notes.append(f"{split.left_out} of {split.rows} {name} rows have no token left to score: left out.")
 
 
-def _note_template(loaded: Loaded, encoder: Encoder) -> None:
+def _note_template(loaded: Loaded, encoder: Encoder, first: Example) -> None:
     for name in encoder.arguments:
         if name not in str(encoder.chat_template):
             loaded.notes.append(f"the chat template does not read the argument '{name}': it changes nothing.")
-    if encoder.writes_today:
+    if encoder.writes_date(first):
         loaded.notes.append(
-            "the chat template writes today's date into every prompt; pin it with --template_args.date_string."
+            f"the chat template asks for today's date; {PINNED} stands in every prompt instead, so that prompts are "
+            "the same on any day (--template_args.date_string gives another date to a template that reads it)."
         )

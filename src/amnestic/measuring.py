@@ -12,7 +12,7 @@ from .data.alternates import Alternates, alternates_of
 from .data.encode import Encoded, Encoder
 from .data.example import Example
 from .data.records import take
-from .evaluation.collect import Collected, Suite, collect, suite
+from .evaluation.collect import Collected, Suite, suite
 from .evaluation.metric import Measurement
 from .evaluation.options import EvaluationOptions
 from .evaluation.store import Store
@@ -73,9 +73,13 @@ class Measured:
 
 def _sources(examples: Sequence[Example], rows: Sequence[Encoded]) -> Sequence[Example]:
     """Return the examples that `rows` were encoded from, each once; a chunk's id is its example's and a number."""
-    numbers = dict.fromkeys(int(row.id.rpartition(":")[2].partition(".")[0]) for row in rows)
-    places = {int(example.id.rpartition(":")[2]): place for place, example in enumerate(examples)}
-    return take(examples, [places[number] for number in numbers])
+    names = dict.fromkeys(row.id.partition(".")[0] for row in rows)
+    numbers = [int(name.rpartition(":")[2]) for name in names]
+    size = len(examples)
+    if all(n < size and examples[n].id == name for n, name in zip(numbers, names, strict=True)):
+        return take(examples, numbers)  # nothing was left out: none of a million other rows need be read
+    places = {example.id: place for place, example in enumerate(examples)}
+    return take(examples, [places[name] for name in names])
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dic
 
 
 def _column(key: str, split: str) -> str | None:
-    """Return the column of `split` that holds the values of a key's examples; the forget split has those of no split."""
+    """Return the column of `split` that holds what a key has of examples; the forget split has those of attacks."""
     name, _, metric = key.partition(".")
     if name == split and metric:
         return metric

@@ -105,7 +105,8 @@ class Unlearning:
     def measured(self) -> Measured:
         """Return the examples on which metrics are computed before and after."""
         forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
-        return Measured({"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe})
+        splits = {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
+        return Measured.of(self.inputs.encoder, self.inputs.examples, splits, {})
 
     @property
     def check(self) -> Check:

@@ -11,6 +11,8 @@ from .quoting import REDACTED
 class DataOptions:
     """How rows become tokens."""
 
+    indifferent: ClassVar[frozenset[str]] = frozenset({"preset", "system_prompt"})
+
     question_column: str | None = None
     """Column of the question, rendered with the template; a.b is the column b within a [default: question]."""
     answer_column: str | None = None
@@ -27,6 +29,9 @@ class DataOptions:
     """Longest example, in tokens; the model's own limit counts where it is lower."""
     too_long: Literal["cut", "drop", "error"] = "cut"
     """What happens to an answer beyond --max_length; the rows are counted and reported in any case."""
+    preset: str | None = None
+    """Named set of the five options below, for those that are not given: tofu-llama3, tofu-llama2, tofu-phi,
+    tofu-stablelm or tofu-pythia, as TOFU's public models were trained [default: none]."""
     chat_template: str = "auto"
     """auto: the tokenizer's where it has one; none: the question template; or the path of a Jinja file."""
     template_args: dict[str, str] = field(default_factory=dict)
@@ -65,7 +70,7 @@ class AlternatesOptions:
 class UnlearnData(DataOptions):
     """What to forget and what to keep."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "system_prompt"})
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"forget", "retain"}
 
     forget: str
     """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
@@ -105,8 +110,8 @@ class EvalData(DataOptions):
             raise InputError(f"--benchmark brings its own data, and {given[0]} was given too; give one of the two.")
         if self.benchmark is None and not given:
             raise InputError(
-                "nothing to measure on was given; expected --benchmark, such as tofu:forget10, or --forget, --retain and "
-                "--holdout with files."
+                "nothing to measure on was given; expected --benchmark, such as tofu:forget10, or files: --forget, "
+                "--retain, --holdout."
             )
         if self.benchmark is None and self.data is not None:
             raise InputError("--data is the folder of a benchmark's files, and --benchmark was not given; give both.")
@@ -116,7 +121,7 @@ class EvalData(DataOptions):
 class FinetuneData(DataOptions):
     """What to learn."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"data", "exclude", "system_prompt"})
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"data", "exclude"}
 
     data: str
     """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set

@@ -151,7 +151,7 @@ def lowest_mean(values: np.ndarray, count: int) -> float:
 @metric("mia.min_k_plus_plus.auc")
 @dataclass(frozen=True)
 class MinKPlusPlusAttack(MinKAttack):
-    """Tell members by their least likely tokens, each log p standardised under the model's own next-token distribution."""
+    """Tell members by their least likely tokens, each log p standardised under the model's own distribution."""
 
     label: ClassVar = "Membership by Min-K%++, AUC"
     formula: ClassVar = "as mia.min_k.auc, of (log p - mean log p) / sd(log p), the variance at least 1e-6"

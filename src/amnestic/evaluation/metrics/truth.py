@@ -116,7 +116,7 @@ def right_answer(contents: Contents, split: str) -> str:
 @metric("truth_ratio_arithmetic")
 @dataclass(frozen=True)
 class TruthRatioArithmetic(TruthRatio):
-    """The truth ratio as the first TOFU code takes it inside model utility: the mean of wrong answers' P, not of losses.
+    """The truth ratio as TOFU's first code takes it inside model utility: the mean of wrong answers' P, not of losses.
 
     Values of examples are R.
     """
