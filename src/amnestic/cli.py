@@ -19,7 +19,7 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliToken
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
 from . import launch
-from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
+from .config import DemoConfig, EvalConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
 from .credentials import masked_output
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
@@ -47,6 +47,11 @@ UNLEARN_EXAMPLES = """Examples:
   amnestic unlearn --model path/or/id --forget forget.jsonl \\
     --retain retain.jsonl --output_dir run
   amnestic unlearn --config run/config.yaml --keep 0.99 --output_dir run-2"""
+EVAL_EXAMPLES = """Examples:
+  amnestic eval --model path/or/id --benchmark tofu:forget10 \\
+    --retrained retrained-eval --output_dir eval
+  amnestic eval --model run/model --forget forget.jsonl --retain retain.jsonl
+  amnestic eval --model path/or/id --benchmark tofu:forget10 --plan"""
 FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
@@ -137,6 +142,7 @@ def application() -> App:
     )
     for config_class, name, runner, epilogue in (
         (UnlearnConfig, "unlearn", _unlearn, UNLEARN_EXAMPLES),
+        (EvalConfig, "eval", _eval, EVAL_EXAMPLES),
         (FinetuneConfig, "finetune", _finetune, FINETUNE_EXAMPLES),
         (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
     ):
@@ -151,6 +157,13 @@ def _unlearn(config: UnlearnConfig, progress: Progress) -> "Run":
     from .run import run_unlearn
 
     return run_unlearn(config, progress)
+
+
+def _eval(config: EvalConfig, progress: Progress) -> "Run":
+    """Measure a model on a benchmark, or on files of your own, with every metric that they allow."""
+    from .run import run_eval
+
+    return run_eval(config, progress)
 
 
 def _finetune(config: FinetuneConfig, progress: Progress) -> "Run":

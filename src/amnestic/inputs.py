@@ -1,13 +1,14 @@
 """What a run starts from: a loaded model, its encoder, and encoded splits, from names or from Python objects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import processes
+from .data.alternates import refuse_absent
 from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
 from .data.options import DataOptions
@@ -15,11 +16,13 @@ from .data.records import is_among, repeats, take
 from .data.sources import read_examples, shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
+from .measuring import evenly
 from .methods.base import Method
 from .model.form import examine
 from .model.load import Loaded, adapt, device_named, load, prepare, spread
 from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
 from .model.packing import examine_packing
+from .model.sharding import device_of
 
 
 @dataclass
@@ -100,7 +103,7 @@ class Loading:
 
 
 def gather(
-    sources: Mapping[str, str], exclude: str | None, loading: Loading, data: DataOptions, given: Given
+    sources: Mapping[str, Any], exclude: str | None, loading: Loading, data: DataOptions, given: Given
 ) -> Inputs:
     """Read `sources` (split -> name), load the model, and encode; rows of `exclude` are left out of the first split.
 
@@ -113,6 +116,31 @@ def gather(
         refuse_misplaced(examples, data)
         if exclude is not None:
             _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
+    named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
+    return _opened(examples, named, loading, data, given)
+
+
+def gather_measured(
+    sources: Mapping[str, Any], most: int | None, loading: Loading, data: DataOptions, given: Given
+) -> Inputs:
+    """Read what a model is to be measured on, with other answers to its prompts; at most so many rows of a split.
+
+    Raises InputError as `gather` does.
+    """
+    with processes.agreed():
+        every = {name: read_examples(given.data.get(name, source), name, data, True) for name, source in sources.items()}
+        refuse_absent(every, data)
+        examples: dict[str, Sequence[Example]] = {
+            name: rows if most is None else evenly(rows, most) for name, rows in every.items()
+        }
+    return _opened(examples, {name: str(source) for name, source in sources.items()}, loading, data, given)
+
+
+def _opened(
+    examples: dict[str, Sequence[Example]], sources: dict[str, str], loading: Loading, data: DataOptions, given: Given
+) -> Inputs:
+    """Load the model, encode `examples`, and find out how the model may read them."""
+    with processes.agreed():
         loaded = _load(loading, given)
         if loading.adapter.use_peft:
             adapt(loaded, loading.adapter, loading.seed)
@@ -123,13 +151,37 @@ def gather(
         spread(loaded, loading.sharding, device_named(loading.model.device))
     elif loading.sharding.fsdp:
         loaded.notes.append("--fsdp: this process is alone, so nothing is spread; torchrun starts several.")
-    examine(loaded, next(iter(splits.values())).examples[0])
-    examine_packing(loaded, [split.examples for split in splits.values()])
+    _examine(loaded, splits)
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
     _note_template(loaded, encoder)
-    named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
-    return Inputs(loaded, encoder, examples, splits, named)
+    return Inputs(loaded, encoder, examples, splits, sources)
+
+
+def _examine(loaded: Loaded, splits: Mapping[str, Split]) -> None:
+    examine(loaded, next(iter(splits.values())).examples[0])
+    examine_packing(loaded, [split.examples for split in splits.values()])
+
+
+def load_beside(inputs: Inputs, options: ModelOptions, name: str, flag: str) -> Loaded:
+    """Load the model `name`, which `flag` gives, to be measured beside that of `inputs`, on the same device.
+
+    Raises InputError where it cannot be loaded, or has another tokenizer.
+    """
+    sharding = inputs.loaded.sharding
+    device = device_of(inputs.loaded.model)
+    own = replace(options, model=name, model_revision=None, tokenizer=None, device=str(device))
+    with processes.agreed():
+        try:
+            beside = load(own, on_host=sharding is not None)
+        except InputError as error:
+            raise InputError(f"{flag} {name} cannot be loaded: {error}") from error
+    if beside.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
+        raise InputError(f"{flag} {name} has another tokenizer than the model; expected the same.")
+    if sharding is not None:
+        spread(beside, sharding, device)
+    _examine(beside, inputs.splits)
+    return beside
 
 
 def refuse_shared(inputs: Inputs) -> None:

@@ -17,8 +17,9 @@ from .data.batches import StepRows
 from .data.encode import Encoded, fact, token_digests
 from .data.records import is_among, take
 from .errors import InputError, RunError
-from .execution import Check, Execution, Measured, evenly
+from .execution import Check, Execution
 from .inputs import Inputs
+from .measuring import Measured, evenly
 from .methods.base import Method
 from .training.candidates import Candidate, Candidates
 from .training.checkpoint import read_state
@@ -104,7 +105,7 @@ class Unlearning:
     def measured(self) -> Measured:
         """Return the examples on which metrics are computed before and after."""
         forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
-        return {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
+        return Measured({"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe})
 
     @property
     def check(self) -> Check:

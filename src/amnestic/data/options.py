@@ -52,6 +52,16 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AlternatesOptions:
+    """Where other answers to a row's prompt stand."""
+
+    paraphrased_answer_column: str | None = None
+    """Column of the right answer in other words [default: paraphrased_answer, where there is one]."""
+    perturbed_answer_column: str | None = None
+    """Column of a wrong answer, or of a list of them [default: perturbed_answer, where there is one]."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class UnlearnData(DataOptions):
     """What to forget and what to keep."""
 
@@ -65,6 +75,41 @@ class UnlearnData(DataOptions):
     forget_spans_column: str | None = None
     """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
     is forgotten whole [default: forget_spans, where there is one]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalData(DataOptions):
+    """What a model is measured on."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "holdout", "data", "system_prompt"})
+
+    benchmark: str | None = None
+    """A benchmark and its forget split, such as tofu:forget10, in place of one's own files [default: none]."""
+    data: str | None = None
+    """Folder of the benchmark's files [default: they come from the Hub]."""
+    forget: str | None = None
+    """What should be forgotten: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
+    owner/name[:config[:split]] [default: the benchmark's]."""
+    retain: str | None = None
+    """What should be kept, in the same forms [default: the benchmark's]."""
+    holdout: str | None = None
+    """What no model was trained on, in the same forms: membership attacks compare the forget rows with it
+    [default: the benchmark's]."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        super().__post_init__()
+        files = {name: getattr(self, name) for name in ("forget", "retain", "holdout")}
+        given = [f"--{name}" for name, value in files.items() if value is not None]
+        if self.benchmark is not None and given:
+            raise InputError(f"--benchmark brings its own data, and {given[0]} was given too; give one of the two.")
+        if self.benchmark is None and not given:
+            raise InputError(
+                "nothing to measure on was given; expected --benchmark, such as tofu:forget10, or --forget, --retain and "
+                "--holdout with files."
+            )
+        if self.benchmark is None and self.data is not None:
+            raise InputError("--data is the folder of a benchmark's files, and --benchmark was not given; give both.")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,6 +101,8 @@ class Generations:
     """(B,) int64, generated tokens, that which ends the answer left out."""
     has_ended: np.ndarray
     """(B,) bool: the model ended its answer by itself, within the tokens that it was given."""
+    token_ids: Sequence[np.ndarray] = ()
+    """(B,) the generated tokens."""
 
 
 @dataclass(frozen=True)
