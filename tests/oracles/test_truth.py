@@ -50,7 +50,7 @@ def only(name: str, contents: Contents = TOFU) -> Any:
 
 
 def test_the_truth_ratio_by_hand() -> None:
-    """Wrong answers of P 1/2 and 1/8, right of 1/4: their geometric mean is 1/4, R = 1; the arithmetic one 5/16, R = 5/4.
+    """Wrong answers of P 1/2 and 1/8, a right one of 1/4: the geometric mean is 1/4, R = 1; the other 5/16, R = 5/4.
 
     With one wrong answer of 1/3 and a right one of 2/3 both are 1/2.
     """
@@ -83,7 +83,7 @@ def test_the_value_of_the_truth_ratio_by_hand(losses: Any, name: str, split: str
 
 
 def test_losses_are_means_over_tokens(table: Any) -> None:
-    """The right answer has (1/2 * 1/8)^(1/2) = 1/4; the wrong ones 1/2 and (1/4^3)^(1/3): R = 2^(-3/2) * 4 = 2^(1/2)."""
+    """The right answer has (1/2 * 1/8)^(1/2) = 1/4, the wrong ones 1/2 and (1/4^3)^(1/3): R = 2^(-3/2) 4 = 2^(1/2)."""
     right, wrong = table(np.log([1 / 2, 1 / 8])), table(np.log([1 / 2]), np.log([1 / 4] * 3), example=[0, 0])
     found = METRICS.get("truth_ratio")("forget").compute(right=right, wrong=wrong)
     assert found.per_example == pytest.approx([math.sqrt(2)], rel=1e-12)
@@ -154,9 +154,8 @@ def test_what_is_missing_is_named_with_what_supplies_it() -> None:
     own = Contents({"forget": frozenset({"answer"}), "retain": frozenset({"answer"})})
     ratio = instances("truth_ratio", own)["forget.truth_ratio"]
     assert "not every forget row has a paraphrased_answer" in str(why_missing(ratio, own))
-    assert (
-        "give --benchmark" in str(why_missing(only("model_utility", own), Contents(TOFU.answers | own.answers))) or True
-    )
+    bare = Contents({split: kinds for split, kinds in TOFU.answers.items() if split != "world_facts"})
+    assert "there are no world_facts rows; give --benchmark" in str(why_missing(only("model_utility", bare), bare))
     assert why_missing(only("model_utility"), TOFU) is None
     assert why_missing(only("forget_quality"), TOFU) is None
     alone = Contents(TOFU.answers)
@@ -274,6 +273,10 @@ def test_model_utility_is_scipy_s_harmonic_mean(values: list[float]) -> None:
 
 # What was published
 
+LOGGED = {"right": ("paraphrased_answer",) * 3}
+"""The logs hold the right answer's loss beside wrong ones as a paraphrased one's, on authors and facts as well, where
+it was scored in another batch than for the probability (0.03 apart for two authors)."""
+
 
 @pytest.fixture(scope="module")
 def published(tofu: Path) -> dict[str, dict[str, Any]]:
@@ -323,11 +326,11 @@ def value(metric: Any, tables: Mapping[Any, Any], retrained: Mapping[Any, Any] |
 
 @pytest.mark.parametrize("model", UTILITY)
 def test_published_logs_give_the_known_model_utility(measured: dict[str, dict[Any, Any]], model: str) -> None:
-    found = value(only("model_utility"), measured[model])
+    found = value(METRICS.get("model_utility")(**LOGGED), measured[model])
     assert found.value == pytest.approx(UTILITY[model], abs=5e-7)
     assert found.interval is not None
     assert found.interval[0] < found.value < found.interval[1]
-    arithmetic = value(only("model_utility_arithmetic"), measured[model])
+    arithmetic = value(METRICS.get("model_utility_arithmetic")(**LOGGED), measured[model])
     assert arithmetic.value == pytest.approx(UTILITY_ARITHMETIC[model], abs=5e-7)
 
 
