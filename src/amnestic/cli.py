@@ -72,6 +72,7 @@ DEMO_EXAMPLES = """Examples:
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
 LIST_EXAMPLES = """Examples:
   amnestic list methods
+  amnestic list metrics --explain truth_ratio
   amnestic list metrics --json"""
 ENV_EXAMPLES = """Examples:
   amnestic env
@@ -82,6 +83,14 @@ NAMES = DefaultFormatter(
 )
 GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
 Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
+Explain = Annotated[
+    str | None,
+    Parameter(
+        help="Show everything about the one of this name; of a metric its formula, direction, target and source.",
+        show_default=False,
+        group=GENERAL,
+    ),
+]
 Runner = Callable[[Any, Progress], "Run"]
 
 
@@ -323,11 +332,23 @@ def show_environment(*, json: Json = False) -> None:
     _show(facts if json else environment_facts(facts), json)
 
 
-def show_registry(kind: Literal["methods", "metrics", "benchmarks", "trackers"], *, json: Json = False) -> None:
+def show_registry(
+    kind: Literal["methods", "metrics", "benchmarks", "trackers"], *, explain: Explain = None, json: Json = False
+) -> None:
     """Show the methods, metrics, benchmarks or trackers that the other commands know by name."""
     module, name = REGISTRIES[kind]
     registry = getattr(import_module(module), name)
-    _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
+    if explain is None:
+        _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
+        return
+    cls = registry.get(explain)
+    if kind != "metrics":
+        _show({"name": cls.name, "definition": inspect.cleandoc(cls.__doc__ or "")}, json)
+        return
+    from .evaluation.explanation import explain as explained
+    from .evaluation.explanation import lines
+
+    _show(explained(cls) if json else lines(explained(cls)), json)
 
 
 def _show(facts: Mapping[str, Any], as_json: bool) -> None:

@@ -1,15 +1,16 @@
 """One evaluation: the data that a model is measured on, what it is held beside, and the folder of the outcome."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from . import processes
-from .benchmarks.base import open_benchmark
+from .benchmarks.base import opened
 from .config import EvalConfig, write_yaml
+from .data.encode import Encoded
 from .data.quoting import hiding_rows
 from .errors import Interrupted
 from .evaluation.collect import Suite, collect, suite, wanted_metrics
@@ -50,8 +51,7 @@ class Evaluating:
             goes_on = (place / "checkpoints" / FILE).is_file() and not (place / "results.json").exists()
             goes_on = goes_on and not run.overwrite and processes.is_first()
             self.folder = RunFolder(place, run.overwrite, goes_on, processes.is_first(), logs=False)
-            named = config.data.benchmark
-            self.opened = None if named is None else open_benchmark(named, config.data.data)
+            self.benchmark = opened(config.data)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -87,31 +87,26 @@ class Evaluating:
     def gather(self) -> Inputs:
         """Load the model, and read and encode what it is measured on; raises InputError for what cannot be used."""
         config = self.config
-        sources, most = self._sources()
+        named = {split: getattr(config.data, split) for split in SPLITS}
+        sources = {split: name for split, name in named.items() if name is not None}
+        most = config.evaluation.eval_rows
         with hiding_rows(self.redaction.is_on):
             loading = Loading(config.model, AdapterOptions(), config.sharding, 0)
-            inputs = gather_measured(sources, most, loading, config.data, self.given)
+            inputs = gather_measured(sources, self.benchmark, loading, config.data, self.given, most)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         return inputs
 
-    def _sources(self) -> tuple[dict[str, Any], int | None]:
-        """Return split -> what is read for it, and the most rows of each."""
-        if self.opened is not None:
-            return dict(self.opened.evaluation), None
-        named = {split: getattr(self.config.data, split) for split in SPLITS}
-        return {split: name for split, name in named.items() if name is not None}, self.config.evaluation.eval_rows
-
     @property
     def notes(self) -> Mapping[str, str]:
         """Return split -> a sentence to be read with whatever is measured on it."""
-        return {} if self.opened is None else self.opened.notes
+        return {} if self.benchmark is None else self.benchmark.notes
 
     def measuring(self, inputs: Inputs) -> Measuring:
         """Return how the model is measured, without a store; a reference model is loaded."""
         options = self.config.evaluation
-        splits = {name: split.examples for name, split in inputs.splits.items()}
-        if self.opened is None:  # a text is several examples
+        splits: dict[str, Sequence[Encoded]] = {name: split.examples for name, split in inputs.splits.items()}
+        if self.benchmark is None:  # a text is several examples
             splits = {name: evenly(rows, self.config.evaluation.eval_rows) for name, rows in splits.items()}
         measured = Measured.of(inputs.encoder, inputs.examples, splits, self.notes)
         reference = None

@@ -104,9 +104,13 @@ class Unlearning:
     @property
     def measured(self) -> Measured:
         """Return the examples on which metrics are computed before and after."""
+        inputs = self.inputs
+        if inputs.besides.splits:
+            besides = {name: split.examples for name, split in inputs.besides.splits.items()}
+            return Measured.of(inputs.encoder, inputs.besides.examples, besides, self.notes)
         forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
         splits = {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
-        return Measured.of(self.inputs.encoder, self.inputs.examples, splits, {})
+        return Measured.of(inputs.encoder, inputs.examples, splits, {})
 
     @property
     def check(self) -> Check:

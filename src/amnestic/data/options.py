@@ -88,10 +88,6 @@ class EvalData(DataOptions):
 
     indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "holdout", "data", "system_prompt"})
 
-    benchmark: str | None = None
-    """A benchmark and its forget split, such as tofu:forget10, in place of one's own files [default: none]."""
-    data: str | None = None
-    """Folder of the benchmark's files [default: they come from the Hub]."""
     forget: str | None = None
     """What should be forgotten: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
     owner/name[:config[:split]] [default: the benchmark's]."""

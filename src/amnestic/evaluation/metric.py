@@ -57,7 +57,7 @@ class Likelihoods:
     closes: np.ndarray
     """(R,) bool: the row's last scored token is its closing end-of-sequence."""
     example: np.ndarray
-    """(R,) int64: the example that the row answers; in rising order, and 0, 1, ... for the true answers."""
+    """(R,) int64: the example of the split that the row answers; rising, and 0, 1, ... for the true answers."""
     answers: Sequence[str]
     """(R,) the answer of each row, as text."""
     is_span: np.ndarray | None = None
@@ -146,7 +146,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A number about one model; a subclass's fields are its settings, `split` first where it is about one split."""
+    """A number about one model; the fields of a subclass are its settings, `split` first where it is about one."""
 
     name: ClassVar[str]
     on_request: ClassVar[bool] = False

@@ -109,7 +109,8 @@ class ZlibAttack(LikelihoodAttack):
 
     def scores(self, answers: Likelihoods) -> np.ndarray:
         """Return l over bytes."""
-        return answers.losses / np.array([compressed(answer) for answer in answers.answers])
+        scores: np.ndarray = answers.losses / np.array([compressed(answer) for answer in answers.answers])
+        return scores
 
 
 def compressed(text: str) -> int:
@@ -151,7 +152,7 @@ def lowest_mean(values: np.ndarray, count: int) -> float:
 @metric("mia.min_k_plus_plus.auc")
 @dataclass(frozen=True)
 class MinKPlusPlusAttack(MinKAttack):
-    """Tell members by their least likely tokens, each log p standardised under the model's own distribution."""
+    """Tell members by their least likely tokens, log p standardised under the model's own next-token distribution."""
 
     label: ClassVar = "Membership by Min-K%++, AUC"
     formula: ClassVar = "as mia.min_k.auc, of (log p - mean log p) / sd(log p), the variance at least 1e-6"

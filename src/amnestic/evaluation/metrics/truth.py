@@ -52,12 +52,14 @@ def _exponential(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
 def closeness(ratios: np.ndarray) -> np.ndarray:
     """Return min(R, 1/R) of each R (B,): 1 where right and wrong answers are as likely as each other."""
     with np.errstate(divide="ignore"):
-        return np.minimum(ratios, 1 / ratios)
+        closest: np.ndarray = np.minimum(ratios, 1 / ratios)
+    return closest
 
 
 def truthfulness(ratios: np.ndarray) -> np.ndarray:
     """Return max(0, 1 - R) of each R (B,): 1 where wrong answers have no probability beside the right one."""
-    return np.maximum(0.0, 1 - ratios)
+    truthful: np.ndarray = np.maximum(0.0, 1 - ratios)
+    return truthful
 
 
 @metric("truth_ratio")
@@ -116,7 +118,7 @@ def right_answer(contents: Contents, split: str) -> str:
 @metric("truth_ratio_arithmetic")
 @dataclass(frozen=True)
 class TruthRatioArithmetic(TruthRatio):
-    """The truth ratio as TOFU's first code takes it inside model utility: the mean of wrong answers' P, not of losses.
+    """The truth ratio as the first TOFU code takes it inside model utility: from the mean of wrong answers' P.
 
     Values of examples are R.
     """
