@@ -121,7 +121,7 @@ class Reader:
 
     @torch.inference_mode()
     def score(self, rows: Sequence[Row]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield log p of the whole vocabulary (n, V) where an answer's n tokens are predicted, and these tokens (n,)."""
+        """Yield log p of the whole vocabulary (n, V) where an answer is predicted, and its tokens (n,)."""
         for first in range(0, len(rows), self.batch):
             chosen = rows[first : first + self.batch]
             ids, mask = self._padded([row.ids for row in chosen], on_left=False)
