@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
-from .benchmarks.base import opened
+from .benchmarks.base import Benchmark
 from .config import EvalConfig, write_yaml
 from .data.encode import Encoded
 from .data.quoting import hiding_rows
@@ -51,7 +51,8 @@ class Evaluating:
             goes_on = (place / "checkpoints" / FILE).is_file() and not (place / "results.json").exists()
             goes_on = goes_on and not run.overwrite and processes.is_first()
             self.folder = RunFolder(place, run.overwrite, goes_on, processes.is_first(), logs=False)
-            self.benchmark = opened(config.data)
+            named = config.data.benchmark
+            self.benchmark = None if named is None else Benchmark.open(named, config.data.data)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:

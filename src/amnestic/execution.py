@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from . import processes
+from .benchmarks.base import Benchmark
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
@@ -196,12 +197,14 @@ class Execution:
         """Return the examples of a split in one optimiser step, over all processes."""
         return effective_batch(self.config.training)
 
-    def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
+    def gather(
+        self, sources: Mapping[str, str], exclude: str | None = None, benchmark: Benchmark | None = None
+    ) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
         with hiding_rows(self.redaction.is_on):
             settings = Loading(config.model, config.adapter, config.sharding, config.training.seed)
-            inputs = gather(sources, exclude, settings, config.data, self.given)
+            inputs = gather(sources, exclude, settings, config.data, self.given, benchmark)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         self._judge_adapter(inputs.loaded)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
+from .benchmarks.base import Benchmark
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.retention import NLL
 from .data.batches import StepRows
@@ -112,10 +113,13 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
 def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
     method = execution.given.method or build(config.method.method, config.method.method_args)
     with execution.timed("load"):
-        inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
+        benchmark = None
+        if config.data.benchmark is not None:
+            benchmark = Benchmark.open(config.data.benchmark, config.data.data)
+        inputs = execution.gather(config.data.sources, benchmark=benchmark)
         refuse_shared(inputs)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
-        measured = task.measured
+        measured = task.measured({} if benchmark is None else benchmark.notes)
         retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measured)
         if isinstance(retrained, Loaded):
             execution.folder.refuse_inputs(retrained.files)
