@@ -127,7 +127,9 @@ def gather(
     data is read first: a broken line costs no loading.
     """
     with processes.agreed():
-        named = {name: Source(source) for name, source in sources.items()} if benchmark is None else benchmark.training()
+        named = (
+            {name: Source(source) for name, source in sources.items()} if benchmark is None else benchmark.training()
+        )
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
         if exclude is not None:
@@ -140,7 +142,12 @@ def gather(
 
 
 def gather_measured(
-    sources: Mapping[str, str], benchmark: Benchmark | None, loading: Loading, data: DataOptions, given: Given, most: int
+    sources: Mapping[str, str],
+    benchmark: Benchmark | None,
+    loading: Loading,
+    data: DataOptions,
+    given: Given,
+    most: int,
 ) -> Inputs:
     """Read what a model is to be measured on, with other answers to its prompts; `most` rows of a split of `sources`.
 

@@ -48,7 +48,7 @@ class Earlier:
         return cls(folder, results)
 
     def measurements(self, own: Measured) -> dict[str, Measurement]:
-        """Return what was measured, with the values of each example; a model that is measured on `own` is held beside it.
+        """Return what was measured, with the values of each example, to stand beside a model measured on `own`.
 
         Raises InputError where the two were not measured on the same: the numbers could not be compared.
         """

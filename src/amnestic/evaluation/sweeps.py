@@ -20,6 +20,7 @@ from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
 from ..model.generate import Generated, generate
+from ..model.gradient_norms import gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
 from ..model.signals import Needs, read
@@ -315,8 +316,6 @@ def _generated_rows(subject: Subject, need: GeneratedLikelihood, answers: Genera
 
 def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed, Any]:
     """Return the gradient norms of the true answers of each need."""
-    from ..model.gradient_norms import gradient_norms
-
     return {need: gradient_norms(subject.loaded, subject.splits[need.split], subject.advance) for need in needs}
 
 
