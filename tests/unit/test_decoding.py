@@ -22,7 +22,7 @@ from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.model import decoding, memory
 from amnestic.model.decoding import Begun, Counts, Decoding, examine_decoding
-from amnestic.model.generate import Generated, Settings, agreement, generate
+from amnestic.model.generate import Generated, Settings, agreed_tokens, generate
 from amnestic.model.load import Loaded, load
 from amnestic.model.options import ModelOptions
 from amnestic.model.sharding import forward_only
@@ -125,11 +125,11 @@ def test_whatever_ends_when_the_tokens_are_those_of_a_loop_without_cache(
     agreed = [data.draw(st.integers(0, NEW)) for _ in order]
     examples = [with_draft(rows(LENGTHS)[i], expected[i], a) for i, a in zip(order, agreed, strict=True)]
     llama.model.generation_config.eos_token_id = [*stops]
-    settings, kept = Settings(NEW, 4), {}
+    settings, kept = Settings(NEW, 4), dict[int, Generated]()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(decoding, "MOST_ROWS", {"cpu": data.draw(st.sampled_from([1, 2, 5, 50]))})
         patch.setattr(decoding, "POSITIONS", {"cpu": data.draw(st.sampled_from([1, 20, 60, 1000]))})
-        found = generate(llama, NUMBERS, examples, settings, agreed, keep=kept.__setitem__)
+        found = generate(llama, NUMBERS, examples, settings, agreed, keep=kept.update)
     answers = [cut(expected[i], stops) for i in order]
     assert ended(found) == answers
     assert [answer.text for answer in found] == [" ".join(map(str, tokens)) for tokens, _ in answers]
@@ -176,11 +176,11 @@ def test_nothing_is_computed_for_what_drafts_tell(llama: Loaded, monkeypatch: py
     monkeypatch.setattr(llama.model, "forward", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(llama.model.generation_config, "eos_token_id", 7)
     examples = [row([3, 4], [5, 6, 2], closes=True), row([3], [5, 7, 6]), row([3, 4], [9] * 20), row([3], [9] * NEW)]
-    settings, done = Settings(NEW, 4), []
-    found = generate(llama, NUMBERS, examples, settings, [3, 3, 20, NEW], advance=done.append)
+    settings, done = Settings(NEW, 4), list[int]()
+    found = generate(llama, NUMBERS, examples, settings, [3, 3, 20, NEW], keep=done.extend)
     assert ended(found) == [([5, 6], True), ([5], True), ([9] * NEW, False), ([9] * NEW, False)]
     assert settings.counts == Counts()
-    assert done == [1] * 4
+    assert done == [0, 1, 2, 3]
 
 
 def test_an_answer_goes_on_behind_a_true_one_that_was_cut(llama: Loaded, expected: list[list[int]]) -> None:
@@ -194,10 +194,10 @@ def test_how_much_of_an_answer_agrees() -> None:
     """Counted behind the prompt, whichever tokens are scored: of a corpus chunk all but the first are."""
     answer = row([3, 4], [5, 6, 7])
     for flags, count in (("111", 3), ("110", 2), ("011", 0), ("101", 1)):
-        assert agreement(answer, np.array([flag == "1" for flag in flags])) == count
+        assert agreed_tokens(answer, np.array([flag == "1" for flag in flags])) == count
     chunk = Encoded("", np.arange(6), np.arange(6) > 0, 3, False, "", "")
-    assert agreement(chunk, np.array([False, False, True, True, False])) == 2
-    assert agreement(chunk, np.array([True] * 5)) == 3
+    assert agreed_tokens(chunk, np.array([False, False, True, True, False])) == 2
+    assert agreed_tokens(chunk, np.array([True] * 5)) == 3
 
 
 def test_a_model_without_numbers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_too_little_memory_means_fewer_at_once(
     monkeypatch.setattr(llama.model.generation_config, "eos_token_id", [*range(0, VOCABULARY, 9)])
     monkeypatch.setattr(decoding, "POSITIONS", {"cpu": 24})
     kept: list[int] = []
-    found = generate(llama, NUMBERS, rows(LENGTHS), Settings(NEW, 4), keep=lambda i, _: kept.append(i))
+    found = generate(llama, NUMBERS, rows(LENGTHS), Settings(NEW, 4), keep=kept.extend)
     assert ended(found) == [cut(tokens, range(0, VOCABULARY, 9)) for tokens in expected]
     assert sorted(kept) == [*range(len(LENGTHS))]
     assert max(sizes) > 3
@@ -404,7 +404,7 @@ def test_answers_of_trained_models_are_those_of_transformers(
             for i, line in enumerate(lines)
         ]
         examples += [*encoder.encode(split, written).examples]
-    agreed = [agreement(example, likeliest(loaded.model, example)) for example in examples]
+    agreed = [agreed_tokens(example, likeliest(loaded.model, example)) for example in examples]
     plain, drafted = (generate(loaded, loaded.tokenizer, examples, Settings(60, 8), own) for own in (None, agreed))
     assert ended(plain) == ended(drafted) == [alone(loaded, example) for example in examples]
     assert (sum(agreed) > 200) is (name == "tiny_full")

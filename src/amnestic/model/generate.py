@@ -1,7 +1,9 @@
 """Greedy answers, from the prompt's tokens as they stand in the whole conversation."""
 
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,8 +41,10 @@ class Settings:
     """Is told what it took."""
 
 
-Keep = Callable[[int, Generated], None]
-"""Is told the index of an example, and its answer, as soon as it is there."""
+Keep = Callable[[dict[int, Generated]], None]
+"""Is told the answers that were found since it was told last, by the index of their examples."""
+PAUSE = 0.5
+"""Seconds from one time that answers are told to the next, at least."""
 
 
 def generate(
@@ -49,34 +53,34 @@ def generate(
     examples: Sequence[Encoded],
     settings: Settings,
     agreed: Sequence[int] | None = None,
-    *,
-    advance: Callable[[int], None] = lambda rows: None,
-    keep: Keep = lambda index, generated: None,
+    keep: Keep = lambda found: None,
 ) -> list[Generated]:
     """Return the greedy continuation of each example's prompt, cut at the end-of-sequence (or end-of-turn) token.
 
-    `agreed` says how many tokens of each true answer, from its first, are known to be greedy: decoding starts behind
-    them (`agreement`), and not at all where they tell the whole. A text ends where the model knows no further position.
+    `agreed` says how many tokens of each true answer, from its first, are known to be greedy (`agreed_tokens`):
+    decoding starts behind them, and not at all where they tell the whole. A text ends where the model knows no further
+    position.
 
-    Several processes share the work, and all return the whole; `keep` is told of each answer once, by the process that
-    found it, and `advance` how many examples are done, on all of them.
+    Several processes share the work, and all return the whole. `keep` is told of every answer once, on each of them:
+    soon after it was found, also where an error ends the work; of what others found at the end.
     """
-    answers = _Answers(tokenizer, len(examples), keep, advance)
+    answers = _Answers(tokenizer, keep)
     stops = _stops(loaded.model, tokenizer, examples)
     begun: list[Begun] = []
     for i, example in enumerate(examples):
         row, has_ended = _begin(loaded, i, example, agreed[i] if agreed is not None else 0, settings, stops)
         if row.most > 0 and not has_ended:
             begun.append(row)
-        elif i % processes.count() == processes.rank():
+        else:
             answers.finish(row, [], has_ended)
-    if begun:
-        with forward_only(loaded.model):
-            _decode(loaded, begun, settings, stops, answers)
-    return answers.gathered()
+    with answers.told():
+        if begun:
+            with forward_only(loaded.model):
+                _decode(loaded, begun, settings, stops, answers)
+    return answers.gathered(len(examples))
 
 
-def agreement(example: Encoded, is_argmax: np.ndarray) -> int:
+def agreed_tokens(example: Encoded, is_argmax: np.ndarray) -> int:
     """Return how many tokens behind the prompt are the likeliest one after the other, from the first on.
 
     `is_argmax` (N,) says it of each scored token, given what stands before it in the example.
@@ -90,33 +94,42 @@ def agreement(example: Encoded, is_argmax: np.ndarray) -> int:
 class _Answers:
     """What is found, in this process and then in all."""
 
-    def __init__(self, tokenizer: Any, count: int, keep: Keep, advance: Callable[[int], None]) -> None:
+    def __init__(self, tokenizer: Any, keep: Keep) -> None:
         self._tokenizer = tokenizer
         self._keep = keep
-        self._advance = advance
-        self._count = count
         self._found: dict[int, Generated] = {}
-        self._told = 0
+        self._new: dict[int, Generated] = {}
+        self._time = time.monotonic()
 
     def finish(self, row: Begun, new: list[int], has_ended: bool) -> None:
-        """Keep an answer: what was known of it, and what is new."""
+        """Take an answer: what was known of it, and what is new."""
         tokens = [*row.tokens[row.prompt_length :].tolist(), *new]
         text = self._tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        self._found[row.index] = Generated(np.array(tokens, dtype=np.int64), text, has_ended)
-        self._keep(row.index, self._found[row.index])
-        self._tell(len(self._found) * processes.count())  # the others are about as far
+        self._new[row.index] = Generated(np.array(tokens, dtype=np.int64), text, has_ended)
+        if time.monotonic() - self._time > PAUSE:
+            self._tell()
 
-    def gathered(self) -> list[Generated]:
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell what was found in the context, however it ends."""
+        try:
+            yield
+        finally:
+            self._tell()
+
+    def gathered(self, count: int) -> list[Generated]:
         """Return the answers of all processes, in the order of the examples."""
-        found = {index: answer for share in processes.gathered(self._found) for index, answer in share.items()}
-        self._tell(self._count)
-        return [found[index] for index in range(self._count)]
+        for share in processes.gathered(self._found):
+            self._new |= {index: answer for index, answer in share.items() if index not in self._found}
+        self._tell()
+        return [self._found[index] for index in range(count)]
 
-    def _tell(self, done: int) -> None:
-        done = min(done, self._count)
-        if done > self._told:
-            self._advance(done - self._told)
-            self._told = done
+    def _tell(self) -> None:
+        new, self._new = self._new, {}
+        self._found |= new
+        if new:
+            self._keep(new)
+        self._time = time.monotonic()
 
 
 def _begin(
