@@ -20,11 +20,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions
-from .data.options import FinetuneData, UnlearnData
+from .data.options import EvalData, FinetuneData, UnlearnData
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .errors import InputError, nearest
-from .evaluation.options import EvaluationOptions, UnlearnEvaluation
+from .evaluation.options import EvaluationOptions, StandaloneEvaluation, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
 from .methods.options import MethodOptions
 from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
@@ -35,6 +35,7 @@ from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraini
 __all__ = [
     "RIVALS",
     "DemoConfig",
+    "EvalConfig",
     "FinetuneConfig",
     "Option",
     "RunOptions",
@@ -110,6 +111,25 @@ class FinetuneConfig:
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: HubOptions = field(default_factory=HubOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun(RunOptions):
+    """Where an evaluation goes."""
+
+    output_dir: str = "amnestic-eval"
+    """Folder of the evaluation; one that was interrupted in it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Everything that decides a run of ``amnestic eval``."""
+
+    run: EvalRun = field(default_factory=EvalRun)
+    model: ModelOptions
+    data: EvalData
+    evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
+    sharding: ShardingOptions = field(default_factory=ShardingOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
