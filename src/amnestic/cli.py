@@ -19,7 +19,18 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliToken
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
 from . import launch
-from .config import DemoConfig, EvalConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
+from .config import (
+    DemoConfig,
+    EvalConfig,
+    FinetuneConfig,
+    Option,
+    UnlearnConfig,
+    from_mapping,
+    names,
+    options,
+    override,
+    read_yaml,
+)
 from .credentials import masked_output
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline

@@ -1,15 +1,16 @@
 """One evaluation: the data that a model is measured on, what it is held beside, and the folder of the outcome."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from . import processes
-from .benchmarks.base import open_benchmark
+from .benchmarks.base import Benchmark
 from .config import EvalConfig, write_yaml
+from .data.encode import Encoded
 from .data.quoting import hiding_rows
 from .errors import Interrupted
 from .evaluation.collect import Suite, collect, suite, wanted_metrics
@@ -19,7 +20,7 @@ from .evaluation.plan import planned, vocabulary_rows
 from .evaluation.store import FILE, Store
 from .inputs import Given, Inputs, Loading, gather_measured, load_beside
 from .interruption import Interruption
-from .measuring import Measured, Measuring, Recorded, joined
+from .measuring import Measured, Measuring, Recorded, evenly, joined
 from .model.load import Loaded, digest
 from .model.options import AdapterOptions
 from .model.sharding import device_of
@@ -28,7 +29,6 @@ from .reports.environment import environment, file_hashes
 from .reports.redaction import Redaction
 from .reports.results import SCHEMA
 from .reports.run_folder import RunFolder, peak_memory
-from .retrained import Earlier
 from .shortage import memory_explained
 
 SPLITS = ("forget", "retain", "holdout")
@@ -52,7 +52,7 @@ class Evaluating:
             goes_on = goes_on and not run.overwrite and processes.is_first()
             self.folder = RunFolder(place, run.overwrite, goes_on, processes.is_first(), logs=False)
             named = config.data.benchmark
-            self.opened = None if named is None else open_benchmark(named, config.data.data)
+            self.benchmark = None if named is None else Benchmark.open(named, config.data.data)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -88,48 +88,32 @@ class Evaluating:
     def gather(self) -> Inputs:
         """Load the model, and read and encode what it is measured on; raises InputError for what cannot be used."""
         config = self.config
-        sources, most = self._sources()
+        named = {split: getattr(config.data, split) for split in SPLITS}
+        sources = {split: name for split, name in named.items() if name is not None}
+        most = config.evaluation.eval_rows
         with hiding_rows(self.redaction.is_on):
             loading = Loading(config.model, AdapterOptions(), config.sharding, 0)
-            inputs = gather_measured(sources, most, loading, config.data, self.given)
+            inputs = gather_measured(sources, self.benchmark, loading, config.data, self.given, most)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         return inputs
 
-    def _sources(self) -> tuple[dict[str, Any], int | None]:
-        """Return split -> what is read for it, and the most rows of each."""
-        if self.opened is not None:
-            return dict(self.opened.evaluation), None
-        named = {split: getattr(self.config.data, split) for split in SPLITS}
-        return {split: name for split, name in named.items() if name is not None}, self.config.evaluation.eval_rows
-
     @property
     def notes(self) -> Mapping[str, str]:
         """Return split -> a sentence to be read with whatever is measured on it."""
-        return {} if self.opened is None else self.opened.notes
+        return {} if self.benchmark is None else self.benchmark.notes
 
     def measuring(self, inputs: Inputs) -> Measuring:
         """Return how the model is measured, without a store; a reference model is loaded."""
         options = self.config.evaluation
-        measured = Measured.of(inputs.encoder, inputs.examples, self.notes)
+        splits: dict[str, Sequence[Encoded]] = {name: split.examples for name, split in inputs.splits.items()}
+        if self.benchmark is None:  # a text is several examples
+            splits = {name: evenly(rows, self.config.evaluation.eval_rows) for name, rows in splits.items()}
+        measured = Measured.of(inputs.encoder, inputs.examples, splits, self.notes)
         reference = None
         if options.reference is not None:
             reference = load_beside(inputs, self.config.model, options.reference, "--reference")
         return Measuring(options, measured, None, reference)
-
-    def retrained(self, inputs: Inputs, measured: Measured) -> Loaded | dict[str, Measurement] | None:
-        """Return what was measured of the retrained model, or that model where nothing was yet.
-
-        Raises InputError where it cannot be used.
-        """
-        name = self.config.evaluation.retrained
-        if name is None:
-            return None
-        with processes.agreed():
-            earlier = Earlier.at(name)
-            if earlier is not None:
-                return earlier.measurements(measured.facts, template_facts(inputs))
-        return load_beside(inputs, self.config.model, name, "--retrained")
 
     def beside(self, retrained: Loaded | dict[str, Measurement] | None, measuring: Measuring) -> Measuring:
         """Return `measuring` with the numbers of the retrained model, which are measured where there are none yet.
@@ -232,7 +216,7 @@ class Evaluating:
         return processes.from_first(results)
 
     def _results(self, inputs: Inputs, measuring: Measuring, recorded: Recorded) -> dict[str, Any]:
-        facts, config = template_facts(inputs), self.config
+        template, config = measuring.measured.template, self.config
         named = {
             "benchmark": config.data.benchmark,
             "retrained": config.evaluation.retrained,
@@ -248,22 +232,13 @@ class Evaluating:
             **recorded.facts,
             "data": inputs.facts,
             "measured_on": self.redaction.measured(measuring.measured.facts),
-            "template": self.redaction.template(facts["template"]),
-            "prompts": self.redaction.prompts(facts["prompts"]),
+            "template": self.redaction.template(template["template"]),
+            "prompts": self.redaction.prompts(template["prompts"]),
             "timings": self.seconds | recorded.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,
             **({"redacted": True} if self.redaction.is_on else {}),
         }
-
-
-def template_facts(inputs: Inputs) -> dict[str, Any]:
-    """Return what results.json says of how prompts were rendered, and the first one of each split."""
-    first = {split: examples[0] for split, examples in inputs.examples.items()}
-    return {
-        "template": inputs.encoder.facts(next(iter(first.values()))),
-        "prompts": {split: inputs.encoder.prompt(example) for split, example in first.items()},
-    }
 
 
 def of_retrained(contents: Contents, names: tuple[str, ...]) -> Suite:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from . import processes
+from .benchmarks.base import Benchmark
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
-from .data.records import take
 from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import collect
 from .evaluation.plan import planned
@@ -46,7 +46,6 @@ RELOAD_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16
 
 MEASURED = "measured.json"
 """File of the checkpoints' folder that holds what was measured before the first step."""
-
 
 
 @dataclass(frozen=True)
@@ -198,12 +197,14 @@ class Execution:
         """Return the examples of a split in one optimiser step, over all processes."""
         return effective_batch(self.config.training)
 
-    def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
+    def gather(
+        self, sources: Mapping[str, str], exclude: str | None = None, benchmark: Benchmark | None = None
+    ) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
         with hiding_rows(self.redaction.is_on):
             settings = Loading(config.model, config.adapter, config.sharding, config.training.seed)
-            inputs = gather(sources, exclude, settings, config.data, self.given)
+            inputs = gather(sources, exclude, settings, config.data, self.given, benchmark)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         self._judge_adapter(inputs.loaded)

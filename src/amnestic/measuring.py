@@ -12,7 +12,7 @@ from .data.alternates import Alternates, alternates_of
 from .data.encode import Encoded, Encoder
 from .data.example import Example
 from .data.records import take
-from .evaluation.collect import Collected, Suite, collect, suite
+from .evaluation.collect import Collected, Suite, suite
 from .evaluation.metric import Measurement
 from .evaluation.options import EvaluationOptions
 from .evaluation.store import Store
@@ -30,12 +30,26 @@ class Measured:
     """Split -> kind of other answers -> their rows."""
     notes: Mapping[str, str] = field(default_factory=dict)
     """Split -> a sentence to be read with whatever is measured on it."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """How prompts were rendered, and the first one of each split, as results.json has it."""
 
     @classmethod
-    def of(cls, encoder: Encoder, examples: Mapping[str, Sequence[Example]], notes: Mapping[str, str]) -> "Measured":
-        """Return `examples`, encoded with all their answers."""
-        splits = {name: encoder.encode(name, rows).examples for name, rows in examples.items()}
-        return cls(splits, {name: alternates_of(encoder, examples[name], rows) for name, rows in splits.items()}, notes)
+    def of(
+        cls,
+        encoder: Encoder,
+        examples: Mapping[str, Sequence[Example]],
+        splits: Mapping[str, Sequence[Encoded]],
+        notes: Mapping[str, str],
+    ) -> "Measured":
+        """Return `splits` with all other answers to their prompts; `examples` are what they were encoded from."""
+        chosen = {name: _sources(examples[name], rows) for name, rows in splits.items()}
+        alternates = {name: alternates_of(encoder, chosen[name], rows) for name, rows in splits.items()}
+        first = {name: rows[0] for name, rows in chosen.items()}
+        template = {
+            "template": encoder.facts(next(iter(first.values()))),
+            "prompts": {name: encoder.prompt(example) for name, example in first.items()},
+        }
+        return cls(splits, alternates, notes, template)
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -55,6 +69,17 @@ class Measured:
             "content": content.hexdigest(),
             "tokens": tokens.hexdigest(),
         }
+
+
+def _sources(examples: Sequence[Example], rows: Sequence[Encoded]) -> Sequence[Example]:
+    """Return the examples that `rows` were encoded from, each once; a chunk's id is its example's and a number."""
+    names = dict.fromkeys(row.id.partition(".")[0] for row in rows)
+    numbers = [int(name.rpartition(":")[2]) for name in names]
+    size = len(examples)
+    if all(n < size and examples[n].id == name for n, name in zip(numbers, names, strict=True)):
+        return take(examples, numbers)  # nothing was left out: none of a million other rows need be read
+    places = {example.id: place for place, example in enumerate(examples)}
+    return take(examples, [places[name] for name in names])
 
 
 @dataclass(frozen=True)
@@ -119,7 +144,7 @@ def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dic
 
 
 def _column(key: str, split: str) -> str | None:
-    """Return the column of `split` that holds the values of a key's examples; the forget split has those of no split."""
+    """Return the column of `split` that holds what a key has of examples; the forget split has those of attacks."""
     name, _, metric = key.partition(".")
     if name == split and metric:
         return metric

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import processes
 from .errors import InputError
 from .evaluation.metric import Measurement
-from .measuring import Recorded
+from .inputs import Inputs, load_beside
+from .measuring import Measured, Recorded
+from .model.load import Loaded
+from .model.options import ModelOptions
 from .reports.files import read_json
 from .reports.prompts import refuse_other_prompts
 from .reports.results import SCHEMA
@@ -43,23 +47,31 @@ class Earlier:
             return None
         return cls(folder, results)
 
-    def measurements(self, facts: Mapping[str, Any], template: Mapping[str, Any]) -> dict[str, Measurement]:
-        """Return what was measured, with the values of each example.
+    def measurements(self, own: Measured) -> dict[str, Measurement]:
+        """Return what was measured, with the values of each example, to stand beside a model measured on `own`.
 
-        `facts` (`Measured.facts`) and `template` (what results.json says of prompts) are those of the model that is held
-        beside it. Raises InputError where these differ on a split that both have: the numbers could not be compared.
+        Raises InputError where the two were not measured on the same: the numbers could not be compared.
         """
         measured = self.results.get("measured_on", {})
-        if "forget" not in measured:
-            raise InputError(f"--retrained {self.folder} was not measured on a forget split; evaluate it with the same data.")
-        for split in [split for split in facts if split in measured]:
+        if "forget" not in measured or "forget" not in own.splits:
+            raise InputError(
+                f"--retrained {self.folder} was not measured on a forget split; evaluate it on the same data."
+            )
+        if "content" not in measured["forget"]:
+            raise InputError(
+                f"--retrained {self.folder} is redacted, so nobody can tell whether it was measured on the same rows; "
+                "give the model itself."
+            )
+        facts = own.facts
+        shared = [split for split in facts if split in measured]
+        for split in shared:
             self._refuse_other(split, measured[split], facts[split])
-        refuse_other_prompts(template, self.results, f"--retrained {self.folder}")
-        for split in [split for split in facts if split in measured]:
+        refuse_other_prompts(own.template, self.results, f"--retrained {self.folder}")
+        for split in shared:
             if measured[split]["tokens"] != facts[split]["tokens"]:
                 raise InputError(
-                    f"--retrained {self.folder} read the same {split} rows as other tokens; expected a model of the same "
-                    "tokenizer, measured with the same --max_length."
+                    f"--retrained {self.folder} read the same {split} rows as other tokens; expected a model of the "
+                    "same tokenizer, measured with the same --max_length."
                 )
         columns = {split: self._columns(split) for split in measured}
         return Recorded(dict(self.results["metrics"]), columns).measurements
@@ -87,3 +99,21 @@ class Earlier:
 
 def _listed(answers: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}s" for kind, count in answers.items())
+
+
+def find_retrained(
+    name: str | None, inputs: Inputs, options: ModelOptions, measured: Measured
+) -> Loaded | dict[str, Measurement] | None:
+    """Return what was measured of the retrained model `name`, or that model where nothing was yet.
+
+    The folder of an evaluation stands for its numbers, that of a run for the model that it wrote. Raises InputError
+    where it cannot be used.
+    """
+    if name is None:
+        return None
+    with processes.agreed():
+        earlier = Earlier.at(name)
+        if earlier is not None:
+            return earlier.measurements(measured)
+    inner = Path(name) / "model"
+    return load_beside(inputs, options, str(inner) if (inner / "config.json").is_file() else name, "--retrained")

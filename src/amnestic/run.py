@@ -6,22 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
+from .benchmarks.base import Benchmark
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.retention import NLL
 from .data.batches import StepRows
 from .errors import InputError
-from .evaluating import Evaluating
+from .evaluating import SPLITS, Evaluating
 from .evaluation.plan import planned
 from .execution import Check, Execution
-from .inputs import Given, Inputs, refuse_shared
+from .inputs import Given, refuse_shared
 from .measuring import Measured, Recorded, evenly
 from .methods.base import Method, build
-from .model.form import examine
-from .model.load import Loaded, digest, load, spread
-from .model.packing import examine_packing
-from .model.sharding import device_of
+from .model.load import Loaded, digest
 from .progress import Progress
 from .reports.verdict import verdict
+from .retrained import find_retrained
 from .training.loop import Loop, Plan
 from .training.problem import Problem, Term
 from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
@@ -88,26 +87,18 @@ def finetune(
 
 
 def evaluate(
-    model: Any,
-    *,
-    output_dir: str | Path,
-    benchmark: str | None = None,
-    forget: Any = None,
-    retain: Any = None,
-    holdout: Any = None,
-    tokenizer: Any = None,
-    progress: Progress | None = None,
-    **options: Any,
+    model: Any, *, output_dir: str | Path, tokenizer: Any = None, progress: Progress | None = None, **options: Any
 ) -> Run:
-    """Measure `model` on `benchmark` (``tofu:forget10``), or on rows of one's own; the same code as ``amnestic eval``.
+    """Measure `model` on a ``benchmark`` ("tofu:forget10"), or on ``forget``, ``retain`` and ``holdout`` rows.
+
+    The same code as ``amnestic eval``.
 
     Arguments and errors are those of `unlearn`; ``results["metrics"]`` of what is returned holds the numbers, and
     ``results["not_computed"]`` why others are missing. The model is left as it is.
     """
-    named = {"model": model, "tokenizer": tokenizer, "forget": forget, "retain": retain, "holdout": holdout}
-    given, names = Given.split(named)
-    chosen = {} if benchmark is None else {"benchmark": benchmark}
-    mapping = {"output_dir": output_dir} | names | chosen | options
+    rows = {split: options.pop(split) for split in SPLITS if split in options}
+    given, names = Given.split({"model": model, "tokenizer": tokenizer, **rows})
+    mapping = {"output_dir": output_dir} | names | options
     return run_eval(from_mapping(EvalConfig, mapping), progress, given)
 
 
@@ -122,22 +113,30 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
 def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
     method = execution.given.method or build(config.method.method, config.method.method_args)
     with execution.timed("load"):
-        inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
+        benchmark = None
+        if config.data.benchmark is not None:
+            benchmark = Benchmark.open(config.data.benchmark, config.data.data)
+        inputs = execution.gather(config.data.sources, benchmark=benchmark)
         refuse_shared(inputs)
-        retrained = execution.beside(inputs, config.evaluation.retrained)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
+        measured = task.measured({} if benchmark is None else benchmark.notes)
+        retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measured)
+        if isinstance(retrained, Loaded):
+            execution.folder.refuse_inputs(retrained.files)
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
         probes = task.judge(execution)
         execution.announce(inputs, task.plan, task.facts(probes))
-        measuring, recorded = execution.measuring(task.measured), {}
-        if retrained is not None:
+        measuring, recorded = execution.measuring(measured), {}
+        if isinstance(retrained, Loaded):
             title = "measure the retrained model"
             name = f"retrained {digest(retrained)}"
             recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
             del retrained  # training needs the memory
             measuring = replace(measuring, retrained=recorded["retrained"].measurements)
+        elif retrained is not None:
+            measuring = replace(measuring, retrained=retrained)
         title = "measure the model before"
         recorded["before"] = execution.measure_once("before", title, inputs.loaded, measuring)
     with execution.opened(inputs):
@@ -188,7 +187,7 @@ def _evaluate(evaluating: Evaluating, config: EvalConfig) -> Run:
     with evaluating.timed("load"):
         inputs = evaluating.gather()
         measuring = evaluating.measuring(inputs)
-        retrained = evaluating.retrained(inputs, measuring.measured)
+        retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measuring.measured)
     loaded, folder = inputs.loaded, evaluating.folder.path
     if config.evaluation.plan:
         return Run(loaded.model, loaded.tokenizer, evaluating.only_planned(inputs, measuring, retrained), folder)

@@ -22,6 +22,15 @@ KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub dat
 SUFFIXES = f"{', '.join(READERS)}; .gz may follow all but the last"
 
 
+class HubError(InputError):
+    """A data set of the Hub cannot be loaded."""
+
+    def __init__(self, source: str, cause: str, advice: str) -> None:
+        """`cause` is what the library said, `advice` the rest of the sentence."""
+        super().__init__(f"{source} cannot be loaded from the Hub ({cause}){advice}")
+        self.source, self.cause = source, cause
+
+
 def read_examples(
     source: str | Path | Iterable[Any], split: str, options: DataOptions, alternates: bool = False
 ) -> Rows[Example]:
@@ -180,10 +189,9 @@ def _from_hub(source: str) -> Any:
     try:
         loaded = datasets.load_dataset(name, config or None, split=split or None)
     except Exception as error:  # the network, the Hub and a data set's own files fail in every way
-        raise InputError(
-            f"{source} cannot be loaded from the Hub ({type(error).__name__}: {quoted(one_line(error))}), and there is "
-            f"no file or folder of that name{_advice(Path(source))}"
-        ) from error
+        cause = f"{type(error).__name__}: {quoted(one_line(error))}"
+        advice = f", and there is no file or folder of that name{_advice(Path(source))}"
+        raise HubError(source, cause, advice) from error
     if not isinstance(loaded, Mapping):
         return loaded
     if len(loaded) != 1:

@@ -5,6 +5,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -92,7 +93,7 @@ def _attention(paths: Sequence[np.ndarray], size: int) -> dict[str, object]:
     `paths` are the positions of each row. Attention lays the rows out one by one, the longest first, and takes each
     position's value from one of the rows that have it. A row that another one begins with needs none of its own.
     """
-    is_part = [len(path) <= len(after) and (path == after[: len(path)]).all() for path, after in zip(paths, paths[1:], strict=False)]
+    is_part = [len(path) <= len(after) and (path == after[: len(path)]).all() for path, after in pairwise(paths)]
     own = [path for path, covered in zip(paths, [*is_part, False], strict=True) if not covered]
     own.sort(key=len, reverse=True)
     rows = np.concatenate(own)

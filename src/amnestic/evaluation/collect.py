@@ -121,6 +121,6 @@ def _swept(item: Metric) -> list[SweptNeed]:
     for need in item.needs().values():
         if isinstance(need, Metric):
             found += _swept(need)
-        elif not isinstance(need, OfRetrained):
+        elif isinstance(need, SweptNeed):
             found.append(need)
     return found

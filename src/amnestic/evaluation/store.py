@@ -84,7 +84,9 @@ class Store:
 
 
 def _name(model: str, kind: str, key: bytes) -> bytes:
-    return hashlib.blake2b(b"\0".join([str(FORMAT).encode(), model.encode(), kind.encode(), key]), digest_size=16).digest()
+    return hashlib.blake2b(
+        b"\0".join([str(FORMAT).encode(), model.encode(), kind.encode(), key]), digest_size=16
+    ).digest()
 
 
 def _opened(folder: Path) -> sqlite3.Connection:

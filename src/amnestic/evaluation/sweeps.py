@@ -20,6 +20,7 @@ from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
 from ..model.generate import Generated, generate
+from ..model.gradient_norms import gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
 from ..model.signals import Needs, read
@@ -171,9 +172,9 @@ def _scored(work: Reading, run: list[int]) -> dict[bytes, np.ndarray]:
         found = read(loaded.model, batch.to(device_of(loaded.model)), {"": EVERY_TOKEN}, loaded.vocabulary, loaded.form)
         values = found[""].values
         table = torch.cat([values[n][:, None] for n in ("token_logp", "is_argmax", "margin")] + [values["moments"]], 1)
-    table = table.cpu().double().numpy()[place]
+    found_values = table.cpu().double().numpy()[place]
     ends = np.cumsum([work.rows[i].scored for i in run])
-    return {work.keys[i]: part for i, part in zip(run, np.split(table, ends[:-1]), strict=True)} if run else {}
+    return {work.keys[i]: part for i, part in zip(run, np.split(found_values, ends[:-1]), strict=True)} if run else {}
 
 
 def likelihoods(subject: Subject, needs: Sequence[Likelihood]) -> dict[SweptNeed, Any]:
@@ -211,9 +212,7 @@ def _marked(rows: Sequence[Encoded]) -> np.ndarray | None:
     return np.concatenate([np.zeros(0, dtype=bool), *parts])
 
 
-def generations(
-    subject: Subject, needs: Sequence[Generation], tables: Mapping[SweptNeed, Any]
-) -> dict[SweptNeed, Any]:
+def generations(subject: Subject, needs: Sequence[Generation], tables: Mapping[SweptNeed, Any]) -> dict[SweptNeed, Any]:
     """Return the greedy answers of each need; a prompt that several have in common is continued once.
 
     What a model gives of the true answer by itself was told by its scores, and is not generated.
@@ -317,11 +316,7 @@ def _generated_rows(subject: Subject, need: GeneratedLikelihood, answers: Genera
 
 def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed, Any]:
     """Return the gradient norms of the true answers of each need."""
-    from ..model.gradient_norms import gradient_norms
-
-    return {
-        need: gradient_norms(subject.loaded, subject.splits[need.split], subject.advance) for need in needs
-    }
+    return {need: gradient_norms(subject.loaded, subject.splits[need.split], subject.advance) for need in needs}
 
 
 @contextmanager
@@ -344,14 +339,14 @@ class Order:
     @classmethod
     def of(cls, needs: Sequence[SweptNeed]) -> "Order":
         """Return `needs`, each once, and what these need themselves."""
-        found = [[need for need in dict.fromkeys(needs) if isinstance(need, kind)] for kind in KINDS]
-        scored, continued, generated, norms = found
+        wanted = list(dict.fromkeys(needs))
+        scored = [need for need in wanted if isinstance(need, Likelihood)]
+        continued = [need for need in wanted if isinstance(need, Generation)]
+        generated = [need for need in wanted if isinstance(need, GeneratedLikelihood)]
+        norms = [need for need in wanted if isinstance(need, GradientNorm)]
         continued = list(dict.fromkeys([*continued, *(Generation(need.split) for need in generated)]))
         scored = list(dict.fromkeys([*scored, *(Likelihood(need.split) for need in continued)]))
         return cls(scored, continued, generated, norms)
-
-
-KINDS = (Likelihood, Generation, GeneratedLikelihood, GradientNorm)
 
 
 def sweep(subject: Subject, needs: Sequence[SweptNeed], seconds: dict[str, float]) -> dict[SweptNeed, Any]:

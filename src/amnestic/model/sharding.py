@@ -110,6 +110,12 @@ def forward_only(model: Any) -> Iterator[None]:
         with torch.no_grad():
             yield
     finally:
+        free_gathered(model)
+
+
+def free_gathered(model: Any) -> None:
+    """Free what a sharded model gathered of its weights, and still holds."""
+    if is_sharded(model):
         for module in _sharded_parts(model):
             module.reshard()
 

@@ -62,6 +62,15 @@ class Redaction:
         hidden = ("content", "tokens") if self.is_on else ()
         return {split: {k: v for k, v in found.items() if k not in hidden} for split, found in facts.items()}
 
+    def prompts(self, prompts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+        """Return the first prompt of each split as it is written: a redacted one as its keyed hash alone.
+
+        A plain hash, which results can be compared by, would let somebody check a guess.
+        """
+        if self.is_on:
+            return {split: {"text": str(self.text(prompt["text"]))} for split, prompt in prompts.items()}
+        return {split: {**prompt, "text": str(self.text(prompt["text"]))} for split, prompt in prompts.items()}
+
     def command(self, arguments: Sequence[str], system_prompt: str | None) -> list[str]:
         """Return a command line without the system prompt."""
         if not self.is_on or not system_prompt:

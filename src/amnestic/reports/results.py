@@ -19,6 +19,7 @@ __all__ = [
     "Comparison",
     "JsonLines",
     "MultiplierFacts",
+    "PromptFacts",
     "Results",
     "SplitFacts",
     "TemplateFacts",
@@ -109,6 +110,17 @@ class TemplateFacts(TypedDict):
     """Arguments of the chat template, or the question template's two parts."""
     first_prompt_sha256: NotRequired[str]
     """Hash of the first rendered prompt."""
+    date: NotRequired[str]
+    """The date in every prompt, where the template asks for today's."""
+
+
+class PromptFacts(TypedDict):
+    """The rendered prompt of a split's first example, up to its answer's first character."""
+
+    text: str
+    """In redacted results a hash that cannot be compared with another run's."""
+    sha256: NotRequired[str]
+    """Hash of the text; absent in redacted results."""
 
 
 class MultiplierFacts(TypedDict):
@@ -196,6 +208,8 @@ class Results(TypedDict):
     adapter: NotRequired[AdapterFacts]
     data: Mapping[str, SplitFacts]
     template: NotRequired[TemplateFacts]
+    prompts: NotRequired[Mapping[str, PromptFacts]]
+    """Split -> how its first example is asked; results are comparable where these are equal."""
     training: TrainingFacts
     seeds: Mapping[str, int]
     timings: Mapping[str, float]

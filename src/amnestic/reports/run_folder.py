@@ -46,8 +46,8 @@ class RunFolder:
         """Check the folder without touching it; raises InputError where it cannot be used.
 
         With `is_resuming` it is kept from other processes until `release`. Raises RunError where the file system does
-        not let anything be written. Not `is_written_here`: another process of the run checks and writes it. `logs`: the run
-        has steps, which train.jsonl records.
+        not let anything be written. Not `is_written_here`: another process of the run checks and writes it. `logs`: the
+        run has steps, which train.jsonl records.
         """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
