@@ -7,11 +7,12 @@ import argparse
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
+from amnestic.evaluation.explanation import explain
 from amnestic.evaluation.metric import METRICS, Metric
 from amnestic.methods.base import METHODS, Method
 from amnestic.model.signals import name_of
@@ -69,18 +70,53 @@ def method_row(cls: type[Method]) -> tuple[str, ...]:
 
 
 def metrics() -> str:
-    """Return the table of the metrics."""
-    header = ("name", "definition", "reads", "settings")
-    return table(header, (metric_row(METRICS.get(name)) for name in METRICS.names()))
+    """Return the table of the metrics that are computed wherever the data allow it."""
+    return metric_table(is_on_request=False)
+
+
+def metrics_on_request() -> str:
+    """Return the table of the metrics that are computed where they are named."""
+    return metric_table(is_on_request=True)
+
+
+def metric_table(is_on_request: bool) -> str:
+    """Return a table of metrics, in the order in which reports list them."""
+    header = ("name", "definition", "formula", "direction", "target", "reads", "settings", "source")
+    every = sorted(map(METRICS.get, METRICS.names()), key=lambda cls: (cls.place, cls.name))
+    return table(header, (metric_row(cls) for cls in every if cls.on_request == is_on_request))
 
 
 def metric_row(cls: type[Metric]) -> tuple[str, ...]:
     """Return the cells of one metric."""
-    reads = dict.fromkeys(type(need).__name__ for need in cls("forget").needs().values())
-    return (code(cls.name), linked(" ".join(docstring(cls).split())), ", ".join(reads), settings(cls))
+    known = explain(cls)
+    of_splits = (listed(known["direction"]), listed(known["target"]))
+    reads = ", ".join(known["reads"])
+    return (
+        code(cls.name),
+        known["definition"],
+        code(cls.formula),
+        *of_splits,
+        reads,
+        settings(cls),
+        linked(cls.source),
+    )
 
 
-TABLES: dict[str, Callable[[], str]] = {"methods": methods, "metrics": metrics}
+def listed(facts: Mapping[str, str]) -> str:
+    """Return what holds for each split, equal facts together; a single fact without a split."""
+    splits: dict[str, list[str]] = {}
+    for split, fact in facts.items():
+        splits.setdefault(fact, []).append(split)
+    if len(facts) == 1:
+        return next(iter(splits))
+    return "; ".join(f"{', '.join(names)}: {fact}" for fact, names in splits.items())
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "methods": methods,
+    "metrics": metrics,
+    "metrics_on_request": metrics_on_request,
+}
 
 
 def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

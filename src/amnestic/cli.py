@@ -19,7 +19,18 @@ from cyclopts import App, CycloptsError, Group, Parameter, Token, UnusedCliToken
 from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, NameRenderer
 
 from . import launch
-from .config import DemoConfig, FinetuneConfig, Option, UnlearnConfig, from_mapping, names, options, override, read_yaml
+from .config import (
+    DemoConfig,
+    EvalConfig,
+    FinetuneConfig,
+    Option,
+    UnlearnConfig,
+    from_mapping,
+    names,
+    options,
+    override,
+    read_yaml,
+)
 from .credentials import masked_output
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
@@ -47,6 +58,11 @@ UNLEARN_EXAMPLES = """Examples:
   amnestic unlearn --model path/or/id --forget forget.jsonl \\
     --retain retain.jsonl --output_dir run
   amnestic unlearn --config run/config.yaml --keep 0.99 --output_dir run-2"""
+EVAL_EXAMPLES = """Examples:
+  amnestic eval --model path/or/id --benchmark tofu:forget10 \\
+    --retrained retrained-eval --output_dir eval
+  amnestic eval --model run/model --forget forget.jsonl --retain retain.jsonl
+  amnestic eval --model path/or/id --benchmark tofu:forget10 --plan"""
 FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
@@ -56,6 +72,7 @@ DEMO_EXAMPLES = """Examples:
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
 LIST_EXAMPLES = """Examples:
   amnestic list methods
+  amnestic list metrics --explain truth_ratio
   amnestic list metrics --json"""
 ENV_EXAMPLES = """Examples:
   amnestic env
@@ -66,6 +83,14 @@ NAMES = DefaultFormatter(
 )
 GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
 Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
+Explain = Annotated[
+    str | None,
+    Parameter(
+        help="Show everything about the one of this name; of a metric its formula, direction, target and source.",
+        show_default=False,
+        group=GENERAL,
+    ),
+]
 Runner = Callable[[Any, Progress], "Run"]
 
 
@@ -128,6 +153,7 @@ def application() -> App:
     )
     for config_class, name, runner, epilogue in (
         (UnlearnConfig, "unlearn", _unlearn, UNLEARN_EXAMPLES),
+        (EvalConfig, "eval", _eval, EVAL_EXAMPLES),
         (FinetuneConfig, "finetune", _finetune, FINETUNE_EXAMPLES),
         (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
     ):
@@ -142,6 +168,13 @@ def _unlearn(config: UnlearnConfig, progress: Progress) -> "Run":
     from .run import run_unlearn
 
     return run_unlearn(config, progress)
+
+
+def _eval(config: EvalConfig, progress: Progress) -> "Run":
+    """Measure a model on a benchmark, or on files of your own, with every metric that they allow."""
+    from .run import run_eval
+
+    return run_eval(config, progress)
 
 
 def _finetune(config: FinetuneConfig, progress: Progress) -> "Run":
@@ -299,11 +332,23 @@ def show_environment(*, json: Json = False) -> None:
     _show(facts if json else environment_facts(facts), json)
 
 
-def show_registry(kind: Literal["methods", "metrics", "benchmarks", "trackers"], *, json: Json = False) -> None:
+def show_registry(
+    kind: Literal["methods", "metrics", "benchmarks", "trackers"], *, explain: Explain = None, json: Json = False
+) -> None:
     """Show the methods, metrics, benchmarks or trackers that the other commands know by name."""
     module, name = REGISTRIES[kind]
     registry = getattr(import_module(module), name)
-    _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
+    if explain is None:
+        _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
+        return
+    cls = registry.get(explain)
+    if kind != "metrics":
+        _show({"name": cls.name, "definition": inspect.cleandoc(cls.__doc__ or "")}, json)
+        return
+    from .evaluation.explanation import explain as explained
+    from .evaluation.explanation import lines
+
+    _show(explained(cls) if json else lines(explained(cls)), json)
 
 
 def _show(facts: Mapping[str, Any], as_json: bool) -> None:

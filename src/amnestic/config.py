@@ -20,10 +20,11 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions
-from .data.options import FinetuneData, UnlearnData
+from .data.options import EvalData, FinetuneData, UnlearnData
+from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .errors import InputError, nearest
-from .evaluation.options import EvaluationOptions, UnlearnEvaluation
+from .evaluation.options import EvaluationOptions, StandaloneEvaluation, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
 from .methods.options import MethodOptions
 from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
@@ -34,6 +35,7 @@ from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraini
 __all__ = [
     "RIVALS",
     "DemoConfig",
+    "EvalConfig",
     "FinetuneConfig",
     "Option",
     "RunOptions",
@@ -109,6 +111,25 @@ class FinetuneConfig:
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: HubOptions = field(default_factory=HubOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalRun(RunOptions):
+    """Where an evaluation goes."""
+
+    output_dir: str = "amnestic-eval"
+    """Folder of the evaluation; one that was interrupted in it goes on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Everything that decides a run of ``amnestic eval``."""
+
+    run: EvalRun = field(default_factory=EvalRun)
+    model: ModelOptions
+    data: EvalData
+    evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
+    sharding: ShardingOptions = field(default_factory=ShardingOptions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -223,6 +244,7 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
 
     Raises InputError for an unknown key, a value of the wrong type or a missing option.
     """
+    mapping = filled(mapping)
     known = {option.name: option for option in options(config_class)}
     place = f" in {source}" if source else ""
     for key in mapping:
@@ -249,8 +271,11 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
 def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with the options in `given` in place of its own.
 
-    An option that is not None also removes its rivals (`RIVALS`) from `base`; mappings are merged key by key.
+    An option that is not None also removes its rivals (`RIVALS`) from `base`; mappings are merged key by key. A preset
+    in `given` takes the place of what `base` says of the template.
     """
+    if given.get("preset") is not None:
+        base, given = without_template(base), filled(given)
     chosen = {key for key, value in given.items() if value is not None}
     replaced = {rival for rivals in RIVALS if chosen & set(rivals) for rival in rivals}
     merged = {key: value for key, value in base.items() if key not in replaced}

@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 
 from . import processes
+from .benchmarks.base import Benchmark
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
-from .data.records import take
 from .errors import InputError, Interrupted, RunError
-from .evaluation.collect import Collected, collect, rows, suite
-from .evaluation.needs import Subject
+from .evaluation.collect import collect
+from .evaluation.plan import planned
+from .evaluation.store import Store
 from .inputs import Given, Inputs, Loading, gather
 from .interruption import Interruption
+from .measuring import Measured, Measuring, Recorded, evenly, joined
 from .model import adapter as adapters
 from .model.compiling import compiled
 from .model.fidelity import SAMPLED, Sample
@@ -45,8 +47,6 @@ RELOAD_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16
 MEASURED = "measured.json"
 """File of the checkpoints' folder that holds what was measured before the first step."""
 
-Measured = Mapping[str, Sequence[Encoded]]
-
 
 @dataclass(frozen=True)
 class Check:
@@ -62,21 +62,6 @@ class Check:
         of_split = [sums for term, sums in zip(self.problem.terms, measured, strict=True) if term.split == self.split]
         means: np.ndarray = of_split[-1].sums / of_split[-1].counts
         return means
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """What was measured of one model, as the run folder keeps it."""
-
-    values: dict[str, float]
-    """By ``split.metric``, the key in results.json."""
-    columns: dict[str, dict[str, list[Any]]]
-    """Split -> column of its scores -> one value an example."""
-
-    @classmethod
-    def of(cls, collected: Collected, measured: Measured) -> "Recorded":
-        """Return what the run folder keeps of `collected`."""
-        return cls(collected.values, {split: scores(split, rows, collected) for split, rows in measured.items()})
 
 
 class Execution:
@@ -212,12 +197,14 @@ class Execution:
         """Return the examples of a split in one optimiser step, over all processes."""
         return effective_batch(self.config.training)
 
-    def gather(self, sources: Mapping[str, str], exclude: str | None = None) -> Inputs:
+    def gather(
+        self, sources: Mapping[str, str], exclude: str | None = None, benchmark: Benchmark | None = None
+    ) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
         with hiding_rows(self.redaction.is_on):
             settings = Loading(config.model, config.adapter, config.sharding, config.training.seed)
-            inputs = gather(sources, exclude, settings, config.data, self.given)
+            inputs = gather(sources, exclude, settings, config.data, self.given, benchmark)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         self._judge_adapter(inputs.loaded)
@@ -270,21 +257,27 @@ class Execution:
         with processes.agreed():
             self.sharing.prepare()
 
-    def measure(self, title: str, loaded: Loaded, measured: Measured) -> Recorded:
-        """Measure a model with every metric on each split of `measured`."""
-        subject = Subject(loaded, measured, self.config.evaluation, self.progress.advance)
-        metrics = suite(measured)
-        self.progress.start(title, rows(subject, metrics))
-        return Recorded.of(collect(subject, metrics), measured)
+    def measuring(self, measured: Measured) -> Measuring:
+        """Return how models are measured on `measured`; raises InputError for a cache that cannot be used."""
+        options = self.config.evaluation
+        store = None if options.cache_dir is None else Store(options.cache_dir, self.redaction.held_back)
+        return Measuring(options, measured, store)
 
-    def measure_once(self, name: str, title: str, loaded: Loaded, measured: Measured) -> Recorded:
+    def measure(self, title: str, loaded: Loaded, measuring: Measuring) -> Recorded:
+        """Measure a model with every metric that is asked for."""
+        asked = measuring.suite(loaded)
+        subject = measuring.subject(loaded, self.progress.advance)
+        self.progress.start(title, planned(subject, asked.needs).units)
+        return Recorded.of(collect(subject, asked), asked, measuring.measured)
+
+    def measure_once(self, name: str, title: str, loaded: Loaded, measuring: Measuring) -> Recorded:
         """Measure a model as `measure` does, unless the run that is resumed has done so.
 
         A redacted run keeps nothing that was generated, and so measures again.
         """
         if self.redaction.is_on:
-            return self.measure(title, loaded, measured)
-        return Recorded(**self.recall(name, lambda: vars(self.measure(title, loaded, measured))))
+            return self.measure(title, loaded, measuring)
+        return Recorded(**self.recall(name, lambda: vars(self.measure(title, loaded, measuring))))
 
     @contextmanager
     def opened(self, inputs: Inputs) -> Iterator[None]:
@@ -412,7 +405,7 @@ class Execution:
 
     def _conclude(self, results: dict[str, Any], inputs: Inputs, recorded: Mapping[str, Recorded]) -> dict[str, Any]:
         for split in next(iter(recorded.values())).columns:
-            self.folder.write_scores(split, self.redaction.columns(_joined(split, recorded)))
+            self.folder.write_scores(split, self.redaction.columns(joined(split, recorded)))
         results = {
             "schema": SCHEMA,
             "model": self.config.model.model,
@@ -442,39 +435,6 @@ class Execution:
             "seconds_per_step": seconds / plan.steps,
             "resumed_after": list(resumed_after),
         }
-
-
-def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dict[str, list[Any]]:
-    """Return the columns of the per-example values of one model on one split: one value an example."""
-    columns: dict[str, list[Any]] = {
-        "id": [example.id for example in examples],
-        "prompt": [example.prompt for example in examples],
-        "answer": [example.answer for example in examples],
-        "generated": collected.generated(split),
-    }
-    for key, measurement in collected.measurements.items():
-        name, _, metric = key.partition(".")
-        if name == split and measurement.per_example is not None:
-            columns[metric] = measurement.per_example.tolist()
-    return columns
-
-
-def _joined(split: str, recorded: Mapping[str, Recorded]) -> dict[str, list[Any]]:
-    """Return the columns of one split with one row for each model and example."""
-    parts = {model: found.columns[split] for model, found in recorded.items()}
-    rows = {model: len(columns["id"]) for model, columns in parts.items()}
-    names = list(dict.fromkeys(name for columns in parts.values() for name in columns))
-    joined: dict[str, list[Any]] = {"id": [], "model": [model for model, count in rows.items() for _ in range(count)]}
-    for name in names:
-        joined[name] = [v for model, columns in parts.items() for v in columns.get(name, [None] * rows[model])]
-    return joined
-
-
-def evenly(examples: Sequence[Encoded], most: int) -> Sequence[Encoded]:
-    """Return at most `most` of `examples`, evenly spaced."""
-    if len(examples) <= most:
-        return examples
-    return take(examples, np.linspace(0, len(examples) - 1, most).round().astype(int))
 
 
 def preview_example(examples: Sequence[Encoded]) -> Encoded:

@@ -1,13 +1,16 @@
 """What a run starts from: a loaded model, its encoder, and encoded splits, from names or from Python objects."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import processes
+from .benchmarks.base import Benchmark, Source
+from .data.alternates import refuse_absent
+from .data.dates import PINNED
 from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
 from .data.options import DataOptions
@@ -15,11 +18,13 @@ from .data.records import is_among, repeats, take
 from .data.sources import read_examples, shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
+from .measuring import evenly
 from .methods.base import Method
 from .model.form import examine
 from .model.load import Loaded, adapt, device_named, load, prepare, spread
 from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
 from .model.packing import examine_packing
+from .model.sharding import device_of
 
 
 @dataclass
@@ -49,6 +54,14 @@ class Given:
 
 
 @dataclass(frozen=True)
+class Besides:
+    """What is measured besides the splits that training reads."""
+
+    examples: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    splits: Mapping[str, Split] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Inputs:
     """Everything that was read before anything was measured."""
 
@@ -57,7 +70,8 @@ class Inputs:
     examples: dict[str, Sequence[Example]]
     splits: dict[str, Split]
     sources: dict[str, str]
-    """Split, or "exclude" -> what the user named."""
+    """Split, or "exclude" -> what the user named, or a benchmark."""
+    besides: Besides = field(default_factory=Besides)
 
     @property
     def files(self) -> list[Path]:
@@ -100,36 +114,128 @@ class Loading:
 
 
 def gather(
-    sources: Mapping[str, str], exclude: str | None, loading: Loading, data: DataOptions, given: Given
+    sources: Mapping[str, str],
+    exclude: str | None,
+    loading: Loading,
+    data: DataOptions,
+    given: Given,
+    benchmark: Benchmark | None = None,
 ) -> Inputs:
     """Read `sources` (split -> name), load the model, and encode; rows of `exclude` are left out of the first split.
 
-    Raises InputError for whatever cannot be used. The data is read first: a broken line costs no loading.
+    A `benchmark` brings the sources, and what is measured besides. Raises InputError for whatever cannot be used. The
+    data is read first: a broken line costs no loading.
     """
     with processes.agreed():
-        examples: dict[str, Sequence[Example]] = {
-            name: read_examples(given.data.get(name, source), name, data) for name, source in sources.items()
-        }
+        named = (
+            {name: Source(source) for name, source in sources.items()} if benchmark is None else benchmark.training()
+        )
+        examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
         if exclude is not None:
-            _leave_out(examples, read_examples(given.data.get("exclude", exclude), "exclude", data), exclude)
+            _leave_out(examples, _read("exclude", Source(exclude), data, given), exclude)
+            named["exclude"] = Source(exclude)
+        measured, notes = _of_benchmark(benchmark, examples, data)
+    inputs = _opened(examples, measured, named, loading, data, given)
+    inputs.loaded.notes += notes
+    return inputs
+
+
+def gather_measured(
+    sources: Mapping[str, str],
+    benchmark: Benchmark | None,
+    loading: Loading,
+    data: DataOptions,
+    given: Given,
+    most: int,
+) -> Inputs:
+    """Read what a model is to be measured on, with other answers to its prompts; `most` rows of a split of `sources`.
+
+    All rows of a `benchmark` are. Raises InputError as `gather` does.
+    """
+    with processes.agreed():
+        named = {name: Source(source) for name, source in sources.items()}
+        if benchmark is not None:
+            named = benchmark.evaluation()
+        examples = {name: _read(name, source, data, given) for name, source in named.items()}
+        refuse_absent(examples, data)
+        notes = [] if benchmark is None else benchmark.check(examples)
+        if benchmark is None:
+            examples = {name: evenly(rows, most) for name, rows in examples.items()}
+    inputs = _opened(examples, {}, named, loading, data, given)
+    inputs.loaded.notes += notes
+    return inputs
+
+
+def _read(name: str, source: Source, data: DataOptions, given: Given) -> Sequence[Example]:
+    if name in given.data:
+        return read_examples(given.data[name], name, data, alternates=True)
+    return source.read(name, data, alternates=True)
+
+
+def _of_benchmark(
+    benchmark: Benchmark | None, training: Mapping[str, Sequence[Example]], data: DataOptions
+) -> tuple[dict[str, Sequence[Example]], list[str]]:
+    """Return what a benchmark measures besides what was read for training, and notes about both."""
+    if benchmark is None:
+        return {}, []
+    found = {name: source.read(name, data, alternates=True) for name, source in benchmark.evaluation().items()}
+    return dict(found), benchmark.check(found, training)
+
+
+def _opened(
+    examples: dict[str, Sequence[Example]],
+    measured: dict[str, Sequence[Example]],
+    sources: Mapping[str, Source],
+    loading: Loading,
+    data: DataOptions,
+    given: Given,
+) -> Inputs:
+    """Load the model, encode `examples` and what is `measured` besides, and find out how the model may read them."""
+    with processes.agreed():
         loaded = _load(loading, given)
         if loading.adapter.use_peft:
             adapt(loaded, loading.adapter, loading.seed)
         encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
         splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
-        _refuse_unknown_tokens(loaded, splits)
+        besides = {name: encoder.encode(name, rows) for name, rows in measured.items()}
+        _refuse_unknown_tokens(loaded, [*splits.values(), *besides.values()])
     if loading.shards:
         spread(loaded, loading.sharding, device_named(loading.model.device))
     elif loading.sharding.fsdp:
         loaded.notes.append("--fsdp: this process is alone, so nothing is spread; torchrun starts several.")
-    examine(loaded, next(iter(splits.values())).examples[0])
-    examine_packing(loaded, [split.examples for split in splits.values()])
+    _examine(loaded, [*splits.values(), *besides.values()])
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
-    _note_template(loaded, encoder)
-    named = dict(sources) if exclude is None else {**sources, "exclude": exclude}
-    return Inputs(loaded, encoder, examples, splits, named)
+    _note_template(loaded, encoder, next(iter(examples.values()))[0])
+    names = {name: source.name for name, source in sources.items()}
+    return Inputs(loaded, encoder, examples, splits, names, Besides(measured, besides))
+
+
+def _examine(loaded: Loaded, splits: Sequence[Split]) -> None:
+    examine(loaded, splits[0].examples[0])
+    examine_packing(loaded, [split.examples for split in splits])
+
+
+def load_beside(inputs: Inputs, options: ModelOptions, name: str, flag: str) -> Loaded:
+    """Load the model `name`, which `flag` gives, to be measured beside that of `inputs`, on the same device.
+
+    Raises InputError where it cannot be loaded, or has another tokenizer.
+    """
+    sharding = inputs.loaded.sharding
+    device = device_of(inputs.loaded.model)
+    own = replace(options, model=name, model_revision=None, tokenizer=None, device=str(device))
+    with processes.agreed():
+        try:
+            beside = load(own, on_host=sharding is not None)
+        except InputError as error:
+            raise InputError(f"{flag} {name} cannot be loaded: {error}") from error
+    if beside.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
+        raise InputError(f"{flag} {name} has another tokenizer than the model; expected the same.")
+    if sharding is not None:
+        spread(beside, sharding, device)
+    _examine(beside, [*inputs.splits.values(), *inputs.besides.splits.values()])
+    return beside
 
 
 def refuse_shared(inputs: Inputs) -> None:
@@ -146,9 +252,9 @@ def refuse_shared(inputs: Inputs) -> None:
         )
 
 
-def _refuse_unknown_tokens(loaded: Loaded, splits: Mapping[str, Split]) -> None:
+def _refuse_unknown_tokens(loaded: Loaded, splits: Sequence[Split]) -> None:
     known = loaded.model.get_input_embeddings().weight.shape[0]
-    highest = max(split.highest for split in splits.values())
+    highest = max(split.highest for split in splits)
     if highest >= known:
         raise InputError(
             f"the tokenizer writes token {highest}, and the model knows the tokens below {known}; give the tokenizer "
@@ -224,11 +330,12 @@ def _note_lengths(loaded: Loaded, encoder: Encoder, splits: Mapping[str, Split])
             loaded.notes.append(f"{split.left_out} of {split.rows} {name} rows have no token left to score: left out.")
 
 
-def _note_template(loaded: Loaded, encoder: Encoder) -> None:
+def _note_template(loaded: Loaded, encoder: Encoder, first: Example) -> None:
     for name in encoder.arguments:
         if name not in str(encoder.chat_template):
             loaded.notes.append(f"the chat template does not read the argument '{name}': it changes nothing.")
-    if encoder.writes_today:
+    if encoder.writes_date(first):
         loaded.notes.append(
-            "the chat template writes today's date into every prompt; pin it with --template_args.date_string."
+            f"the chat template asks for today's date; {PINNED} stands in every prompt instead, so that prompts are "
+            "the same on any day (--template_args.date_string gives another date to a template that reads it)."
         )

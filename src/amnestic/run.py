@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
-from .config import FinetuneConfig, UnlearnConfig, from_mapping
+from .benchmarks.base import Benchmark
+from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.retention import NLL
 from .data.batches import StepRows
 from .errors import InputError
-from .execution import Check, Execution, Recorded, evenly
-from .inputs import Given, Inputs, refuse_shared
+from .evaluating import SPLITS, Evaluating
+from .evaluation.plan import planned
+from .execution import Check, Execution
+from .inputs import Given, refuse_shared
+from .measuring import Measured, Recorded, evenly
 from .methods.base import Method, build
-from .model.form import examine
-from .model.load import Loaded, digest, load, spread
-from .model.packing import examine_packing
-from .model.sharding import device_of
+from .model.load import Loaded, digest
 from .progress import Progress
 from .reports.verdict import verdict
+from .retrained import find_retrained
 from .training.loop import Loop, Plan
 from .training.problem import Problem, Term
 from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
@@ -84,6 +86,22 @@ def finetune(
     return run_finetune(from_mapping(FinetuneConfig, {"output_dir": output_dir} | names | options), progress, given)
 
 
+def evaluate(
+    model: Any, *, output_dir: str | Path, tokenizer: Any = None, progress: Progress | None = None, **options: Any
+) -> Run:
+    """Measure `model` on a ``benchmark`` ("tofu:forget10"), or on ``forget``, ``retain`` and ``holdout`` rows.
+
+    The same code as ``amnestic eval``.
+
+    Arguments and errors are those of `unlearn`; ``results["metrics"]`` of what is returned holds the numbers, and
+    ``results["not_computed"]`` why others are missing. The model is left as it is.
+    """
+    rows = {split: options.pop(split) for split in SPLITS if split in options}
+    given, names = Given.split({"model": model, "tokenizer": tokenizer, **rows})
+    mapping = {"output_dir": output_dir} | names | options
+    return run_eval(from_mapping(EvalConfig, mapping), progress, given)
+
+
 def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
     processes.join(config.sharding.ddp_timeout)
@@ -95,30 +113,39 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
 def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
     method = execution.given.method or build(config.method.method, config.method.method_args)
     with execution.timed("load"):
-        inputs = execution.gather({"forget": config.data.forget, "retain": config.data.retain})
+        benchmark = None
+        if config.data.benchmark is not None:
+            benchmark = Benchmark.open(config.data.benchmark, config.data.data)
+        inputs = execution.gather(config.data.sources, benchmark=benchmark)
         refuse_shared(inputs)
-        retrained = _retrained(execution, inputs, config.evaluation.retrained)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
+        measured = task.measured({} if benchmark is None else benchmark.notes)
+        retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measured)
+        if isinstance(retrained, Loaded):
+            execution.folder.refuse_inputs(retrained.files)
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
         probes = task.judge(execution)
         execution.announce(inputs, task.plan, task.facts(probes))
-        recorded = {
-            "before": execution.measure_once("before", "measure the model before", inputs.loaded, task.measured)
-        }
-        if retrained is not None:
+        measuring, recorded = execution.measuring(measured), {}
+        if isinstance(retrained, Loaded):
             title = "measure the retrained model"
             name = f"retrained {digest(retrained)}"
-            recorded["retrained"] = execution.measure_once(name, title, retrained, task.measured)
+            recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
             del retrained  # training needs the memory
+            measuring = replace(measuring, retrained=recorded["retrained"].measurements)
+        elif retrained is not None:
+            measuring = replace(measuring, retrained=retrained)
+        title = "measure the model before"
+        recorded["before"] = execution.measure_once("before", title, inputs.loaded, measuring)
     with execution.opened(inputs):
         with execution.timed("train"):
             trained = task.train(execution, probes)
         with execution.timed("save"):
             differences = execution.save(inputs.loaded, task.check)
         with execution.timed("measure"):
-            recorded["after"] = execution.measure("measure the model after", inputs.loaded, task.measured)
+            recorded["after"] = execution.measure("measure the model after", inputs.loaded, measuring)
         results = _unlearn_results(execution, task, probes, trained, recorded) | differences
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
@@ -148,6 +175,35 @@ def _unlearn_results(
     }
 
 
+def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
+    """Do what `config` says; objects in `given` stand in for what it names."""
+    processes.join(config.sharding.ddp_timeout)
+    evaluating = Evaluating(config, progress, given)
+    with evaluating.guarded():
+        return _evaluate(evaluating, config)
+
+
+def _evaluate(evaluating: Evaluating, config: EvalConfig) -> Run:
+    with evaluating.timed("load"):
+        inputs = evaluating.gather()
+        measuring = evaluating.measuring(inputs)
+        retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measuring.measured)
+    loaded, folder = inputs.loaded, evaluating.folder.path
+    if config.evaluation.plan:
+        return Run(loaded.model, loaded.tokenizer, evaluating.only_planned(inputs, measuring, retrained), folder)
+    with evaluating.open(inputs) as store:
+        measuring = replace(measuring, store=store)
+        with evaluating.timed("retrained"):
+            measuring = evaluating.beside(retrained, measuring)
+            del retrained
+        asked = measuring.suite(loaded)
+        evaluating.announce(inputs, planned(measuring.subject(loaded), asked.needs).facts, asked)
+        with evaluating.timed("measure"):
+            recorded = evaluating.run(loaded, measuring, asked, "measure the model")
+        results = evaluating.conclude(inputs, measuring, recorded)
+    return Run(loaded.model, loaded.tokenizer, results, folder)
+
+
 def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
     """Do what `config` says; objects in `given` stand in for what it names."""
     processes.join(config.sharding.ddp_timeout)
@@ -166,7 +222,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
         problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.form)
         execution.identify(inputs)
     execution.announce(inputs, plan, {})
-    measured = {"data": evenly(examples, config.evaluation.eval_rows)}
+    measured = Measured({"data": evenly(examples, config.evaluation.eval_rows)})
     with execution.opened(inputs):
         with execution.timed("train"):
             record, checkpoints = execution.recorder(_finetune_record, plan), execution.checkpoints()
@@ -176,9 +232,9 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
             with execution.training(inputs.loaded):
                 seconds = loop.run()
         with execution.timed("save"):
-            differences = execution.save(inputs.loaded, Check(problem, "data", measured["data"]))
+            differences = execution.save(inputs.loaded, Check(problem, "data", measured.splits["data"]))
         with execution.timed("measure"):
-            after = execution.measure("measure the model", inputs.loaded, measured)
+            after = execution.measure("measure the model", inputs.loaded, execution.measuring(measured))
         reached = after.values["data.probability"]
         results = {
             "command": "finetune",
@@ -196,25 +252,3 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
 def _finetune_record(values: dict[str, Any]) -> dict[str, Any]:
     names = {"data_loss": "loss"}
     return {names.get(name, name): value for name, value in values.items() if name != "multipliers"}
-
-
-def _retrained(execution: Execution, inputs: Inputs, name: str | None) -> Loaded | None:
-    """Load the model that never saw the forget split, where one is named."""
-    if name is None:
-        return None
-    given, sharding = execution.config.model, inputs.loaded.sharding
-    device = device_of(inputs.loaded.model)
-    options = replace(given, model=name, model_revision=None, tokenizer=None, device=str(device))
-    with processes.agreed():
-        try:
-            retrained = load(options, on_host=sharding is not None)
-        except InputError as error:
-            raise InputError(f"--retrained {name} cannot be loaded: {error}") from error
-    if retrained.tokenizer.get_vocab() != inputs.loaded.tokenizer.get_vocab():
-        raise InputError(f"--retrained {name} has another tokenizer than the model; expected the same.")
-    if sharding is not None:
-        spread(retrained, sharding, device)
-    examine(retrained, inputs.splits["forget"].examples[0])
-    examine_packing(retrained, [split.examples for split in inputs.splits.values()])
-    execution.folder.refuse_inputs(retrained.files)
-    return retrained

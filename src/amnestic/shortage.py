@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from .config import FinetuneConfig, UnlearnConfig
+from .config import EvalConfig, FinetuneConfig, UnlearnConfig
 from .errors import RunError, UnexpectedError
 from .model.load import Loaded
 from .reports.display import size
@@ -17,7 +17,7 @@ SMALL_FILES = 16 * 2**20
 
 @contextmanager
 def memory_explained(
-    config: UnlearnConfig | FinetuneConfig, stages: Mapping[str, float], go_on: Callable[[], str]
+    config: UnlearnConfig | FinetuneConfig | EvalConfig, stages: Mapping[str, float], go_on: Callable[[], str]
 ) -> Iterator[None]:
     """Turn a lack of memory within the context into a RunError that names the cheapest remedies for its stage.
 
@@ -43,11 +43,16 @@ def _is_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(sign in text for sign in signs)
 
 
-def _remedies(config: UnlearnConfig | FinetuneConfig, stage: str) -> list[str]:
+def _remedies(config: UnlearnConfig | FinetuneConfig | EvalConfig, stage: str) -> list[str]:
     """Return what helps, the cheapest first: what changes nothing of the result before what does."""
-    training, found = config.training, []
-    rows, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
+    found: list[str] = []
     eval_rows = config.evaluation.per_device_eval_batch_size
+    if isinstance(config, EvalConfig):
+        found += [f"--per_device_eval_batch_size {eval_rows // 2} (the same numbers)"] if eval_rows > 1 else []
+        found += ["--dtype bfloat16"] if config.model.dtype != "bfloat16" else []
+        return [*found, "a smaller model or a larger machine"]
+    training = config.training
+    rows, accumulation = training.per_device_train_batch_size, training.gradient_accumulation_steps
     if stage == "train" and (most := training.max_tokens_per_batch) is not None:
         found.append(f"a --max_tokens_per_batch below {most} (the same steps)")
     elif stage == "train" and rows > 1:

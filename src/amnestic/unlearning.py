@@ -17,8 +17,9 @@ from .data.batches import StepRows
 from .data.encode import Encoded, fact, token_digests
 from .data.records import is_among, take
 from .errors import InputError, RunError
-from .execution import Check, Execution, Measured, evenly
+from .execution import Check, Execution
 from .inputs import Inputs
+from .measuring import Measured, evenly
 from .methods.base import Method
 from .training.candidates import Candidate, Candidates
 from .training.checkpoint import read_state
@@ -100,11 +101,15 @@ class Unlearning:
         bound = replace(self.config.bound, **stated)
         return replace(self.config, bound=bound, multiplier=multiplier)
 
-    @property
-    def measured(self) -> Measured:
-        """Return the examples on which metrics are computed before and after."""
+    def measured(self, notes: Mapping[str, str]) -> Measured:
+        """Return the examples on which metrics are computed before and after; `notes` are those of a benchmark."""
+        inputs = self.inputs
+        if inputs.besides.splits:
+            besides = {name: split.examples for name, split in inputs.besides.splits.items()}
+            return Measured.of(inputs.encoder, inputs.besides.examples, besides, notes)
         forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
-        return {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
+        splits = {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
+        return Measured.of(inputs.encoder, inputs.examples, splits, {})
 
     @property
     def check(self) -> Check:

@@ -57,6 +57,7 @@ SHARED = {
     "text_column": Case("told", "scores weights", {"data": "{texts}"}),
     "max_length": Case(LENGTH, "data weights notes"),
     "too_long": Case("drop", "data weights notes", {"max_length": LENGTH}),
+    "preset": Case("tofu-llama2", "prompt weights"),
     "chat_template": Case("{template}", "prompt weights"),
     "template_args": Case({"mark": "!"}, "prompt weights", {"chat_template": "{template}"}),
     "system_prompt": Case("Be brief.", "prompt weights", {"chat_template": "{template}"}),

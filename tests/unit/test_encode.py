@@ -7,6 +7,7 @@ characters fall apart into bytes), words (spaces vanish), and SentencePiece's fo
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import chat_template_utils
 
 from amnestic.data.batches import StepRows, assemble, micro_batches
 from amnestic.data.cuts import Budget, like_lengths, most_tokens
+from amnestic.data.dates import FORMATS
 from amnestic.data.encode import Encoded, Encoder, Split, lengths, span_facts
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
@@ -473,16 +476,93 @@ def test_an_end_of_turn_may_be_an_ordinary_added_token() -> None:
     assert tokens == ["?", "  ", "<over>", "Ċ", "Ida", "  ", "<over>"]
 
 
+# Dates
+
+PINNED_DATE = datetime(2024, 7, 26, tzinfo=UTC)
+LLAMA3 = (
+    "{{- bos_token }}\n{%- if not date_string is defined %}\n    {%- if strftime_now is defined %}\n"
+    '        {%- set date_string = strftime_now("%d %b %Y") %}\n    {%- else %}\n'
+    '        {%- set date_string = "26 Jul 2024" %}\n    {%- endif %}\n{%- endif %}\n'
+    "{{- '<turn>system' + '\n\nToday Date: ' + date_string + '</turn>' }}\n"
+    "{%- for message in messages %}\n"
+    "    {{- '<turn>' + message['role'] + '\n\n' + message['content'] | trim + '</turn>' }}\n"
+    "{%- endfor %}\n"
+)
+"""The date as Llama 3.2's template writes it, between short turns."""
+
+
+class Tomorrow(datetime):
+    """A clock that is a few years on."""
+
+    @classmethod
+    def now(cls, tz: Any = None) -> "Tomorrow":
+        return cls(2031, 3, 4, 5, 6, tzinfo=tz)
+
+
+@pytest.mark.parametrize("today", [None, Tomorrow])
+def test_prompts_are_the_same_on_any_day(monkeypatch: pytest.MonkeyPatch, today: Any) -> None:
+    """Oracle: what the template writes where it cannot ask for today's date."""
+    if today:
+        monkeypatch.setattr(chat_template_utils, "datetime", today)
+    asked = question("Who?", "Ida")
+    encoder = Encoder(byte_level(chat_template=LLAMA3), DataOptions())
+    expected = "<bos><turn>system\n\nToday Date: 26 Jul 2024</turn><turn>user\n\nWho?</turn><turn>assistant\n\n"
+    assert encoder.prompt(asked) == {"text": expected, "sha256": sha256(expected)}
+    cannot_ask = LLAMA3.replace("strftime_now", "nothing")
+    assert Encoder(byte_level(chat_template=cannot_ask), DataOptions()).prompt(asked)["text"] == expected
+    assert encoder.facts(asked)["date"] == "2024-07-26"
+
+
 @pytest.mark.parametrize(
-    ("template", "arguments", "expected"),
-    [(DATED, {}, True), (DATED, {"date_string": "7"}, False), (CHATML, {}, False), (None, {}, False)],
+    ("template", "arguments", "example", "expected"),
+    [
+        (DATED, {}, question("?", "Ida"), True),
+        (DATED, {}, chat("?", "Ida"), True),
+        (DATED, {}, completion("?", "Ida"), False),
+        (DATED, {"date_string": "7"}, question("?", "Ida"), False),
+        ("{{ strftime_now('%d')[9:] }}" + BARE, {}, question("?", "Ida"), True),
+        ("{{ 1 / (strftime_now('%d') | int) }}" + BARE, {}, question("?", "Ida"), True),
+        ("{{ strftime_now is defined }}" + BARE, {}, question("?", "Ida"), False),
+        (CHATML, {}, question("?", "Ida"), False),
+        (None, {}, question("?", "Ida"), False),
+    ],
 )
 def test_a_template_that_writes_the_date_is_noticed(
-    template: str | None, arguments: dict[str, str], expected: bool
+    template: str | None, arguments: dict[str, str], example: Example, expected: bool
 ) -> None:
-    tokenizer = byte_level(chat_template=template)
-    assert Encoder(tokenizer, DataOptions(template_args=arguments)).writes_today is expected
-    assert scored(tokenizer, question("?", "Ida"), template_args=arguments).count("[") == 2
+    encoder = Encoder(byte_level(chat_template=template), DataOptions(template_args=arguments))
+    assert encoder.writes_date(example) is expected
+    assert ("date" in encoder.facts(example)) is expected
+
+
+def test_an_argument_says_another_date() -> None:
+    tokenizer, argument = byte_level(chat_template=LLAMA3), {"date_string": "10 Apr 2025"}
+    text = Encoder(tokenizer, DataOptions(template_args=argument)).prompt(question("Who?", "Ida"))["text"]
+    assert "Today Date: 10 Apr 2025</turn>" in text
+
+
+@pytest.mark.parametrize("code", FORMATS)
+def test_the_date_is_written_in_the_format_asked_for(code: str) -> None:
+    """Oracle: strftime of the first moment of that day, in the locale C, with the names that Linux has."""
+    naive = PINNED_DATE.replace(tzinfo=None)  # as templates' own, which have no zone
+    assert FORMATS[code] == naive.strftime(f"%{code}")
+
+
+@pytest.mark.parametrize(
+    "asked_for",
+    ["%d %b %Y", "%A, %-d. %B %y", "%Y-%m-%dT%H:%M:%S", "100%% on %%d %d", "", "%%%d", "%-m/%-d", "no date"],
+)
+@pytest.mark.parametrize("head", ["", "  ", "\n\n  {{ 'x' }}\n", "\t{# a comment #}\n", "{%- set x = 1 %}\n x\n"])
+def test_the_rest_of_a_template_stays_as_it_is(asked_for: str, head: str) -> None:
+    """Oracle: the same template with the date in the place of the call."""
+    body = "[{{ 'DATE' }}]{% for m in messages %}{{ m['content'] }};\n{% endfor %}"
+    row = question("Who?", "Ida")
+    calling = head + body.replace("'DATE'", f"strftime_now('{asked_for}')")
+    wanted = head + body.replace("DATE", PINNED_DATE.strftime(asked_for))
+    found, expected = (
+        Encoder(byte_level(chat_template=template), DataOptions()).prompt(row)["text"] for template in (calling, wanted)
+    )
+    assert found == expected
 
 
 # Corpus texts

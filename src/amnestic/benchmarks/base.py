@@ -1,22 +1,111 @@
-"""What a benchmark is: named splits of rows, in the field names of TOFU."""
+"""What a benchmark gives a run: the sources of its splits, and what must be read with the numbers."""
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
+from ..data.example import Example, rows_with
+from ..data.options import DataOptions
+from ..data.records import Rows
+from ..data.sources import HubError, read_examples
+from ..errors import InputError
 from ..registry import Registry
 
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of one split come from."""
+
+    name: str
+    """A file, a folder or a Hub data set; of rows in memory what they are, in angle brackets, for results."""
+    rows: Sequence[Row] | None = None
+    """Rows in memory, in the place of what `name` names."""
+
+    def read(self, split: str, options: DataOptions, alternates: bool = False) -> Rows[Example]:
+        """Return the examples of the split called `split`, as `read_examples` does."""
+        with reaching_hub():
+            return read_examples(self.name if self.rows is None else self.rows, split, options, alternates)
+
+
+@contextmanager
+def reaching_hub() -> Iterator[None]:
+    """Say what a user can do where the Hub does not give the data of a benchmark."""
+    try:
+        yield
+    except HubError as error:
+        raise InputError(
+            f"{error.source} cannot be loaded from the Hub ({error.cause}); give the folder that holds the benchmark's "
+            "files with --data FOLDER."
+        ) from error
+
+
 class Benchmark(ABC):
-    """A source of named splits; its dataclass fields are its settings."""
+    """Named sources of rows; the dataclass fields are the settings.
+
+    What is measured follows from the names of the splits and from the answers that their rows have: a metric says which
+    it reads.
+    """
 
     name: ClassVar[str]
+    max_new_tokens: ClassVar[int] = 200
+    """Longest generated answer by the benchmark's definition, in tokens."""
+
+    @staticmethod
+    def open(name: str, data: str | None = None) -> "Benchmark":
+        """Return the benchmark called `name`, ``tofu:forget10``: what follows the colon is for the benchmark to read.
+
+        `data` is the place of its files, a folder or a Hub data set, where they are not at the usual one. Raises
+        InputError for an unknown benchmark or part of one, and for a place that it cannot use.
+        """
+        kind, _, part = name.partition(":")
+        return BENCHMARKS.get(kind).of(part, data)
+
+    @classmethod
+    @abstractmethod
+    def of(cls, part: str, data: str | None) -> Self:
+        """Return the benchmark that ``name:part`` names, "" for none, with its files at `data`; see `open`."""
 
     @abstractmethod
-    def splits(self) -> dict[str, list[Row]]:
-        """Return the rows of each split (``full``, ``forget``, ``retain``, ...), with ``question`` and ``answer``."""
+    def training(self) -> dict[str, Source]:
+        """Return what unlearning reads: ``forget`` and ``retain``. Raises InputError for what is missing."""
+
+    @abstractmethod
+    def evaluation(self) -> dict[str, Source]:
+        """Return what is measured, by the name of the split. Raises InputError for what is missing."""
+
+    @property
+    def notes(self) -> Mapping[str, str]:
+        """Return split -> a sentence that must be read with whatever is measured on it."""
+        return {}
+
+    def retrained_of(self, model: str) -> str | None:
+        """Return the name that the retrained model has by convention where the model before is called `model`."""
+        return None
+
+    def check(
+        self, evaluation: Mapping[str, Sequence[Example]], training: Mapping[str, Sequence[Example]] | None = None
+    ) -> list[str]:
+        """Raise InputError where the examples that were read are not what the benchmark says; return notes about them.
+
+        `evaluation` was read with its other answers; `training` is None where nothing is trained.
+        """
+        return []
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "amnestic.benchmarks")
 benchmark = BENCHMARKS.register
+
+
+def refuse_lacking(place: str, examples: Sequence[Example], kinds: Sequence[str], advice: str) -> None:
+    """Raise InputError where a row of `place` has no other answers of one of `kinds`."""
+    for kind in kinds:
+        has = rows_with(examples, kind)
+        if not has.all():
+            raise InputError(
+                f"{len(has) - int(has.sum())} of {len(has)} rows of {place} have no '{kind}' (the first is row "
+                f"{int(has.argmin())}, counted from 0); {advice}."
+            )

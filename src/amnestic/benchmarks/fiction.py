@@ -7,10 +7,10 @@ settings give the same rows on every platform and with every Python version.
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from ..errors import InputError
-from .base import Benchmark, Row, benchmark
+from .base import Benchmark, Row, Source, benchmark
 from .fiction_words import FACTS, MEN, SURNAME_ENDS, SURNAME_STARTS, WOMEN, Fact
 
 T = TypeVar("T")
@@ -63,6 +63,28 @@ class Fiction(Benchmark):
     def _forgotten(self) -> int:
         """Number of people to forget."""
         return round(self.people * self.forget_share)
+
+    @classmethod
+    def of(cls, part: str, data: str | None) -> Self:
+        """Return the benchmark with its default settings; `part` is the seed, a whole number, 0 where none is given."""
+        if data is not None:
+            raise InputError(f"--data is {data}, and the benchmark {cls.name} makes its own rows; leave it out.")
+        if part and not part.isdecimal():
+            raise InputError(f"the benchmark {cls.name} has no '{part}'; expected {cls.name}, or {cls.name}:SEED.")
+        return cls(seed=int(part or 0))
+
+    def training(self) -> dict[str, Source]:
+        """Return the rows about the people to be forgotten, and about the others."""
+        splits = self.splits()
+        return {name: self._source(name, splits[name]) for name in ("forget", "retain")}
+
+    def evaluation(self) -> dict[str, Source]:
+        """Return the same rows, and the holdout, about people that no model has seen."""
+        splits = self.splits()
+        return {name: self._source(name, splits[name]) for name in ("forget", "retain", "holdout")}
+
+    def _source(self, split: str, rows: list[Row]) -> Source:
+        return Source(f"<{split} of {self.name}, seed {self.seed}>", rows)
 
     def splits(self) -> dict[str, list[Row]]:
         """Return full (retain, then forget), forget, retain, and holdout: as many other people as in forget.

@@ -117,6 +117,10 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 HOST_BOUNDARIES = "host_boundaries"
 """Argument of the model that stays in the host's memory, so that it can be read without waiting for a device."""
+SEGMENT_ROWS = "segment_rows"
+"""Argument of the model, (M,) int64: the positions of each segment, one behind the other, where segments share some."""
+SEGMENT_PLACES = "segment_places"
+"""Argument of the model, (T,) int64: where each position stands in `SEGMENT_ROWS`; any place, if there are several."""
 
 Placed = tuple[str, Encoded]
 """A row, and the name of its split."""

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .dates import SHOWN, asks_for_today, with_date
 from .example import Example
 from .options import DataOptions
+from .presets import PRESETS
 from .quoting import quoted
 from .records import DIGEST, Records, Rows, column
 
@@ -180,10 +182,7 @@ class Encoder:
         self.limit = min(options.max_length, model_limit or options.max_length)
         self.chat_template = _chat_template(tokenizer, options.chat_template)
         if self.chat_template is None and (options.template_args or options.system_prompt is not None):
-            raise InputError(
-                "--template_args and --system_prompt are for chat templates, and there is none; leave them out, or "
-                "give --chat_template FILE."
-            )
+            raise InputError(f"{_asking_for_chat(options)} or give --chat_template FILE.")
         self.arguments = {key: _literal(value) for key, value in options.template_args.items()}
         self.closing = _closing_tokens(tokenizer)
 
@@ -212,15 +211,15 @@ class Encoder:
 
     def facts(self, example: Example) -> dict[str, Any]:
         """Return what a results file records of the template: kind, arguments, hash of the first rendered prompt."""
-        rendered = self._render(example)
-        prompt = rendered.text[: rendered.start]
         kind = "text" if example.kind == "text" else "as it stands"
         if example.kind in ("question", "messages"):
             kind = "chat" if self.chat_template else "question"
-        facts: dict[str, Any] = {"kind": kind, "first_prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()}
+        facts: dict[str, Any] = {"kind": kind, "first_prompt_sha256": self.prompt(example)["sha256"]}
         if kind == "chat":
             facts |= {"arguments": dict(self.arguments), "system_prompt": self.options.system_prompt}
             facts["template_sha256"] = hashlib.sha256(str(self.chat_template).encode()).hexdigest()
+            if self.writes_date(example):
+                facts["date"] = SHOWN
         if kind == "question":
             facts["arguments"] = {
                 "question_template": self.options.question_template,
@@ -228,14 +227,26 @@ class Encoder:
             }
         return facts
 
-    @property
-    def writes_today(self) -> bool:
-        """Return whether the chat template writes the current date unless an argument pins it."""
-        return (
-            self.chat_template is not None
-            and "strftime_now" in self.chat_template
-            and "date_string" not in self.arguments
-        )
+    def prompt(self, example: Example) -> dict[str, str]:
+        """Return the rendered prompt of `example`, up to its answer's first character: ``text``, and its ``sha256``."""
+        rendered = self._render(example)
+        text = rendered.text[: rendered.start]
+        return {"text": text, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+    def writes_date(self, example: Example) -> bool:
+        """Return whether the prompt of `example` holds the pinned date.
+
+        It does where the chat template asks for today's, and no argument (Llama 3's date_string) says another.
+        """
+        template = self.chat_template
+        is_chat = example.kind in ("messages", "question")
+        if template is None or not is_chat or not asks_for_today(template):
+            return False
+        turns = [*self._turns(example), {"role": "assistant", "content": example.answer}]
+        try:
+            return self._apply(turns, with_date(template, MARK)) != self._apply(turns)
+        except InputError:  # it computes with the date, and a mark is none
+            return True
 
     def preview(self, encoded: Encoded) -> list[tuple[str, bool]]:
         """Return the tokens of an example as text, each with whether it is scored: of a marked answer, in a span.
@@ -390,10 +401,7 @@ class Encoder:
             raise InputError(
                 f"{example.id} is a list of messages, and there is no chat template for it; give --chat_template FILE."
             )
-        prompt = example.prompt
-        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
-        if self.options.system_prompt is not None and turns[0]["role"] != "system":
-            turns.insert(0, {"role": "system", "content": self.options.system_prompt})
+        turns = self._turns(example)
         before, found, after = self._apply([*turns, {"role": "assistant", "content": MARK}]).rpartition(MARK)
         whole = self._apply([*turns, {"role": "assistant", "content": example.answer}])
         body = whole.removesuffix(after)
@@ -404,12 +412,21 @@ class Encoder:
             )
         return Rendered(whole, start, len(body), is_chat=True)
 
-    def _apply(self, messages: list[dict[str, str]]) -> str:
+    def _turns(self, example: Example) -> list[dict[str, str]]:
+        """Return the messages before the answer, the system's in front where one is given and the row has none."""
+        prompt = example.prompt
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(turn) for turn in prompt]
+        if self.options.system_prompt is not None and turns[0]["role"] != "system":
+            turns.insert(0, {"role": "system", "content": self.options.system_prompt})
+        return turns
+
+    def _apply(self, messages: list[dict[str, str]], template: str | None = None) -> str:
+        """Return a conversation as `template` writes it; without one, as the run's does, with the pinned date."""
         try:
             return str(
                 self.tokenizer.apply_chat_template(
                     messages,
-                    chat_template=self.chat_template,
+                    chat_template=template or with_date(str(self.chat_template)),
                     tokenize=False,
                     add_generation_prompt=False,
                     **self.arguments,
@@ -433,6 +450,13 @@ def _chat_template(tokenizer: Any, choice: str) -> str | None:
         raise InputError(
             f"--chat_template {choice} cannot be read: {error}; expected a Jinja file in UTF-8."
         ) from error
+
+
+def _asking_for_chat(options: DataOptions) -> str:
+    """Return the beginning of a sentence about options that need a chat template."""
+    if (preset := PRESETS.get(options.preset or "")) and preset.options["chat_template"] != "none":
+        return f"--preset {options.preset} is for models with a chat template, and there is none; leave it out,"
+    return "--template_args and --system_prompt are for chat templates, and there is none; leave them out,"
 
 
 def _closing_tokens(tokenizer: Any) -> set[int]:

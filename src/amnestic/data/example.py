@@ -2,8 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,8 @@ from .records import DIGEST, Records, Rows, column
 
 Messages = tuple[dict[str, str], ...]
 Spans = tuple[tuple[int, int], ...]
+ALTERNATES = ("paraphrased_answer", "perturbed_answer")
+"""The kinds of other answers that an example may have: the right one in other words, and wrong ones."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Example:
     answer: str
     forget_spans: Spans = ()
     """The parts of the answer to be forgotten, as ranges of its characters ``[start, end)``; none: all of it."""
+    alternates: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Kind, one of `ALTERNATES` -> other answers to the prompt, at least one; a kind that the row lacks is left out."""
 
     @property
     def fingerprint(self) -> str:
         """Return a hash of prompt and answer, without outer white space: equal for equal content in any file or row.
 
-        What is marked in the answer is left out: a marked answer and the same answer unmarked are one content.
+        What is marked in the answer is left out, and so are other answers: with or without them it is one content.
         """
         prompt = self.prompt.strip() if isinstance(self.prompt, str) else self.prompt
         content = json.dumps([self.kind, prompt, self.answer.strip()], ensure_ascii=True)
@@ -50,8 +55,12 @@ class Example:
 
 def example_rows() -> Records[Example]:
     """Return an empty sequence for any number of examples; a digest of the content of each stays at hand."""
-    columns = [("content", DIGEST), ("is_marked", np.bool_)]
-    return Records(Example, columns, lambda example: (_digest(example), bool(example.forget_spans)))
+    columns = [("content", DIGEST), ("is_marked", np.bool_), *((kind, np.bool_) for kind in ALTERNATES)]
+    return Records(Example, columns, _facts)
+
+
+def _facts(example: Example) -> tuple[Any, ...]:
+    return _digest(example), bool(example.forget_spans), *(kind in example.alternates for kind in ALTERNATES)
 
 
 def content_digests(examples: Iterable[Example]) -> np.ndarray:
@@ -66,6 +75,13 @@ def marked_rows(examples: Iterable[Example]) -> np.ndarray:
     if isinstance(examples, Rows):
         return np.flatnonzero(column(examples, "is_marked"))
     return np.flatnonzero([bool(example.forget_spans) for example in examples])
+
+
+def rows_with(examples: Iterable[Example], kind: str) -> np.ndarray:
+    """Return for each example whether it has other answers of `kind`, (B,) bool."""
+    if isinstance(examples, Rows):
+        return column(examples, kind)
+    return np.array([kind in example.alternates for example in examples], dtype=np.bool_)
 
 
 def _digest(example: Example) -> bytes:

@@ -11,6 +11,8 @@ from .quoting import REDACTED
 class DataOptions:
     """How rows become tokens."""
 
+    indifferent: ClassVar[frozenset[str]] = frozenset({"preset", "system_prompt"})
+
     question_column: str | None = None
     """Column of the question, rendered with the template; a.b is the column b within a [default: question]."""
     answer_column: str | None = None
@@ -27,6 +29,9 @@ class DataOptions:
     """Longest example, in tokens; the model's own limit counts where it is lower."""
     too_long: Literal["cut", "drop", "error"] = "cut"
     """What happens to an answer beyond --max_length; the rows are counted and reported in any case."""
+    preset: str | None = None
+    """Named set of the five options below, for those that are not given: tofu-llama3, tofu-llama2, tofu-phi,
+    tofu-stablelm or tofu-pythia, as TOFU's public models were trained [default: none]."""
     chat_template: str = "auto"
     """auto: the tokenizer's where it has one; none: the question template; or the path of a Jinja file."""
     template_args: dict[str, str] = field(default_factory=dict)
@@ -52,26 +57,97 @@ class DataOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnData(DataOptions):
+class AlternatesOptions:
+    """Where other answers to a row's prompt stand."""
+
+    paraphrased_answer_column: str | None = None
+    """Column of the right answer in other words [default: paraphrased_answer, where there is one]."""
+    perturbed_answer_column: str | None = None
+    """Column of a wrong answer, or of a list of them [default: perturbed_answer, where there is one]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkOptions:
+    """A benchmark in the place of files of one's own."""
+
+    benchmark: str | None = None
+    """A benchmark and its forget split, such as tofu:forget10, which brings all data [default: none]."""
+    data: str | None = None
+    """Folder of the benchmark's files, or another Hub data set of them [default: the usual one on the Hub]."""
+
+    def refuse_rivals(self, *splits: str) -> bool:
+        """Return whether files of one's own are given as `splits`; raise InputError where a benchmark is too."""
+        given = [f"--{name}" for name in splits if getattr(self, name) is not None]
+        if self.benchmark is not None and given:
+            raise InputError(f"--benchmark brings its own data, and {given[0]} was given too; give one of the two.")
+        if self.benchmark is None and self.data is not None:
+            raise InputError("--data is the folder of a benchmark's files, and --benchmark was not given; give both.")
+        return bool(given)
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
     """What to forget and what to keep."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"forget", "retain", "system_prompt"})
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"forget", "retain", "benchmark", "data"}
 
-    forget: str
+    forget: str | None = None
     """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
-    owner/name[:config[:split]]."""
-    retain: str
-    """What to keep, in the same forms."""
+    owner/name[:config[:split]] [default: the benchmark's]."""
+    retain: str | None = None
+    """What to keep, in the same forms [default: the benchmark's]."""
     forget_spans_column: str | None = None
     """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
     is forgotten whole [default: forget_spans, where there is one]."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        super().__post_init__()
+        self.refuse_rivals("forget", "retain")
+        missing = [f"--{name}" for name in ("forget", "retain") if getattr(self, name) is None]
+        if self.benchmark is None and missing:
+            raise InputError(
+                f"missing {', '.join(missing)}; expected on the command line or, without the dashes, in the --config "
+                "file; or a --benchmark, which brings both."
+            )
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """Return the files of one's own, by split."""
+        named = {"forget": self.forget, "retain": self.retain}
+        return {name: source for name, source in named.items() if source is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalData(BenchmarkOptions, AlternatesOptions, DataOptions):
+    """What a model is measured on."""
+
+    indifferent: ClassVar[frozenset[str]] = UnlearnData.indifferent | {"holdout"}
+
+    forget: str | None = None
+    """What should be forgotten: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
+    owner/name[:config[:split]] [default: the benchmark's]."""
+    retain: str | None = None
+    """What should be kept, in the same forms [default: the benchmark's]."""
+    holdout: str | None = None
+    """What no model was trained on, in the same forms: membership attacks compare the forget rows with it
+    [default: the benchmark's]."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        super().__post_init__()
+        if not self.refuse_rivals("forget", "retain", "holdout") and self.benchmark is None:
+            raise InputError(
+                "nothing to measure on was given; expected --benchmark, such as tofu:forget10, or files: --forget, "
+                "--retain, --holdout."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneData(DataOptions):
     """What to learn."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"data", "exclude", "system_prompt"})
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"data", "exclude"}
 
     data: str
     """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set

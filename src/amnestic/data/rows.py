@@ -50,10 +50,10 @@ class Form:
         is_pair_of_lists = self.kind == "prompt" and any(isinstance(value, list | tuple) for _, value in cells)
         if self.kind == "messages" or is_pair_of_lists:
             return Example(id, "messages", *_conversation(cells))
-        texts = [_text(*cell) for cell in cells]
-        _refuse_empty(cells[-1][0], texts[-1])
+        texts = [text_of(*cell) for cell in cells]
+        refuse_empty(cells[-1][0], texts[-1])
         if self.kind == "question":
-            _refuse_empty(cells[0][0], texts[0])
+            refuse_empty(cells[0][0], texts[0])
         return Example(id, self.kind, "" if len(texts) == 1 else texts[0], texts[-1])
 
     def _cells(self, row: Row) -> list[tuple[str, Any]]:
@@ -159,7 +159,7 @@ def _columns(row: Row) -> Mapping[Any, Any]:
     return row.value
 
 
-def _text(where: str, value: object) -> str:
+def text_of(where: str, value: object) -> str:
     """Return a value as text: numbers as Python writes them."""
     if isinstance(value, Real | Decimal) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
@@ -175,7 +175,7 @@ def _text(where: str, value: object) -> str:
 
 def _cure(value: object) -> str:
     """Return what to do about a value that is no text, as the end of a sentence."""
-    if _is_missing(value):
+    if is_missing(value):
         return ", so write some there, or remove the row"
     if isinstance(value, Mapping) and value:
         inner = next((name for name, cell in value.items() if isinstance(cell, str)), next(iter(value)))
@@ -184,13 +184,14 @@ def _cure(value: object) -> str:
     return ""
 
 
-def _is_missing(value: object) -> bool:
+def is_missing(value: object) -> bool:
     """Return whether a value stands for an empty cell: None, NaN, or what pandas writes there."""
     is_nan = isinstance(value, Real | Decimal) and not isinstance(value, bool) and math.isnan(value)
     return value is None or is_nan or type(value).__name__ in ("NAType", "NaTType")
 
 
-def _refuse_empty(where: str, text: str) -> None:
+def refuse_empty(where: str, text: str) -> None:
+    """Raise InputError for a text of nothing but white space."""
     if not text.strip():
         raise InputError(f"{where} is empty; write text there, or remove the row.")
 
@@ -211,7 +212,7 @@ def _conversation(cells: list[tuple[str, Any]]) -> tuple[Messages, str]:
         )
     if len(turns) == 1:
         raise InputError(f"{where} has nothing before the assistant's message; expected a message to answer.")
-    _refuse_empty(f"{where}: the assistant's last message", turns[-1]["content"])
+    refuse_empty(f"{where}: the assistant's last message", turns[-1]["content"])
     return tuple(turns[:-1]), turns[-1]["content"]
 
 
@@ -230,7 +231,7 @@ def _turn(where: str, message: object) -> dict[str, str]:
     if lacking:
         found = quoted(listing(message))
         raise InputError(f"{where} has no {lacking[0]} (found: {found}); expected role and content.")
-    return {key: _text(f"{where}: {key}", message[key]) for key in ("role", "content")}
+    return {key: text_of(f"{where}: {key}", message[key]) for key in ("role", "content")}
 
 
 def decoded(text: str) -> object:
@@ -251,6 +252,6 @@ def described(value: object) -> str:
         return "text"
     if isinstance(value, list | tuple):
         return "a list"
-    if _is_missing(value):
+    if is_missing(value):
         return f"missing ({type(value).__name__})"
     return "an object" if isinstance(value, Mapping) else f"of the type {type(value).__name__}"

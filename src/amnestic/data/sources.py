@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest
+from .alternates import with_alternates
 from .example import Example, content_digests, example_rows
 from .files import PARQUET_ROWS, READERS, is_readable, one_line, read_rows, refuse_twice
 from .opening import UNPACK, is_packed
@@ -21,25 +22,38 @@ KINDS = "a JSON, JSONL, CSV, TSV or Parquet file, a folder of them, or a Hub dat
 SUFFIXES = f"{', '.join(READERS)}; .gz may follow all but the last"
 
 
-def read_examples(source: str | Path | Iterable[Any], split: str, options: DataOptions) -> Rows[Example]:
+class HubError(InputError):
+    """A data set of the Hub cannot be loaded."""
+
+    def __init__(self, source: str, cause: str, advice: str) -> None:
+        """`cause` is what the library said, `advice` the rest of the sentence."""
+        super().__init__(f"{source} cannot be loaded from the Hub ({cause}){advice}")
+        self.source, self.cause = source, cause
+
+
+def read_examples(
+    source: str | Path | Iterable[Any], split: str, options: DataOptions, alternates: bool = False
+) -> Rows[Example]:
     """Return the examples of `source`, called ``split:row`` with rows counted from 0 over all its files.
 
     `source` is a file, a folder of files (read in the order of their names), a Hub data set
     ``owner/name[:config[:split]]`` where no local path has that name, a `datasets.Dataset`, or any iterable of
-    dictionaries or examples. The columns of the first row decide the form of all. Raises InputError for whatever
-    cannot be used, with the file and the line.
+    dictionaries or examples. The columns of the first row decide the form of all. Other answers to the prompts are read
+    where `alternates` asks for them; without it, whatever stands in their columns does not matter. Raises InputError
+    for whatever cannot be used, with the file and the line.
     """
     form: Form | None = None
     examples = example_rows()
     spans = spans_column(options)
-    for number, row in enumerate(_rows(source, split)):
+    for number, row in enumerate(rows_of(source, split)):
         id = f"{split}:{number}"
         if isinstance(row.value, Example):
             example = renewed(id, row.place, row.value)
         else:
             form = form or form_of(row, options)
             example = form.example(id, row)
-        examples.append(marked(example, row, spans))
+        example = marked(example, row, spans)
+        examples.append(with_alternates(example, row, options) if alternates else example)
     if not examples:
         raise InputError(f"{source if isinstance(source, str | Path) else split} is empty; expected at least one row.")
     return examples
@@ -58,7 +72,8 @@ def shared_rows(a: Iterable[Example], b: Iterable[Example]) -> int:
     return int(is_among(content_digests(a), content_digests(b)).sum())
 
 
-def _rows(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
+def rows_of(source: str | Path | Iterable[Any], split: str) -> Iterator[Row]:
+    """Yield the rows of what `read_examples` reads, each with its place; `split` names data in memory."""
     if not isinstance(source, str | Path):
         return _in_memory(source, split)
     files = _local_files(source)
@@ -174,10 +189,9 @@ def _from_hub(source: str) -> Any:
     try:
         loaded = datasets.load_dataset(name, config or None, split=split or None)
     except Exception as error:  # the network, the Hub and a data set's own files fail in every way
-        raise InputError(
-            f"{source} cannot be loaded from the Hub ({type(error).__name__}: {quoted(one_line(error))}), and there is "
-            f"no file or folder of that name{_advice(Path(source))}"
-        ) from error
+        cause = f"{type(error).__name__}: {quoted(one_line(error))}"
+        advice = f", and there is no file or folder of that name{_advice(Path(source))}"
+        raise HubError(source, cause, advice) from error
     if not isinstance(loaded, Mapping):
         return loaded
     if len(loaded) != 1:

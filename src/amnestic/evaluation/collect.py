@@ -1,54 +1,126 @@
 """A suite of metrics on one model: each distinct need is swept once, whoever reads it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from ..data.encode import Encoded
-from .metric import METRICS, Measurement, Metric
-from .needs import Generation, Need, Subject
+from ..errors import InputError
+from .metric import METRICS, Contents, Measurement, Metric, UndefinedError
+from .needs import Generation, OfRetrained, SweptNeed, why_missing
+from .sweeps import Subject, sweep, timed
+
+DEFAULT, ALL = "default", "all"
+
+
+@dataclass(frozen=True)
+class Suite:
+    """The metrics that are computed, and why others that were asked for are not."""
+
+    metrics: list[Metric]
+    not_computed: dict[str, str]
+    """Key of results.json -> the reason, and what would supply what is missing, as a sentence."""
+
+    @classmethod
+    def of(cls, wanted: Iterable[Metric], contents: Contents) -> "Suite":
+        """Return what of the metrics `wanted` can be computed of `contents`, each once, and why the others cannot."""
+        found = {item.key: item for item in wanted}
+        reasons = {key: why_missing(item, contents) for key, item in found.items()}
+        left_out = {key: f"{reason}." for key, reason in reasons.items() if reason is not None}
+        return cls([item for key, item in found.items() if key not in left_out], left_out)
+
+    @property
+    def needs(self) -> list[SweptNeed]:
+        """Return what the metrics read of models, each need once, in the order of first mention."""
+        return list(dict.fromkeys(need for item in self.metrics for need in _swept(item)))
 
 
 @dataclass(frozen=True)
 class Collected:
     """The tables of all sweeps, and what the metrics made of them."""
 
-    tables: dict[Need, Any]
+    tables: dict[SweptNeed, Any]
     measurements: dict[str, Measurement]
-    """By ``split.metric``, the key in results.json."""
+    """By the key in results.json."""
+    undefined: dict[str, str]
+    """Key -> why the formula has no value for what was measured."""
+    seconds: dict[str, float]
+    """Kind of sweep -> how long it took; ``metrics``: the formulas."""
 
-    @property
-    def values(self) -> dict[str, float]:
-        """Return the flat dictionary of results.json."""
-        return {name: measurement.value for name, measurement in self.measurements.items()}
-
-    def generated(self, split: str) -> list[str | None]:
-        """Return the generated answer of each example of `split`."""
-        table = self.tables[Generation(split)]
-        return list(table.generated)
-
-
-def suite(splits: Mapping[str, Sequence[Encoded]]) -> list[Metric]:
-    """Return every registered metric on each of `splits` that its examples allow."""
-    every = [METRICS.get(name) for name in METRICS.names()]
-    return [cls(split) for split, examples in splits.items() for cls in every if cls.applies(examples)]
+    def generated(self, split: str, count: int) -> list[str | None]:
+        """Return the generated answer of each of the `count` examples of `split`; None where none was asked for."""
+        table = self.tables.get(Generation(split))
+        return [None] * count if table is None else list(table.generated)
 
 
-def distinct_needs(metrics: Sequence[Metric]) -> list[Need]:
-    """Return what `metrics` read, each need once, in the order of first mention."""
-    return list(dict.fromkeys(need for item in metrics for need in item.needs().values()))
+def wanted_metrics(contents: Contents, asked: Sequence[str]) -> list[Metric]:
+    """Return the metrics that are `asked` for, computable or not: ``default``, ``all``, names, or dotted paths.
+
+    Raises InputError for a name that nobody knows.
+    """
+    if not asked:
+        raise InputError(f"--metrics names no metric; expected names, {DEFAULT} or {ALL}.")
+    classes: dict[str, type[Metric]] = {}
+    for name in asked:
+        if name in (DEFAULT, ALL):
+            every = {known: METRICS.get(known) for known in METRICS.names()}
+            classes |= {known: cls for known, cls in every.items() if name == ALL or not cls.on_request}
+        else:
+            classes[name] = METRICS.get(name)
+    return [item for cls in classes.values() for item in cls.instances(contents)]
 
 
-def rows(subject: Subject, metrics: Sequence[Metric]) -> int:
-    """Return how many rows the sweeps of `metrics` pass over."""
-    return sum(len(subject.splits[need.split]) for need in distinct_needs(metrics))
+def suite(contents: Contents, asked: Sequence[str] = (DEFAULT,)) -> Suite:
+    """Return the suite of what is `asked` for (see `wanted_metrics`)."""
+    return Suite.of(wanted_metrics(contents, asked), contents)
 
 
-def collect(subject: Subject, metrics: Sequence[Metric]) -> Collected:
-    """Sweep every distinct need of `metrics` once, and compute them."""
-    tables = {need: need.measure(subject) for need in distinct_needs(metrics)}
-    measurements = {}
-    for item in metrics:
-        read = {argument: tables[need] for argument, need in item.needs().items()}
-        measurements[f"{item.split}.{item.name}"] = item.compute(**read)
-    return Collected(tables, measurements)
+def collect(subject: Subject, asked: Suite) -> Collected:
+    """Sweep every distinct need of a suite once, and compute its metrics."""
+    seconds: dict[str, float] = {}
+    tables = sweep(subject, asked.needs, seconds)
+    measurements, undefined = {}, {}
+    with timed(seconds, "metrics"):
+        computing = _Computing(subject, tables)
+        for item in asked.metrics:
+            try:
+                measurements[item.key] = computing.of(item)
+            except UndefinedError as error:
+                undefined[item.key] = f"{error}."
+    return Collected(tables, measurements, undefined, seconds)
+
+
+class _Computing:
+    """Computes each metric once, though others read it."""
+
+    def __init__(self, subject: Subject, tables: Mapping[SweptNeed, Any]) -> None:
+        self._subject = subject
+        self._tables = tables
+        self._found: dict[Metric, Measurement] = {}
+
+    def of(self, item: Metric) -> Measurement:
+        """Return the measurement of a metric; a note on a split goes with whatever is read of it."""
+        if item not in self._found:
+            found = item.compute(**{argument: self._read(need) for argument, need in item.needs().items()})
+            notes = [self._subject.notes[n.split] for n in _swept(item) if n.split in self._subject.notes]
+            said = " ".join(dict.fromkeys([*([found.note] if found.note else []), *notes]))
+            self._found[item] = replace(found, note=said or None)
+        return self._found[item]
+
+    def _read(self, need: Any) -> Any:
+        if isinstance(need, Metric):
+            return self.of(need)
+        if isinstance(need, OfRetrained):
+            assert self._subject.retrained is not None  # suites leave out what is missing
+            return self._subject.retrained[need.metric.key]
+        return self._tables[need]
+
+
+def _swept(item: Metric) -> list[SweptNeed]:
+    """Return what a metric, and those that it reads, read of models."""
+    found: list[SweptNeed] = []
+    for need in item.needs().values():
+        if isinstance(need, Metric):
+            found += _swept(need)
+        elif isinstance(need, SweptNeed):
+            found.append(need)
+    return found

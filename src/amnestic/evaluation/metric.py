@@ -6,11 +6,38 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from ..registry import Registry
+
+KNOWLEDGE = MappingProxyType(
+    {
+        "forget": "lower means more forgotten",
+        "retain": "higher means more kept",
+        "real_authors": "higher means more kept",
+        "world_facts": "higher means more kept",
+        "data": "higher means more learned",
+    }
+)
+"""Split -> what a value means that rises with what the model knows."""
+UNTOUCHED = MappingProxyType(
+    {
+        "forget": "what a retrained model has",
+        "retain": "what the model had before",
+        "real_authors": "what the model had before",
+        "world_facts": "what the model had before",
+        "holdout": "what the model had before",
+        "data": "none; as much as was to be learned",
+    }
+)
+"""Split -> the best value, where it is that of another model."""
+
+
+class UndefinedError(ValueError):
+    """The formula of a metric has no value for what was measured; the text is the reason, as a clause."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +57,7 @@ class Likelihoods:
     closes: np.ndarray
     """(R,) bool: the row's last scored token is its closing end-of-sequence."""
     example: np.ndarray
-    """(R,) int64: the example of the split that the row answers; in rising order, and 0, 1, ... for the true answers."""
+    """(R,) int64: the example of the split that the row answers; rising, and 0, 1, ... for the true answers."""
     answers: Sequence[str]
     """(R,) the answer of each row, as text."""
     is_span: np.ndarray | None = None
@@ -48,6 +75,21 @@ class Likelihoods:
         for end, count, closes in zip(ends, self.counts, self.closes, strict=True):
             yield values[end - count : end - (1 if content_only and closes else 0)]
 
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return (R,) float64, the sum of `values` (N,) over each row; 0 for a row without a token."""
+        rows = np.repeat(np.arange(len(self.counts)), self.counts)
+        return np.bincount(rows, weights=values, minlength=len(self.counts))
+
+    @property
+    def losses(self) -> np.ndarray:
+        """Return (R,) float64, nats a token: the mean of -log p of each row, its closing token included.
+
+        NaN for a row without a token.
+        """
+        with np.errstate(invalid="ignore"):
+            losses: np.ndarray = -self.sums(self.logp) / self.counts
+        return losses
+
 
 @dataclass(frozen=True)
 class Generations:
@@ -59,6 +101,8 @@ class Generations:
     """(B,) int64, generated tokens, that which ends the answer left out."""
     has_ended: np.ndarray
     """(B,) bool: the model ended its answer by itself, within the tokens that it was given."""
+    token_ids: Sequence[np.ndarray] = ()
+    """(B,) the generated tokens."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +111,10 @@ class Measurement:
 
     value: float
     per_example: np.ndarray | None = None
-    """(B,) float64, where the metric has a value for each example; NaN where one has none."""
+    """(B,) float64, where the metric has a value for each example; NaN where one has none. Examples of the metric's
+    split, or of `Metric.examples_of`."""
+    others: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Split -> (B,) float64: values of the examples of further splits that the value comes from."""
     interval: tuple[float, float] | None = None
     """95 % bootstrap interval, over examples."""
     note: str | None = None
@@ -99,11 +146,28 @@ class Contents:
 
 @dataclass(frozen=True)
 class Metric(ABC):
-    """A number about one model; the fields of a subclass are its settings, `split` first where it is about one split."""
+    """A number about one model; the fields of a subclass are its settings, `split` first where it is about one."""
 
     name: ClassVar[str]
     on_request: ClassVar[bool] = False
-    """The metric takes part only where it is named: it costs more than a forward pass."""
+    """The metric takes part only where it is named: it costs more than a forward pass, or is another convention."""
+    examples_of: ClassVar[str] = ""
+    """The split of the examples that `Measurement.per_example` has values of, where the class has no `split`."""
+
+    label: ClassVar[str] = ""
+    """A short name for people; nothing: the metric's name."""
+    formula: ClassVar[str] = ""
+    """With l the mean of -log p over an answer's tokens, and P = exp(-l)."""
+    directions: ClassVar[Mapping[str, str]] = KNOWLEDGE
+    """Split -> what a change means, such as "lower means more forgotten"; "" for every other split, and for none."""
+    targets: ClassVar[Mapping[str, str]] = UNTOUCHED
+    """Split -> the best value; "" for every other split, and for none."""
+    source: ClassVar[str] = ""
+    """Where the definition comes from."""
+    is_share: ClassVar[bool] = False
+    """The value lies between 0 and 1."""
+    place: ClassVar[int] = 100
+    """Where tables list the metric: lower ones first."""
 
     @property
     def key(self) -> str:

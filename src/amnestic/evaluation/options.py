@@ -10,15 +10,21 @@ from ..errors import InputError
 class EvaluationOptions:
     """How models are measured before and after."""
 
-    indifferent: ClassVar[frozenset[str]] = frozenset({"per_device_eval_batch_size"})
+    indifferent: ClassVar[frozenset[str]] = frozenset({"per_device_eval_batch_size", "cache_dir"})
 
     per_device_eval_batch_size: int = 32
     """Examples that memory holds in one forward pass; where answers are scored, shorter ones fill it in greater number.
     """
     eval_rows: int = 400
-    """Most forget examples that are measured before and after; drawn evenly from the split where it has more."""
+    """Most examples of a split that are measured; drawn evenly from it where it has more. A benchmark's are all."""
     max_new_tokens: int = 200
     """Longest generated answer, in tokens."""
+    metrics: tuple[str, ...] = ("default",)
+    """Names of metrics, or dotted paths of their classes; default: all that take no more than forward passes; all:
+    variants and gradients too (amnestic list metrics)."""
+    cache_dir: str | None = None
+    """Folder that keeps what models gave of each row, so that it is computed once; several runs and splits may share it
+    [default: none]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
@@ -35,3 +41,19 @@ class UnlearnEvaluation(EvaluationOptions):
 
     retrained: str | None = None
     """Hub id or folder of a model that never saw the forget split, measured beside the others [default: none]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StandaloneEvaluation(EvaluationOptions):
+    """What a model that is evaluated by itself is held beside."""
+
+    indifferent: ClassVar[frozenset[str]] = EvaluationOptions.indifferent | {"retrained", "reference", "plan"}
+
+    retrained: str | None = None
+    """A model that never saw the forget split: its evaluation's folder, or the model, which is then measured for what
+    forget quality and PrivLeak need [default: none]."""
+    reference: str | None = None
+    """Hub id or folder of another model of the same tokenizer: the reference attack compares with it, and it judges
+    generated answers [default: none]."""
+    plan: bool = False
+    """Print what would be computed, and stop."""

@@ -3,9 +3,11 @@
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import processes
@@ -14,14 +16,26 @@ from .form import alike
 from .sharding import device_of, forward_only, is_sharded
 
 
+@dataclass(frozen=True)
+class Generated:
+    """A greedy answer."""
+
+    tokens: np.ndarray
+    """(n,) int64, without the one that ends it."""
+    text: str
+    has_ended: bool
+    """The model ended it by itself."""
+
+
 def generate(
     model: Any,
     tokenizer: Any,
     examples: Sequence[Encoded],
     max_new_tokens: int,
     batch_size: int,
-    advance: Callable[[int], None] = lambda rows: None,
-) -> list[str]:
+    agreed: Sequence[int] | None = None,
+    keep: Callable[[dict[int, Generated]], None] = lambda found: None,
+) -> list[Generated]:
     """Return the greedy continuation of each example's prompt, cut at the end-of-sequence (or end-of-turn) token.
 
     Prompts are padded on the left, shortest first; where that changes a model's logits (recurrent models that know no
@@ -30,23 +44,28 @@ def generate(
     further position. Several processes share the work, and all return the whole; `advance` is told how many examples
     are taken up.
     """
-    texts = [""] * len(examples)
+    found: dict[int, Generated] = {}
     stops = _stops(model, tokenizer, examples)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
     room = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize) + 1
     batches = [*_batches(model, examples, batch_size, room - max_new_tokens, pad)]
     for together in processes.rounds(batches):
         share = processes.own(together)
-        advance(sum(map(len, together)))
         if share is None and not is_sharded(model):
             continue
         chosen = share or batches[0]  # weights are gathered by all: one without rows keeps step with the others
         longest = max(examples[i].prompt_length for i in chosen)
         settings = _greedy(min(max_new_tokens, room - longest), stops, pad)
         rows = _continue(model, [examples[i] for i in chosen], settings)[:, longest:].tolist()
+        new = {}
         for i, row in zip(share or [], rows, strict=share is not None):
-            texts[i] = tokenizer.decode(_until(row, stops), skip_special_tokens=True).strip()
-    return [next(filter(None, found), "") for found in zip(*processes.gathered(texts), strict=True)]
+            until = _until(row, stops)
+            text = tokenizer.decode(until, skip_special_tokens=True).strip()
+            new[i] = Generated(np.array(until, dtype=np.int64), text, len(until) < len(row))
+        for part in processes.gathered(new):
+            found |= part
+            keep(part)
+    return [found[i] for i in range(len(examples))]
 
 
 def _batches(

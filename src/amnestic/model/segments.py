@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from ..data.batches import HOST_BOUNDARIES
+from ..data.batches import HOST_BOUNDARIES, SEGMENT_PLACES, SEGMENT_ROWS
 
 NAME = "amnestic_segments"
 """What the function is registered as; no mask is registered under it, so that none is built."""
@@ -71,14 +71,19 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Return causal attention within each segment, (1, T, H, D), from heads (1, H, T, D); there is no dropout.
 
-    The boundaries are in `settings`, as `data.batches.pack` gives them; so may be a sliding window. Raises TypeError
-    for attention of another kind.
+    The boundaries are in `settings`, as `data.batches.pack` gives them; so may be a sliding window, and the positions
+    of segments that share some (`data.trees`). Raises TypeError for attention of another kind.
     """
     _refuse_other(module, attention_mask, settings)
     window = settings.get("sliding_window")
     boundaries, on_host = settings.get("cu_seq_lens_q"), settings.get(HOST_BOUNDARIES)
     if boundaries is None or on_host is None:
         return _causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
+    if (shared := settings.get(SEGMENT_ROWS)) is not None:
+        query, key, value = (heads.index_select(2, shared) for heads in (query, key, value))
+        own = {**settings, SEGMENT_ROWS: None}
+        found, _ = attend(module, query, key, value, attention_mask, scaling, **own)
+        return found.index_select(1, settings[SEGMENT_PLACES]), None
     if (kernel := _kernel(query)) is not None:
         rows = [heads[0].transpose(0, 1) for heads in (query, key, value)]
         longest = settings["max_length_q"]

@@ -22,6 +22,8 @@ class Redaction:
     def __init__(self, is_on: bool) -> None:
         """Draw a key, if the run is redacted."""
         self.is_on = is_on
+        self.held_back = ("continuations",) if is_on else ()
+        """Kinds of what a cache must not hold: those that texts can be read off."""
         self._key = secrets.token_bytes(32)
 
     def text(self, value: str | None, masking: Mask | None = None) -> str | None:
@@ -54,6 +56,20 @@ class Redaction:
             if kept.get("system_prompt") is not None:
                 kept["system_prompt"] = REDACTED
         return kept
+
+    def measured(self, facts: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Return what is told of the data that a model was measured on: redacted, no hash of it."""
+        hidden = ("content", "tokens") if self.is_on else ()
+        return {split: {k: v for k, v in found.items() if k not in hidden} for split, found in facts.items()}
+
+    def prompts(self, prompts: Mapping[str, Mapping[str, str]]) -> dict[str, dict[str, str]]:
+        """Return the first prompt of each split as it is written: a redacted one as its keyed hash alone.
+
+        A plain hash, which results can be compared by, would let somebody check a guess.
+        """
+        if self.is_on:
+            return {split: {"text": str(self.text(prompt["text"]))} for split, prompt in prompts.items()}
+        return {split: {**prompt, "text": str(self.text(prompt["text"]))} for split, prompt in prompts.items()}
 
     def command(self, arguments: Sequence[str], system_prompt: str | None) -> list[str]:
         """Return a command line without the system prompt."""

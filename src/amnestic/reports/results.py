@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InputError
+from ..evaluation.explanation import SPLITS, describe
 from .files import JsonLines, read_json, read_jsonl, write_json, write_text
 
 __all__ = [
-    "LABELS",
     "SCHEMA",
+    "SPLITS",
     "BoundFacts",
     "CandidateFacts",
     "Comparison",
     "JsonLines",
     "MultiplierFacts",
+    "PromptFacts",
     "Results",
     "SplitFacts",
     "TemplateFacts",
@@ -108,6 +110,17 @@ class TemplateFacts(TypedDict):
     """Arguments of the chat template, or the question template's two parts."""
     first_prompt_sha256: NotRequired[str]
     """Hash of the first rendered prompt."""
+    date: NotRequired[str]
+    """The date in every prompt, where the template asks for today's."""
+
+
+class PromptFacts(TypedDict):
+    """The rendered prompt of a split's first example, up to its answer's first character."""
+
+    text: str
+    """In redacted results a hash that cannot be compared with another run's."""
+    sha256: NotRequired[str]
+    """Hash of the text; absent in redacted results."""
 
 
 class MultiplierFacts(TypedDict):
@@ -152,7 +165,10 @@ class AdapterFacts(TypedDict):
 
 
 class Results(TypedDict):
-    """The content of results.json; metrics are flat: ``split.metric`` (``forget.probability``) to a number.
+    """The content of results.json; metrics are flat: a key to a number.
+
+    The key is ``split.metric`` (``forget.probability``), or the name of a metric about no single split
+    (``model_utility``).
 
     A run of ``finetune`` has the status "done", metrics of the split ``data``, and neither bound, multiplier nor
     candidates.
@@ -192,6 +208,8 @@ class Results(TypedDict):
     adapter: NotRequired[AdapterFacts]
     data: Mapping[str, SplitFacts]
     template: NotRequired[TemplateFacts]
+    prompts: NotRequired[Mapping[str, PromptFacts]]
+    """Split -> how its first example is asked; results are comparable where these are equal."""
     training: TrainingFacts
     seeds: Mapping[str, int]
     timings: Mapping[str, float]
@@ -209,83 +227,33 @@ class Comparison(NamedTuple):
     """One metric of one split, side by side; a model that was not measured has None."""
 
     split: str
+    """Empty where the number is about no single split."""
     metric: str
     label: str
     direction: str
     """What a change means, such as "lower means more forgotten"."""
+    is_share: bool
+    """The metric lies between 0 and 1."""
     before: float | None
     retrained: float | None
     after: float | None
 
     @property
-    def is_share(self) -> bool:
-        """Return whether the metric lies between 0 and 1."""
-        return self.metric in SHARES
-
-    @property
     def key(self) -> str:
-        """Return the flat key, ``split.metric``."""
+        """Return the key of results.json: ``split.metric``, or the metric alone."""
         return f"{self.split}.{self.metric}" if self.split else self.metric
 
 
-LABELS = {
-    "span_probability": "Probability of a marked span",
-    "span_reproduction": "Marked spans reproduced",
-    "probability": "Probability of an answer",
-    "token_probability": "Probability per answer token",
-    "rouge": "ROUGE-L recall",
-    "exact_memorization": "Exact memorization",
-    "extraction_strength": "Extraction strength",
-    "margin": "Logit margin",
-    "entropy": "Entropy, nats",
-}
-SHARES = frozenset(
-    {
-        "span_probability",
-        "span_reproduction",
-        "probability",
-        "token_probability",
-        "rouge",
-        "exact_memorization",
-        "extraction_strength",
-    }
-)
-SPLITS = ("forget", "retain", "data")
-_DIRECTIONS = {
-    "forget": "lower means more forgotten",
-    "retain": "higher means more kept",
-    "data": "higher means more learned",
-}
-_FLATNESS = {"margin": "lower means flatter", "entropy": "higher means flatter"}
-
-
 def comparison(results: Mapping[str, Any]) -> list[Comparison]:
-    """Return the metrics of a run side by side: forget split first, in the order of `LABELS`, unknown ones last."""
+    """Return the metrics of a run side by side: the model as a whole, then the forget split; unknown ones last."""
     before, retrained, after = (
         results.get(name) or {} for name in ("reference_metrics", "retrained_metrics", "metrics")
     )
+    keys = {key: describe(key) for key in {*before, *retrained, *after}}
     return [
-        Comparison(*_describe(key), before.get(key), retrained.get(key), after.get(key))
-        for key in sorted({*before, *retrained, *after}, key=_position)
+        Comparison(*known[:-1], before.get(key), retrained.get(key), after.get(key))
+        for key, known in sorted(keys.items(), key=lambda pair: pair[1].place)
     ]
-
-
-def _describe(key: str) -> tuple[str, str, str, str]:
-    split, _, metric = key.rpartition(".")
-    direction = _DIRECTIONS.get(split, "") if metric in LABELS else ""
-    if metric in _FLATNESS:
-        direction = "closer to before means kept" if split == "retain" else _FLATNESS[metric]
-    return split, metric, LABELS.get(metric, metric), direction
-
-
-def _position(key: str) -> tuple[int, int, str]:
-    split, _, metric = key.rpartition(".")
-    splits, metrics = list(SPLITS), list(LABELS)
-    return (
-        splits.index(split) if split in splits else len(splits),
-        metrics.index(metric) if metric in metrics else len(metrics),
-        key,
-    )
 
 
 def read_results(run_dir: str | Path) -> dict[str, Any]:

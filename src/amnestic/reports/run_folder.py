@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -36,18 +36,26 @@ class RunFolder:
     """One folder with everything about one execution."""
 
     def __init__(
-        self, path: str | Path, overwrite: bool, is_resuming: bool = False, is_written_here: bool = True
+        self,
+        path: str | Path,
+        overwrite: bool,
+        is_resuming: bool = False,
+        is_written_here: bool = True,
+        logs: bool = True,
     ) -> None:
         """Check the folder without touching it; raises InputError where it cannot be used.
 
         With `is_resuming` it is kept from other processes until `release`. Raises RunError where the file system does
-        not let anything be written. Not `is_written_here`: another process of the run checks and writes it.
+        not let anything be written. Not `is_written_here`: another process of the run checks and writes it. `logs`: the
+        run has steps, which train.jsonl records.
         """
         self.path = Path(path)
         self.checkpoints = self.path / "checkpoints"
         self.is_open = False
         """The run has begun to write: what stands in the folder is its own."""
         self.is_written_here = is_written_here
+        self._is_resuming = is_resuming
+        self._logs = logs
         self._log: JsonLines | None = None
         self._lock: int | None = None
         if is_written_here:
@@ -80,8 +88,10 @@ class RunFolder:
             if file.resolve().is_relative_to(folder):
                 raise InputError(f"--output_dir {self.path} holds {file}, which this run reads; give another folder.")
 
-    def open(self, source: Path | None = None) -> None:
+    def open(self, source: Path | None = None, keeps: Collection[str] = ()) -> None:
         """Create the folder, or clear it of an earlier run; with `source`, the checkpoint to go on from, keep its log.
+
+        Where an interrupted run goes on without a checkpoint, what has a name of `keeps` stays.
 
         Raises InputError where another process is writing there, RunError where the file system refuses.
         """
@@ -94,13 +104,16 @@ class RunFolder:
             self.is_open = True
             state = None if source is None else read_state(source)
             records = _records(source, state) if source is not None and state is not None else []
-            for item in list(self.path.iterdir()):
+            kept = keeps if self._is_resuming else ()
+            for item in [item for item in self.path.iterdir() if item.name not in kept]:
                 if source is None or item.name.endswith(".tmp") or item.name in STALE:
                     remove(item)
             if state is not None:
                 self._clear_checkpoints(state["step"])
-            write_text(self.path / "train.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
-        self._log = JsonLines(self.path / "train.jsonl")
+            if self._logs:
+                write_text(self.path / "train.jsonl", "".join(f"{json.dumps(record)}\n" for record in records))
+        if self._logs:
+            self._log = JsonLines(self.path / "train.jsonl")
 
     def _clear_checkpoints(self, step: int) -> None:
         """Remove what a killed process left half written, and the checkpoints beyond the one that is gone on from."""

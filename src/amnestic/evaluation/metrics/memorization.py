@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
 from ...errors import RunError
 from ..metric import Likelihoods, Measurement, metric
-from .likelihood import LikelihoodMetric
+from .likelihood import LikelihoodMetric, mean_over_examples
 
 
 def extraction_strength(hits: np.ndarray) -> float:
@@ -33,14 +34,20 @@ def _refuse_empty(hits: np.ndarray) -> None:
 
 def _mean(answers: Likelihoods, formula: Callable[[np.ndarray], float]) -> Measurement:
     """Average `formula` over the answers without their closing tokens."""
-    values = np.array([formula(hits) for hits in answers.per_example(answers.is_argmax, content_only=True)])
-    return Measurement(float(values.mean()), values)
+    hits = answers.per_example(answers.is_argmax, content_only=True)
+    return mean_over_examples(np.array([formula(own) for own in hits]))
 
 
 @metric("exact_memorization")
 @dataclass(frozen=True)
 class ExactMemorization(LikelihoodMetric):
     """Share of the answer's tokens, its end left out, that teacher-forced argmax predicts right; mean over examples."""
+
+    label: ClassVar = "Exact memorization"
+    formula: ClassVar = "mean of (tokens that argmax predicts) / n', without the closing token"
+    source: ClassVar = "Tirumala et al., 2022 (arXiv:2205.10770)"
+    is_share: ClassVar = True
+    place: ClassVar = 20
 
     def compute(self, answers: Likelihoods) -> Measurement:
         """Return the share; in [0, 1]."""
@@ -50,12 +57,17 @@ class ExactMemorization(LikelihoodMetric):
 @metric("extraction_strength")
 @dataclass(frozen=True)
 class ExtractionStrength(LikelihoodMetric):
-    """1 - k/n', with k the shortest answer prefix after which argmax predicts every later token; mean over examples.
+    """Share of the answer, its end left out, that need not be given for argmax to recite the rest; mean over examples.
 
-    As OpenUnlearning defines it (arXiv:2506.12618), with two departures: the end of the answer is left out of n', and
-    the value is 0 where the last token is wrong (there: 1/n').
+    It is 0 where the last token is wrong.
     """
 
+    label: ClassVar = "Extraction strength"
+    formula: ClassVar = "mean of 1 - k/n', k the shortest prefix after which argmax predicts every later token"
+    source: ClassVar = "Carlini et al., 2021 (arXiv:2012.07805); OpenUnlearning (arXiv:2506.12618)"
+    is_share: ClassVar = True
+    place: ClassVar = 22
+
     def compute(self, answers: Likelihoods) -> Measurement:
-        """Return the share of the answer that need not be given; in [0, 1]."""
+        """Return the share; in [0, 1]."""
         return _mean(answers, extraction_strength)

@@ -1,30 +1,40 @@
 """Metrics of the spans that rows mark to be forgotten; an answer without a span has no value."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 
-from ...data.encode import Encoded, fact
-from ..metric import Likelihoods, Measurement, metric
-from .likelihood import LikelihoodMetric
+from ..metric import Contents, Likelihoods, Measurement, Metric, metric
+from .likelihood import LikelihoodMetric, mean_over_examples
 
 
 @dataclass(frozen=True)
 class SpanMetric(LikelihoodMetric):
     """A metric of the tokens that overlap marked spans; it takes part where any is marked."""
 
+    source: ClassVar = "amnestic"
+    is_share: ClassVar = True
+
     @classmethod
-    def applies(cls, examples: Sequence[Encoded]) -> bool:
-        """Return whether any of `examples` has a token in a span."""
-        return bool((fact(examples, "is_marked") & (fact(examples, "forgotten") > 0)).any())
+    def instances(cls, contents: Contents) -> Iterator[Metric]:
+        """Yield one for each split that marks a span."""
+        yield from (cls(split) for split, answers in contents.answers.items() if "span" in answers)
 
 
 @metric("span_probability")
 @dataclass(frozen=True)
 class SpanProbability(SpanMetric):
-    """Mean over answers with marked spans of exp(mean log p of the tokens that overlap a span, given the true text)."""
+    """Length-normalised probability of the tokens that overlap a marked span, given the true text.
+
+    Mean over answers with marked spans.
+    """
+
+    label: ClassVar = "Probability of a marked span"
+    formula: ClassVar = "mean of exp(mean of log p over an answer's marked tokens)"
+    place: ClassVar = 6
 
     def compute(self, answers: Likelihoods) -> Measurement:
         """Return the length-normalised probability; in [0, 1]."""
@@ -40,6 +50,10 @@ class SpanReproduction(SpanMetric):
     token between them are one. Read off the argmax at each of its tokens, given the true text before: a greedy
     continuation of as many tokens is the span if and only if each of them is the argmax.
     """
+
+    label: ClassVar = "Marked spans reproduced"
+    formula: ClassVar = "mean of (spans of which argmax predicts every token) / (spans)"
+    place: ClassVar = 7
 
     def compute(self, answers: Likelihoods) -> Measurement:
         """Return the share; in [0, 1]."""
@@ -58,4 +72,4 @@ def _mean(answers: Likelihoods, values: np.ndarray, formula: Callable[[np.ndarra
     marks = np.zeros(len(values), dtype=bool) if answers.is_span is None else answers.is_span
     pairs = zip(answers.per_example(values), answers.per_example(marks), strict=True)
     found = np.array([formula(own, is_span) if is_span.any() else np.nan for own, is_span in pairs])
-    return Measurement(float(np.nanmean(found)), found)
+    return mean_over_examples(found)

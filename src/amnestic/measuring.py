@@ -1,0 +1,211 @@
+"""Measuring one model: what it is measured on, and what is kept of the outcome."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+
+from .data.alternates import Alternates, alternates_of
+from .data.encode import Encoded, Encoder
+from .data.example import Example
+from .data.records import take
+from .evaluation.collect import Collected, Suite, suite
+from .evaluation.metric import Measurement
+from .evaluation.options import EvaluationOptions
+from .evaluation.store import Store
+from .evaluation.sweeps import Subject, row_key
+from .model.load import Loaded, digest
+from .model.sharding import device_of
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The examples that a model is measured on."""
+
+    splits: Mapping[str, Sequence[Encoded]]
+    alternates: Mapping[str, Mapping[str, Alternates]] = field(default_factory=dict)
+    """Split -> kind of other answers -> their rows."""
+    notes: Mapping[str, str] = field(default_factory=dict)
+    """Split -> a sentence to be read with whatever is measured on it."""
+    template: Mapping[str, Any] = field(default_factory=dict)
+    """How prompts were rendered, and the first one of each split, as results.json has it."""
+
+    @classmethod
+    def of(
+        cls,
+        encoder: Encoder,
+        examples: Mapping[str, Sequence[Example]],
+        splits: Mapping[str, Sequence[Encoded]],
+        notes: Mapping[str, str],
+    ) -> "Measured":
+        """Return `splits` with all other answers to their prompts; `examples` are what they were encoded from."""
+        chosen = {name: _sources(examples[name], rows) for name, rows in splits.items()}
+        alternates = {name: alternates_of(encoder, chosen[name], rows) for name, rows in splits.items()}
+        first = {name: rows[0] for name, rows in chosen.items()}
+        template = {
+            "template": encoder.facts(next(iter(first.values()))),
+            "prompts": {name: encoder.prompt(example) for name, example in first.items()},
+        }
+        return cls(splits, alternates, notes, template)
+
+    @property
+    def facts(self) -> dict[str, dict[str, Any]]:
+        """Return, by split, what tells whether two models were measured on the same."""
+        return {name: self._facts(name, rows) for name, rows in self.splits.items()}
+
+    def _facts(self, name: str, rows: Sequence[Encoded]) -> dict[str, Any]:
+        every = {"answer": rows} | {kind: found.rows for kind, found in self.alternates.get(name, {}).items()}
+        content, tokens = hashlib.blake2b(digest_size=16), hashlib.blake2b(digest_size=16)
+        for kind, answers in every.items():
+            for row in answers:
+                content.update(json.dumps([kind, row.prompt, row.answer]).encode())
+                tokens.update(row_key(row))
+        return {
+            "examples": len(rows),
+            "answers": {kind: len(answers) for kind, answers in every.items()},
+            "content": content.hexdigest(),
+            "tokens": tokens.hexdigest(),
+        }
+
+
+def _sources(examples: Sequence[Example], rows: Sequence[Encoded]) -> Sequence[Example]:
+    """Return the examples that `rows` were encoded from, each once; a chunk's id is its example's and a number."""
+    names = dict.fromkeys(row.id.partition(".")[0] for row in rows)
+    numbers = [int(name.rpartition(":")[2]) for name in names]
+    size = len(examples)
+    if all(n < size and examples[n].id == name for n, name in zip(numbers, names, strict=True)):
+        return take(examples, numbers)  # nothing was left out: none of a million other rows need be read
+    places = {example.id: place for place, example in enumerate(examples)}
+    return take(examples, [places[name] for name in names])
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What was measured of one model, as the run folder keeps it."""
+
+    values: dict[str, float]
+    """By the key in results.json."""
+    columns: dict[str, dict[str, list[Any]]]
+    """Split -> column of its scores -> one value an example."""
+    intervals: dict[str, list[float]] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    """Key -> a sentence that must be read with the value."""
+    not_computed: dict[str, str] = field(default_factory=dict)
+    """Key -> why there is no value, and what would supply it."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, collected: Collected, asked: Suite, measured: Measured) -> "Recorded":
+        """Return what the run folder keeps of `collected`."""
+        found = collected.measurements
+        return cls(
+            {key: measurement.value for key, measurement in found.items()},
+            {split: scores(split, rows, collected) for split, rows in measured.splits.items()},
+            {key: list(m.interval) for key, m in found.items() if m.interval is not None},
+            {key: m.note for key, m in found.items() if m.note is not None},
+            asked.not_computed | collected.undefined,
+            collected.seconds,
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Return what results.json says of the model."""
+        more = {"intervals": self.intervals, "metric_notes": self.notes, "not_computed": self.not_computed}
+        return {"metrics": self.values} | {name: value for name, value in more.items() if value}
+
+    @property
+    def measurements(self) -> dict[str, Measurement]:
+        """Return what was measured, with the values of each example where they were kept."""
+        return {key: Measurement(value, self._per_example(key)) for key, value in self.values.items()}
+
+    def _per_example(self, key: str) -> np.ndarray | None:
+        split, _, metric = key.partition(".")
+        values = self.columns.get(split, {}).get(metric) or self.columns.get("forget", {}).get(key)
+        if values is None:
+            return None
+        return np.array([np.nan if value is None else value for value in values], dtype=float)
+
+
+def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dict[str, list[Any]]:
+    """Return the columns of the per-example values of one model on one split: one value an example."""
+    columns: dict[str, list[Any]] = {
+        "id": [example.id for example in examples],
+        "prompt": [example.prompt for example in examples],
+        "answer": [example.answer for example in examples],
+        "generated": collected.generated(split, len(examples)),
+    }
+    for key, measurement in collected.measurements.items():
+        if measurement.per_example is not None and (name := _column(key, split)):
+            columns[name] = measurement.per_example.tolist()
+    return columns
+
+
+def _column(key: str, split: str) -> str | None:
+    """Return the column of `split` that holds what a key has of examples; the forget split has those of attacks."""
+    name, _, metric = key.partition(".")
+    if name == split and metric:
+        return metric
+    return key if split == "forget" and name == "mia" else None
+
+
+def joined(split: str, recorded: Mapping[str, Recorded]) -> dict[str, list[Any]]:
+    """Return the columns of one split with one row for each model and example."""
+    parts = {model: found.columns[split] for model, found in recorded.items() if split in found.columns}
+    rows = {model: len(columns["id"]) for model, columns in parts.items()}
+    names = list(dict.fromkeys(name for columns in parts.values() for name in columns))
+    table: dict[str, list[Any]] = {"id": [], "model": [model for model, count in rows.items() for _ in range(count)]}
+    for name in names:
+        table[name] = [v for model, columns in parts.items() for v in columns.get(name, [None] * rows[model])]
+    return table
+
+
+T = TypeVar("T")
+
+
+def evenly(examples: Sequence[T], most: int) -> Sequence[T]:
+    """Return at most `most` of `examples`, evenly spaced."""
+    if len(examples) <= most:
+        return examples
+    return take(examples, np.linspace(0, len(examples) - 1, most).round().astype(int))
+
+
+def fingerprint_of(loaded: Loaded) -> str:
+    """Return what stands for a model where its scores are kept: its weights, and how they are computed with."""
+    return f"{digest(loaded)} {loaded.model.dtype} {device_of(loaded.model).type}"
+
+
+@dataclass(frozen=True)
+class Measuring:
+    """How models are measured, and beside which others."""
+
+    options: EvaluationOptions
+    measured: Measured
+    store: Store | None = None
+    """What outlives the measurement; None: nothing does."""
+    reference: Loaded | None = None
+    retrained: Mapping[str, Measurement] | None = None
+
+    def subject(self, loaded: Loaded, advance: Callable[[int], None] = lambda positions: None) -> Subject:
+        """Return `loaded` as metrics see it."""
+        names = ("model", "reference")
+        if self.store is not None:
+            names = (fingerprint_of(loaded), fingerprint_of(self.reference) if self.reference else "")
+        return Subject(
+            loaded,
+            self.measured.splits,
+            self.options,
+            self.measured.alternates,
+            self.reference,
+            self.retrained,
+            self.measured.notes,
+            Store() if self.store is None else self.store,
+            names,
+            advance,
+        )
+
+    def suite(self, loaded: Loaded) -> Suite:
+        """Return the metrics of `loaded` that the options ask for; raises InputError for one that nobody knows."""
+        return suite(self.subject(loaded).contents, self.options.metrics)
