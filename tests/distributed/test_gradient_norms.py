@@ -55,7 +55,7 @@ def test_two_processes_give_the_norms_of_one(pool, tiny_model, is_sharded, is_al
     """One row leaves a process without any; a caller's gradients and the hooks of an optimiser see nothing of it."""
     model = str(tiny_model())
     expected = measured(model, False, False)["norms"]
-    assert len(set(expected.tolist())) == 7  # of eight: the first is the same row
+    assert len(set(expected.tolist())) == 8
     for found in pool.run(measured, model, is_sharded, is_alone):
         np.testing.assert_allclose(found["norms"], expected, rtol=2e-5)
         assert (found["done"], found["notes"], found["left"]) == (8, [], [])
