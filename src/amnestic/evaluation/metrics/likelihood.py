@@ -37,10 +37,11 @@ def mean_over_tokens(
     table: Likelihoods, values: np.ndarray, scale: Callable[[Any], Any] = lambda mean: mean
 ) -> Measurement:
     """Return `scale` of the mean of `values` (N,) over all tokens, with that of each row, and its interval."""
-    sums = table.sums(values)
+    sums, counts = table.sums(values), table.counts
     with np.errstate(invalid="ignore"):
-        per_row = scale(sums / table.counts)
-    return Measurement(float(scale(values.mean())), per_row, interval=of_ratio(sums, table.counts, scale))
+        per_row = scale(sums / counts)
+    read = counts > 0
+    return Measurement(float(scale(values.mean())), per_row, interval=of_ratio(sums[read], counts[read], scale))
 
 
 @metric("probability")

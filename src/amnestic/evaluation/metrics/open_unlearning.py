@@ -104,7 +104,7 @@ class OpenPrivLeak(PrivLeak):
     formula: ClassVar = "100 (A_model - A_retrained) / (A_retrained + 1e-10), A = 1 - mia.min_k_ou.auc"
     source: ClassVar = OPEN_UNLEARNING
     on_request: ClassVar = True
-    place: ClassVar = 5
+    place: ClassVar = 7
 
     def attack(self) -> MinKAttack:
         """Return the attack whose AUC is compared."""
@@ -167,7 +167,7 @@ class OpenForgetQuality(ForgetQuality):
     formula: ClassVar = "as forget_quality, of truth_ratio_ou"
     source: ClassVar = OPEN_UNLEARNING
     on_request: ClassVar = True
-    place: ClassVar = 3
+    place: ClassVar = 5
 
     def needs(self) -> dict[str, Any]:
         """Return the truth ratios of both models."""
@@ -184,7 +184,7 @@ class OpenModelUtility(ModelUtility):
     formula: ClassVar = "as model_utility, of normalized_probability_ou and truth_ratio_ou"
     source: ClassVar = OPEN_UNLEARNING
     on_request: ClassVar = True
-    place: ClassVar = 4
+    place: ClassVar = 6
 
     def share(self, split: str) -> Metric:
         """Return the probability among wrong answers."""

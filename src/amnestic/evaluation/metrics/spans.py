@@ -34,7 +34,7 @@ class SpanProbability(SpanMetric):
 
     label: ClassVar = "Probability of a marked span"
     formula: ClassVar = "mean of exp(mean of log p over an answer's marked tokens)"
-    place: ClassVar = 6
+    place: ClassVar = 8
 
     def compute(self, answers: Likelihoods) -> Measurement:
         """Return the length-normalised probability; in [0, 1]."""
@@ -53,7 +53,7 @@ class SpanReproduction(SpanMetric):
 
     label: ClassVar = "Marked spans reproduced"
     formula: ClassVar = "mean of (spans of which argmax predicts every token) / (spans)"
-    place: ClassVar = 7
+    place: ClassVar = 9
 
     def compute(self, answers: Likelihoods) -> Measurement:
         """Return the share; in [0, 1]."""
