@@ -138,14 +138,15 @@ class Evaluating:
         subject = measuring.subject(inputs.loaded)
         asked = suite(replace(subject.contents, retrained=known), measuring.options.metrics)
         plan = planned(subject, asked.needs)
-        counted = plan.facts | {"logits to compute": f"{vocabulary_rows(subject, asked.needs):,} rows"}
+        logits = vocabulary_rows(subject, asked.needs)
+        counted = plan.facts | {"logits to compute": f"{logits:,} rows"}
         self.announce(inputs, counted, asked)
         return {
             "schema": SCHEMA,
             "command": "eval",
             "status": "planned",
             "verdict": "Nothing was computed.",
-            "plan": asdict(plan) | {"vocabulary_rows": vocabulary_rows(subject, asked.needs)},
+            "plan": asdict(plan) | {"vocabulary_rows": logits},
             "not_computed": asked.not_computed,
         }
 

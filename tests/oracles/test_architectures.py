@@ -26,8 +26,10 @@ from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
 from amnestic.model.form import examine
-from amnestic.model.generate import generate
+from amnestic.model.generate import Settings, generate
+from amnestic.model.gradient_norms import gradient_norms
 from amnestic.model.load import Loaded, checkpointed, prepare, reload, save
+from amnestic.model.packing import examine_packing
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
@@ -217,7 +219,8 @@ def variant(name: str, is_tied: bool, attention: str) -> Any:
 
 EAGER_TOO = [variant(name, False, "eager") for name in BOTH_FORMS]
 UNTIED = [variant(case.name, False, case.attention) for case in CASES] + EAGER_TOO
-VARIANTS = UNTIED + [variant(case.name, True, case.attention) for case in CASES]
+TIED = [variant(case.name, True, case.attention) for case in CASES]
+VARIANTS = UNTIED + TIED
 
 
 @cache
@@ -369,9 +372,44 @@ def test_greedy_answers_are_those_of_one_row_without_padding(
 
     The eager form gives no number for padding on the left in float64: the fallback is tested along with it.
     """
-    model = prepare(copy.deepcopy(built(name, is_tied, attention)), tokenizer).model
+    loaded = prepare(copy.deepcopy(built(name, is_tied, attention)), tokenizer)
     prompts = rows(3, (9, 7), (4, 2), (12, 10), (6, 2))
-    assert generate(model, numbers(), prompts, NEW, 4) == [naive(model, example) for example in prompts]
+    found = generate(loaded, numbers(), prompts, Settings(NEW, 1))
+    assert [answer.text for answer in found] == [naive(loaded.model, example) for example in prompts]
+
+
+def plain_norms(model: Any, examples: list[Encoded]) -> list[float]:
+    """Return the norm of each row's gradient, from its own loss alone."""
+    norms = []
+    for example in examples:
+        model.zero_grad()
+        plain_terms(model, [example], surprise).backward()
+        found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        norms.append(sum(gradient.square().sum().item() for gradient in found) ** 0.5)
+    return norms
+
+
+SHARES_NO_PASS = {
+    *("OPT", "BioGpt", "GptOss", "Mamba", "Mamba2", "FalconMamba", "RecurrentGemma", "Jamba", "Bamba", "Qwen3Next"),
+    *("Lfm2", *(case.name for case in CASES if "experts" in case.what)),
+}
+"""Architectures with weights whose gradients are not known row by row."""
+
+
+@pytest.mark.parametrize(("name", "is_tied", "attention"), TIED)
+def test_gradient_norms_are_those_of_plain_autograd(name: str, is_tied: bool, attention: str, tokenizer: Any) -> None:
+    """Packed where the model allows it, padded elsewhere; rows share a pass wherever that gives the same."""
+    model, examples = built(name, is_tied, attention), FORGET + RETAIN
+    expected, loaded = copy.deepcopy(model), prepare(copy.deepcopy(model), tokenizer)
+    if hasattr(expected, "set_experts_implementation"):
+        expected.set_experts_implementation("eager")
+    examine(loaded, FORGET[0])
+    examine_packing(loaded, [examples])
+    loaded.notes.clear()
+    found = gradient_norms(loaded, examples)
+    rounding = 1e-12 if BY_NAME[name].tolerance(attention) == EXACT else 1e-6
+    np.testing.assert_allclose(found, plain_norms(expected, examples), rtol=rounding)
+    assert bool(loaded.notes) is (name in SHARES_NO_PASS)
 
 
 def test_the_documentation_lists_what_is_tested() -> None:

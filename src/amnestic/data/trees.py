@@ -76,13 +76,14 @@ def tree(rows: Sequence[Encoded]) -> Tree:
     scored = [np.flatnonzero(row.is_scored) for row in rows]
     position = np.concatenate([path[found - 1] for path, found in zip(paths, scored, strict=True)])
     target = np.concatenate([row.input_ids[found] for row, found in zip(rows, scored, strict=True)])
-    distinct, place = np.unique(np.stack([position, target]), axis=1, return_inverse=True)
+    known = 1 + int(target.max())
+    distinct, place = np.unique(position * known + target, return_inverse=True)
     inputs = {
         "input_ids": torch.from_numpy(np.concatenate(parts).astype(np.int64)[None]),
         "position_ids": torch.from_numpy(np.concatenate(depths)[None]),
         **_attention(paths, size),
     }
-    positions, targets = (torch.from_numpy(part.astype(np.int64)) for part in distinct)
+    positions, targets = (torch.from_numpy(part) for part in np.divmod(distinct, known))
     share = Share(None, torch.zeros(len(positions), dtype=torch.int64), tuple(row.id for row in rows))
     return Tree(Batch(inputs, positions, targets, {"": share}), place.reshape(-1))
 

@@ -18,7 +18,7 @@ from ..data.batches import assemble, nothing, pad, turns
 from ..data.encode import Encoded, lengths
 from ..errors import InputError, RunError
 from .load import Loaded
-from .row_gradients import RowGradients, UnknownUseError, mean_losses
+from .row_gradients import RowGradients, UnknownUseError, loss_slopes
 from .sharding import computing_device, device_of, free_gathered, is_sharded
 from .signals import scored_logits
 
@@ -96,8 +96,7 @@ def _together(loaded: Loaded, shared: RowGradients, examples: Sequence[Encoded],
     for together, chosen, _ in turns("", examples, count, loaded.form.packs):
         if chosen is not None or is_sharded(loaded.model):
             squares = _shared_pass(loaded, shared, [examples[i] for i in chosen or []])
-            if chosen is not None:
-                own.append((chosen, _total(squares, len(chosen)).sqrt().cpu().numpy()))
+            own.append((chosen or [], _total(squares, len(chosen or [])).sqrt().numpy()))
         advance(len(together))
     norms = np.full(len(examples), np.nan)
     for chosen, values in (batch for share in processes.gathered(own) for batch in share):
@@ -147,27 +146,29 @@ def _own_pass(loaded: Loaded, row: Encoded) -> dict[str, float]:
     squared = _squares_of_shards if is_sharded(model) else _squares_of_gradients
 
     def read(factor: float) -> Squares:
-        loss = mean_losses(scored_logits(model, batch, form), batch, 1).sum() * factor
-        values = torch.stack(squared([parameter for _, parameter in named], loss)) / factor**2
+        logits = scored_logits(model, batch, form)
+        slopes = loss_slopes(logits, batch, 1, factor)
+        values = torch.stack(squared([parameter for _, parameter in named], logits, slopes)) / factor**2
         return {name: value[None] for (name, _), value in zip(named, values, strict=True)}
 
     return {name: float(value) for name, value in _scaled(model, read).items()}
 
 
-def _squares_of_gradients(parameters: Sequence[Tensor], loss: Tensor) -> list[Tensor]:
+def _squares_of_gradients(parameters: Sequence[Tensor], logits: Tensor, slopes: Tensor) -> list[Tensor]:
     """Return the squared norm of the gradient in each parameter, () float64; only so many gradients exist at once."""
     squares = []
     groups = [*_groups(parameters)]
     for group in groups:
-        gradients = torch.autograd.grad(loss, group, allow_unused=True, retain_graph=group is not groups[-1])
+        keeps = group is not groups[-1]
+        gradients = torch.autograd.grad(logits, group, slopes, retain_graph=keeps, allow_unused=True)
         squares += [_square(parameter, gradient) for parameter, gradient in zip(group, gradients, strict=True)]
     return squares
 
 
-def _squares_of_shards(parameters: Sequence[Tensor], loss: Tensor) -> list[Tensor]:
-    """Return the same where gradients are spread over processes, and summed over them: all computed the same loss."""
+def _squares_of_shards(parameters: Sequence[Tensor], logits: Tensor, slopes: Tensor) -> list[Tensor]:
+    """Return the same where gradients are spread over processes, and summed over them: all computed the same."""
     with _own_gradients(parameters):
-        loss.backward()  # type: ignore[no-untyped-call]
+        logits.backward(slopes)  # type: ignore[no-untyped-call]
         gradients = [p.grad.to_local() if isinstance(p.grad, DTensor) else None for p in parameters]
         squares = torch.stack([_square(p, g) for p, g in zip(parameters, gradients, strict=True)])
     return [*(processes.summed(squares) / processes.count() ** 2)]
@@ -229,5 +230,5 @@ def _scaled(model: Any, read: Callable[[float], Squares]) -> Squares:
 
 
 def _total(squares: Squares, rows: int) -> Tensor:
-    """Return the sum over parameters, (R,)."""
-    return sum(squares.values(), torch.zeros(rows, dtype=torch.float64))
+    """Return the sum over parameters, (R,), in the host's memory."""
+    return sum((values.cpu() for values in squares.values()), torch.zeros(rows, dtype=torch.float64))

@@ -47,10 +47,10 @@ class Places:
         is_real = offsets < sizes[:, None]
         return cls(count, torch.where(is_real, begins[:, None] + offsets, 0), is_real)
 
-    def rows(self, values: Tensor) -> Tensor:
-        """Return values (count, ...) as (R, L, ...), zeros behind the end of a row."""
+    def rows(self, values: Tensor, is_slope: bool) -> Tensor:
+        """Return values (count, ...) as (R, L, ...); behind the end of a row slopes are 0, and others any."""
         found = values[self.index]
-        return found * self.is_real.view(*self.is_real.shape, *[1] * (found.ndim - 2))
+        return found * self.is_real.view(*self.is_real.shape, *[1] * (found.ndim - 2)) if is_slope else found
 
 
 @dataclass(frozen=True)
@@ -97,17 +97,24 @@ class RowGradients:
             logits = scored_logits(self._model, batch, self._form)
         if not watch.roots:
             raise UnknownUseError("it reads no embedding")
-        total = mean_losses(logits, batch, len(sizes)).sum() * factor
-        found = watch.finish(torch.autograd.grad(total, watch.roots, allow_unused=True))
+        slopes = loss_slopes(logits, batch, len(sizes), factor)
+        found = watch.finish(torch.autograd.grad(logits, watch.roots, slopes, allow_unused=True))
         return {name: squares / factor**2 for name, squares in found.items()}
 
 
-def mean_losses(logits: Tensor, batch: Batch, rows: int) -> Tensor:
-    """Return the mean loss of each row's answer, nats a token, (R,), from the logits (N, V) of scored positions."""
+@torch.no_grad()
+def loss_slopes(logits: Tensor, batch: Batch, rows: int, factor: float = 1.0) -> Tensor:
+    """Return the gradient in the logits (N, V) of the sum over rows of the mean loss of each answer, times `factor`.
+
+    Softmax minus one-hot, over the answer's length; but that of the target is minus the sum of all others, which keeps
+    its digits where a model is sure: 1 - p in float32 has few left.
+    """
     (share,) = batch.shares.values()
-    losses = torch.nn.functional.cross_entropy(wide(logits), batch.targets, reduction="none")
-    counts = torch.bincount(share.row, minlength=rows).clamp(min=1)
-    return losses.new_zeros(rows).index_add(0, share.row, losses / counts[share.row])
+    counts = torch.bincount(share.row, minlength=rows).to(wide(logits[:0]).dtype)
+    slopes, targets = torch.softmax(wide(logits), dim=-1), batch.targets[:, None]
+    slopes.scatter_(1, targets, 0.0)
+    slopes.scatter_(1, targets, -slopes.sum(dim=-1, keepdim=True))
+    return (slopes * (factor / counts[share.row])[:, None]).to(logits.dtype)
 
 
 def _places(batch: Batch, sizes: Sequence[int]) -> tuple[Places, Places]:
@@ -156,7 +163,7 @@ class _Watch:
         for (module, tokens), slope in zip(self._lookups, slopes, strict=True):
             if slope is not None and module in self._names and self._has_rows:
                 own = _of_weight(module, tokens, slope)
-                self._keep(self._names[module]["weight"], Lookup(self._by_rows(tokens), wide(self._by_rows(own))))
+                self._keep(self._names[module]["weight"], Lookup(self._by_rows(tokens), wide(self._by_rows(own, True))))
         for name, uses in self._uses.items():
             self._add(name, sum_of_uses(uses))
         for name, gradient in self._gradients.items():
@@ -195,7 +202,7 @@ class _Watch:
         """Take what `module` read, and the gradient of what it gave."""
         if not self._has_rows:
             return
-        names, rows = self._names[module], (self._rows(module, inputs), self._rows(module, slope))
+        names, rows = self._names[module], (self._rows(module, inputs), self._rows(module, slope, is_slope=True))
         self._is_computing = True
         try:
             for local, found in read(module, [*names], *rows).items():
@@ -217,7 +224,7 @@ class _Watch:
     def _add(self, name: str, squares: Tensor) -> None:
         self._squares[name] = self._squares[name] + squares if name in self._squares else squares
 
-    def _rows(self, module: torch.nn.Module, values: Tensor) -> Tensor:
+    def _rows(self, module: torch.nn.Module, values: Tensor, is_slope: bool = False) -> Tensor:
         """Return what `module` reads or gives as (R, L, ...); heads may stand before or behind positions."""
         if values.ndim == 4:
             whole = self.places[0].count
@@ -226,14 +233,14 @@ class _Watch:
                 raise UnknownUseError(f"{type(module).__name__} has as many heads as positions")
             if is_first and self._heads_first.setdefault(module, not is_last):
                 values = values.transpose(1, 2)
-        return self._by_rows(values)
+        return self._by_rows(values, is_slope)
 
-    def _by_rows(self, values: Tensor) -> Tensor:
+    def _by_rows(self, values: Tensor, is_slope: bool = False) -> Tensor:
         """Return values of all positions, or of the scored ones, as (R, L, ...)."""
         for places in self.places:
             for leading in (2, 1):
                 if values.ndim >= leading and values.shape[:leading].numel() == places.count:
-                    return places.rows(values.flatten(0, leading - 1))
+                    return places.rows(values.flatten(0, leading - 1), is_slope)
         raise UnknownUseError(f"values of shape {tuple(values.shape)} do not come by positions")
 
 
@@ -325,8 +332,8 @@ def sum_of_uses(uses: Sequence[Use]) -> Tensor:
         return gradient.double().square().sum(dim=(1, 2))
     total = torch.zeros((), dtype=torch.float64)
     for i, one in enumerate(uses):
-        for other in uses[: i + 1]:
-            total = total.to(one.slopes.device) + _common(one, other) * (1 if one is other else 2)
+        for k, other in enumerate(uses[: i + 1]):
+            total = total.to(one.slopes.device) + _common(one, other) * (1 if k == i else 2)
     return total
 
 
