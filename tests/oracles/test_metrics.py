@@ -14,11 +14,14 @@ from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example, Spans
 from amnestic.data.options import DataOptions
 from amnestic.errors import RunError
-from amnestic.evaluation.collect import Collected, collect, distinct_needs, rows, suite
-from amnestic.evaluation.metric import METRICS, Generations, Likelihoods, Measurement
+from amnestic.evaluation.collect import Collected, collect, suite
+from amnestic.evaluation.metric import METRICS, Contents, Generations, Likelihoods, Measurement
 from amnestic.evaluation.metrics.memorization import exact_memorization, extraction_strength
-from amnestic.evaluation.needs import Generation, Likelihood, Subject
+from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.plan import planned
+from amnestic.evaluation.store import Store
+from amnestic.evaluation.sweeps import Subject
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 
@@ -32,9 +35,11 @@ def answers(
         logp=np.log(values),
         is_argmax=np.concatenate(hits) if hits else values > 0.5,
         margin=10 * values,
-        entropy=100 * values,
+        moments=np.stack([-100 * values, values], axis=1),
         counts=np.array([len(p) for p in probabilities]),
         closes=np.array(closes if closes is not None else [False] * len(probabilities)),
+        example=np.arange(len(probabilities)),
+        answers=[""] * len(probabilities),
     )
 
 
@@ -143,6 +148,12 @@ def test_an_answer_of_nothing_but_its_end_is_an_error(name: str) -> None:
 # Text
 
 
+def texts(generated: list[str], answers: list[str]) -> Generations:
+    """Answers that ended, of one token a word."""
+    counts = np.array([len(text.split()) for text in generated])
+    return Generations(generated, answers, counts, np.ones(len(generated), dtype=bool))
+
+
 @pytest.mark.parametrize(
     ("answer", "generated", "recall"),
     [
@@ -162,13 +173,13 @@ def test_rouge_recall_by_hand(answer: str, generated: str, recall: float) -> Non
 
     Stems are Porter's, of words of more than three letters.
     """
-    found = compute("rouge", Generations([generated], [answer]))
+    found = compute("rouge", texts([generated], [answer]))
     assert found.value == pytest.approx(recall)
 
 
 def test_rouge_is_a_mean_over_examples() -> None:
     """1 of 4 words and 1 of 1: the mean is 5/8, not 2/5."""
-    found = compute("rouge", Generations(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
+    found = compute("rouge", texts(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
     assert found.per_example == pytest.approx([1 / 4, 1])
     assert found.value == pytest.approx(5 / 8)
 
@@ -225,12 +236,22 @@ def test_a_span_is_reproduced_where_greedy_decoding_writes_it(tiny_model: Callab
         again = model.generate(ids[:, :first], do_sample=False, max_new_tokens=3, eos_token_id=None)[0, first:]
         shares.append(float(torch.equal(again, ids[0, first : first + 3])))
         chosen.append(replace(example, input_ids=ids[0].numpy(), is_span=is_span))
-    found = collect(replace(subject, splits={"s": chosen}), suite({"s": chosen}))
+    found = measured(replace(subject, splits={"s": chosen}))
     assert shares == [1, 0]
     assert found.measurements["s.span_reproduction"].per_example == pytest.approx(shares)
 
 
 # From a model to a value
+
+
+def measured(subject: Subject) -> Collected:
+    """Measure with every metric that the rows allow and that nobody must ask for; again, whatever is known."""
+    return collect(replace(subject, store=Store()), suite(subject.contents))
+
+
+def values_of(collected: Collected) -> dict[str, float]:
+    return {key: found.value for key, found in collected.measurements.items()}
+
 
 QUESTIONS = (
     ("Who wrote The Salt Meridian?", "Ines Marek wrote The Salt Meridian in 1987."),
@@ -250,9 +271,8 @@ def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = l
     cut = Encoder(loaded.tokenizer, DataOptions(max_length=60)).encode("s", examples)
     assert [example.closes for example in cut.examples] == [True, True, False, True, True]
     options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
-    return Subject(
-        loaded, {"s": list(cut.examples)}, options, advance
-    )  # a list, for a test that changes tokens in place
+    splits = {"s": list(cut.examples)}  # a list, for a test that changes tokens in place
+    return Subject(loaded, splits, options, advance=advance)
 
 
 def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list[float]]:
@@ -290,7 +310,7 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
             example.input_ids[position] = int(logits[0, -1].argmax())
     slow = [slow_values(model, example, 320) for example in examples]
     model.float()
-    collected = collect(subject, suite(subject.splits))
+    collected = measured(subject)
     table = collected.tables[Likelihood("s")]
     for name in ("logp", "margin", "entropy", "is_argmax"):
         expected = [value for values in slow for value in values[name]]
@@ -311,7 +331,7 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
         "s.exact_memorization": sum(sum(hits) / len(hits) for hits in content) / 5,
         "s.extraction_strength": sum(suffix(hits) / len(hits) for hits in content) / 5,
     }
-    assert {name: collected.values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert {name: values_of(collected)[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert collected.measurements["s.probability"].per_example == pytest.approx(list(map(math.exp, means)), rel=1e-5)
     assert_spans(collected, examples, slow)
 
@@ -333,9 +353,9 @@ def assert_spans(collected: Collected, examples: Sequence[Encoded], slow: list[d
                 runs[-1].append(hit)
         reproduced.append(sum(all(run) for run in runs) / len(runs))
     assert len(probabilities) == 4
-    assert collected.values["s.span_probability"] == pytest.approx(sum(probabilities) / 4, rel=1e-5)
-    assert collected.values["s.span_reproduction"] == pytest.approx(sum(reproduced) / 4, rel=1e-9)
-    assert 0 < collected.values["s.span_reproduction"] < 1
+    assert values_of(collected)["s.span_probability"] == pytest.approx(sum(probabilities) / 4, rel=1e-5)
+    assert values_of(collected)["s.span_reproduction"] == pytest.approx(sum(reproduced) / 4, rel=1e-9)
+    assert 0 < values_of(collected)["s.span_reproduction"] < 1
     per_example = collected.measurements["s.span_probability"].per_example
     assert per_example is not None
     assert np.isnan(per_example).tolist() == [False, False, True, False, False]
@@ -354,7 +374,7 @@ def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) 
     """With a head of zeros all logits are 0: entropy log V, margin 0, each token's probability 1 / V."""
     subject = subject_of(tiny_model(tied=False, spare_rows=7), 4)
     torch.nn.init.zeros_(subject.loaded.model.get_output_embeddings().weight)
-    values = collect(subject, suite(subject.splits)).values
+    values = values_of(measured(subject))
     assert values["s.entropy"] == pytest.approx(math.log(327), rel=1e-6)
     assert values["s.margin"] == 0
     assert values["s.probability"] == pytest.approx(1 / 327, rel=1e-5)
@@ -364,12 +384,12 @@ def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) 
 def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> None:
     """0 <= H <= log V for every token; a head 1,000 times as large leaves almost none."""
     subject = subject_of(tiny_model(tied=False), 4)
-    entropy = collect(subject, suite(subject.splits)).tables[Likelihood("s")].entropy
+    entropy = measured(subject).tables[Likelihood("s")].entropy
     assert (entropy > 0).all()
     assert (entropy < math.log(320)).all()
     with torch.no_grad():
         subject.loaded.model.get_output_embeddings().weight.mul_(1000)
-    sharp = collect(subject, suite(subject.splits)).tables[Likelihood("s")].entropy
+    sharp = measured(subject).tables[Likelihood("s")].entropy
     assert (sharp >= 0).all()
     assert np.median(sharp) < 1e-3
 
@@ -377,30 +397,45 @@ def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> Non
 # Collecting
 
 
+OF_A_SPLIT = [
+    name
+    for name in METRICS.names()
+    for item in METRICS.get(name).instances(Contents({"s": frozenset({"answer", "span"})}))
+]
+"""What is looked for in a split without wrong answers."""
+
+
 def test_each_distinct_need_is_swept_once(tiny_model: Callable[..., Path]) -> None:
-    """The suite of a split reads two needs; the rows that its sweeps announce are the rows that they report as done."""
+    """The suite of a split reads two needs; what its sweeps announce is what they report as done."""
     done: list[int] = []
     subject = subject_of(tiny_model(), 2, done.append)
-    metrics = suite(subject.splits)
-    assert [f"{item.split}.{item.name}" for item in metrics] == [f"s.{name}" for name in METRICS.names()]
-    assert set(distinct_needs(metrics)) == {Likelihood("s"), Generation("s")}
-    collected = collect(subject, metrics)
-    assert rows(subject, metrics) == sum(done) == 2 * len(QUESTIONS)
+    asked = suite(subject.contents)
+    by_default = [name for name in OF_A_SPLIT if not METRICS.get(name).on_request]
+    assert [item.key for item in asked.metrics] + list(asked.not_computed) == [
+        *(f"s.{name}" for name in by_default if name != "generated_perplexity"),
+        "s.generated_perplexity",  # there is no reference
+    ]
+    assert set(asked.needs) == {Likelihood("s"), Generation("s")}
+    announced = planned(subject, asked.needs)
+    collected = collect(subject, asked)
+    assert (announced.rows, announced.prompts) == (len(QUESTIONS), len(QUESTIONS))
+    assert announced.units == sum(done)
     assert set(collected.tables) == {Likelihood("s"), Generation("s")}
-    assert set(collected.values) == {f"s.{name}" for name in METRICS.names()}
+    assert set(collected.measurements) == {item.key for item in asked.metrics}
 
 
 def test_metrics_of_spans_take_part_only_where_spans_are(tiny_model: Callable[..., Path]) -> None:
-    """A suite of two splits lists them for the one that marks spans; a span of which no token is left is none."""
-    examples = subject_of(tiny_model(), 2).splits["s"]
+    """A suite of three splits lists them for the one that marks spans; a span of which no token is left is none."""
+    subject = subject_of(tiny_model(), 2)
+    examples = subject.splits["s"]
     plain = [replace(example, is_span=None) for example in examples]
     nothing = [replace(example, is_span=np.zeros_like(example.is_scored)) for example in examples]
-    found = suite({"forget": examples, "retain": plain, "other": nothing})
-    names = [f"{item.split}.{item.name}" for item in found if item.name.startswith("span_")]
-    assert names == ["forget.span_probability", "forget.span_reproduction"]
-    assert len(found) == 3 * len(METRICS.names()) - 4
+    contents = replace(subject, splits={"s": examples, "plain": plain, "other": nothing}).contents
+    names = [item.key for item in suite(contents).metrics if item.name.startswith("span_")]
+    assert names == ["s.span_probability", "s.span_reproduction"]
 
 
 def test_generations_stand_beside_their_answers() -> None:
-    table = Generations(["a", "b"], ["Ida", "Marek"])
-    assert Collected({Generation("s"): table}, {}).generated("s") == ["a", "b"]
+    collected = Collected({Generation("s"): texts(["a", "b"], ["Ida", "Marek"])}, {}, {}, {})
+    assert collected.generated("s", 2) == ["a", "b"]
+    assert collected.generated("other", 3) == [None, None, None]
