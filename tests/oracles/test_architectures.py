@@ -26,7 +26,7 @@ from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
 from amnestic.model.form import examine
-from amnestic.model.generate import generate
+from amnestic.model.generate import Settings, generate
 from amnestic.model.gradient_norms import gradient_norms
 from amnestic.model.load import Loaded, checkpointed, prepare, reload, save
 from amnestic.model.packing import examine_packing
@@ -372,9 +372,10 @@ def test_greedy_answers_are_those_of_one_row_without_padding(
 
     The eager form gives no number for padding on the left in float64: the fallback is tested along with it.
     """
-    model = prepare(copy.deepcopy(built(name, is_tied, attention)), tokenizer).model
+    loaded = prepare(copy.deepcopy(built(name, is_tied, attention)), tokenizer)
     prompts = rows(3, (9, 7), (4, 2), (12, 10), (6, 2))
-    assert generate(model, numbers(), prompts, NEW, 4) == [naive(model, example) for example in prompts]
+    found = generate(loaded, numbers(), prompts, Settings(NEW, 1))
+    assert [answer.text for answer in found] == [naive(loaded.model, example) for example in prompts]
 
 
 def plain_norms(model: Any, examples: list[Encoded]) -> list[float]:

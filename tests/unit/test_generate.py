@@ -13,8 +13,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
-from amnestic.model.generate import generate
+from amnestic.model import generate as module
+from amnestic.model.decoding import Fit
+from amnestic.model.generate import Settings, generate
+from amnestic.model.load import Loaded
 
+REFUSED = Fit("is refused")
 NEW = 12
 LENGTHS = (3, 9, 1, 6, 9, 2, 5)
 
@@ -48,10 +52,24 @@ def naive(model: Any, example: Encoded, most: int = NEW) -> list[int]:
     return found
 
 
+def texts(model: Any, tokenizer: Any, examples: Sequence[Encoded], batch_size: int, **watchers: Any) -> list[str]:
+    """The generated texts, of at most NEW tokens."""
+    loaded = Loaded(model, tokenizer, torch.float32)
+    return [answer.text for answer in generate(loaded, tokenizer, examples, Settings(NEW, batch_size), **watchers)]
+
+
 def text(tokens: list[int], *stops: int) -> str:
     """What `numbers` makes of the tokens before the first of `stops`."""
     end = next((i for i, token in enumerate(tokens) if token in stops), len(tokens))
     return " ".join(map(str, tokens[:end]))
+
+
+@pytest.fixture(autouse=True, params=["slots", "padded"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test holds of both ways to decode."""
+    if request.param == "padded":
+        monkeypatch.setattr(module, "examine_decoding", lambda *_: REFUSED)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +103,7 @@ def test_tokens_are_those_of_a_loop_without_cache(
     monkeypatch.setattr(model.generation_config, "eos_token_id", [configured, 300])
     expected = [text(row, *stops) for row in rows]
     assert len({len(found.split()) for found in expected}) >= 3
-    assert generate(model, numbers(0, eos), prompts(last), NEW, batch_size) == expected
+    assert texts(model, numbers(0, eos), prompts(last), batch_size) == expected
 
 
 def test_each_end_counts_by_itself(
@@ -93,11 +111,11 @@ def test_each_end_counts_by_itself(
 ) -> None:
     for stop in stops:
         expected = [text(row, stop) for row in rows]
-        assert generate(model, numbers(0, stop), prompts(), NEW, 4) == expected
-        assert generate(model, numbers(0), prompts(stop), NEW, 4) == expected
+        assert texts(model, numbers(0, stop), prompts(), 4) == expected
+        assert texts(model, numbers(0), prompts(stop), 4) == expected
         with monkeypatch.context() as patch:
             patch.setattr(model.generation_config, "eos_token_id", stop)
-            assert generate(model, numbers(0), prompts(), NEW, 4) == expected
+            assert texts(model, numbers(0), prompts(), 4) == expected
 
 
 @pytest.mark.parametrize("pad", [None, 0, 17])
@@ -105,17 +123,17 @@ def test_padding_on_the_left_changes_nothing(
     model: Any, rows: list[list[int]], stops: tuple[int, int, int], pad: int | None
 ) -> None:
     """With a token of its own, with a token that texts use, and with none, even where there is no end either."""
-    assert generate(model, numbers(pad), prompts(), NEW, 7) == [text(row) for row in rows]
-    assert generate(model, numbers(pad, stops[0]), prompts(), NEW, 7) == [text(row, stops[0]) for row in rows]
+    assert texts(model, numbers(pad), prompts(), 7) == [text(row) for row in rows]
+    assert texts(model, numbers(pad, stops[0]), prompts(), 7) == [text(row, stops[0]) for row in rows]
 
 
 def test_order_and_batch_size_change_nothing(model: Any, stops: tuple[int, int, int]) -> None:
     order = np.random.default_rng(1).permutation(len(LENGTHS)).tolist()
     done: list[int] = []
-    texts = generate(model, numbers(0, stops[1]), prompts(), NEW, 2, done.append)
-    shuffled = generate(model, numbers(0, stops[1]), [prompts()[i] for i in order], NEW, 3)
-    assert shuffled == [texts[i] for i in order]
-    assert done == [2, 2, 2, 1]
+    found = texts(model, numbers(0, stops[1]), prompts(), 2, keep=done.extend)
+    shuffled = texts(model, numbers(0, stops[1]), [prompts()[i] for i in order], 3)
+    assert shuffled == [found[i] for i in order]
+    assert sorted(done) == [*range(len(LENGTHS))]
 
 
 def test_the_models_own_generation_settings_are_not_used_and_stay(
@@ -132,11 +150,11 @@ def test_the_models_own_generation_settings_are_not_used_and_stay(
         "max_length": 3,
     }.items():
         monkeypatch.setattr(own, name, value)
-    assert generate(model, numbers(0), prompts(), NEW, 7) == [text(row) for row in rows]
+    assert texts(model, numbers(0), prompts(), 7) == [text(row) for row in rows]
     assert model.generation_config is own
     monkeypatch.setattr(model, "forward", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        generate(model, numbers(0), prompts(), NEW, 7)
+        texts(model, numbers(0), prompts(), 7)
     assert model.generation_config is own
 
 
@@ -149,7 +167,7 @@ def test_a_text_ends_where_the_model_knows_no_further_position(batch_size: int) 
     model.generation_config.eos_token_id = None
     expected = [naive(model, example, min(NEW, 17 - example.prompt_length)) for example in prompts()]
     assert sorted(map(len, expected)) == [8, 8, 11, 12, 12, 12, 12]
-    assert generate(model, numbers(0), prompts(), NEW, batch_size) == [text(row) for row in expected]
+    assert texts(model, numbers(0), prompts(), batch_size) == [text(row) for row in expected]
 
 
 def test_texts_are_decoded_without_special_tokens(model: Any, tiny_model: Callable[..., Path]) -> None:
@@ -160,7 +178,7 @@ def test_texts_are_decoded_without_special_tokens(model: Any, tiny_model: Callab
     tokenizer = AutoTokenizer.from_pretrained(tiny_model(tied=False, seed=3))
     rows = [Example(f"s:{i}", "question", f"Who wrote {i}?", "Ines Marek") for i in range(4)]
     encoded = Encoder(tokenizer, DataOptions()).encode("s", rows).examples
-    for example, found in zip(encoded, generate(model, tokenizer, encoded, NEW, 3), strict=True):
+    for example, found in zip(encoded, texts(model, tokenizer, encoded, 3), strict=True):
         assert tokenizer.decode(example.input_ids[: example.prompt_length]) == (
             f"<bos>Question: {example.prompt}\nAnswer:"
         )

@@ -5,6 +5,7 @@ model its own logits, row by row.
 """
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,6 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from amnestic.data.batches import HOST_BOUNDARIES, pack, pad
 from amnestic.data.encode import Encoded
+from amnestic.data.trees import in_order, tree
 from amnestic.model.form import examine
 from amnestic.model.load import Loaded, load, prepare, save
 from amnestic.model.options import ModelOptions
@@ -193,6 +195,24 @@ def test_safe_architectures_are_packed_and_give_the_logits_of_each_row(name: str
         found = scored_logits(loaded.model, pack([("", row) for row in ROWS]))
         ordered = sorted(ROWS, key=lambda row: -len(row.input_ids))
         expected = torch.cat([scored_logits(loaded.model, pad("", [row])) for row in ordered])
+    assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("name", SAFE)
+def test_rows_that_share_a_beginning_have_the_logits_of_each_row(name: str) -> None:
+    """Four rows: a long one, two that begin as it does, and one that is its beginning."""
+    config, settings = SAFE[name]
+    loaded = model_of(config, **settings)
+    long = ROWS[0]
+    ids = [np.concatenate([long.input_ids[:n], [7 + n, 9, 11]]) for n in (14, 6)]
+    branches = [replace(long, input_ids=part, is_scored=np.arange(len(part)) >= 1) for part in ids]
+    examples = [long, *branches, replace(long, input_ids=long.input_ids[:9], is_scored=long.is_scored[:9]), ROWS[3]]
+    examples = [examples[i] for i in in_order(examples)]
+    made = tree(examples)
+    assert made.batch.input_ids.numel() < sum(len(row.input_ids) for row in examples) - 25
+    with torch.inference_mode():
+        found = scored_logits(loaded.model, made.batch)[made.place]
+        expected = torch.cat([scored_logits(loaded.model, pad("", [row])) for row in examples])
     assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 

@@ -21,6 +21,8 @@ ROWS = 4000
 """Rows of all 200 authors."""
 FORGOTTEN = {"forget01": 40, "forget05": 200, "forget10": 400}
 """Rows to be forgotten, which are the last of all; ``retain99``, ``retain95`` and ``retain90`` are those before."""
+HOLDOUT_OF = "retain90"
+"""The rows of which the last are the holdout, as many as are to be forgotten, whichever these are."""
 MEASURED = {"retain": 400, "real_authors": 100, "world_facts": 117}
 """Rows of the splits that are measured whatever is forgotten."""
 PERTURBED = ("perturbed_answer",)
@@ -39,7 +41,7 @@ class Tofu(Benchmark):
     """Question and answer about 200 authors who do not exist, of whom 1, 5 or 10 % are to be forgotten.
 
     TOFU (Maini et al., 2024, arXiv:2401.06121). ``tofu:forget01``, ``tofu:forget05`` or ``tofu:forget10``, with the
-    splits forget, retain, real_authors, world_facts, and holdout: as many rows as are forgotten, those just before.
+    splits forget, retain, real_authors, world_facts, and holdout: as many rows as are forgotten, the last of retain90.
     """
 
     split: str = "forget10"
@@ -73,19 +75,20 @@ class Tofu(Benchmark):
         return {"forget": self._source(self.split), "retain": self._source(self._retain)}
 
     def evaluation(self) -> dict[str, Source]:
-        """Return the splits that are measured; the holdout is cut out of the retain rows where it has no file."""
+        """Return the splits that are measured; there is no holdout where a folder has neither its file nor retain90."""
         names = {"forget": f"{self.split}_perturbed"} | {split: f"{split}_perturbed" for split in MEASURED}
         sources = {split: self._source(name) for split, name in names.items()}
-        return sources | {"holdout": self._holdout(sources["forget"])}
+        holdout = self._holdout(sources["forget"])
+        return sources if holdout is None else sources | {"holdout": holdout}
 
     @property
     def notes(self) -> Mapping[str, str]:
         """Return what the public models know of the holdout."""
         return {
             "holdout": (
-                f"{self._holdout_name} is part of {self._retain}, so a model that was fine-tuned on all of TOFU has seen "
-                f"it, and so has one that was retrained on {self._retain}: its rows are non-members, as PrivLeak and the "
-                "membership attacks suppose, only of a model that was trained without them."
+                f"{self._holdout_name} is part of {self._retain}, so models that were fine-tuned on all of TOFU, and "
+                f"those that were retrained on {self._retain}, have seen it: its rows are non-members, as PrivLeak and "
+                "the membership attacks suppose, only of a model that was trained without them."
             )
         }
 
@@ -108,7 +111,7 @@ class Tofu(Benchmark):
         forgotten = self._forgotten() if training is None else training["forget"]
         if forgotten is not None:
             self._refuse_other_questions(evaluation["forget"], forgotten)
-        for split in ("retain", "holdout"):
+        for split in (name for name in ("retain", "holdout") if name in evaluation):
             if shared := shared_rows(evaluation[split], evaluation["forget"]):
                 raise InputError(
                     f"{shared} of {len(evaluation[split])} rows of {self._place(split)} stand in "
@@ -128,7 +131,7 @@ class Tofu(Benchmark):
         """Return where the rows of a measured split come from, for messages."""
         name = {"forget": f"{self.split}_perturbed", "holdout": self._holdout_name}.get(split, f"{split}_perturbed")
         if self._is_local:
-            return str(self._file(name) or f"{self._retain}, as {name}")
+            return str(self._file(name) or f"the end of {self._file(HOLDOUT_OF)}")
         return f"{self.data}:{name}"
 
     @property
@@ -165,19 +168,21 @@ class Tofu(Benchmark):
             )
         return found[0] if found else None
 
-    def _holdout(self, forget: Source) -> Source:
-        """Return the rows just before those that are to be forgotten: of a file, or the last that are retained."""
+    def _holdout(self, forget: Source) -> Source | None:
+        """Return the rows of the holdout's file, or those that it is made of."""
         if self._is_local and self._file(self._holdout_name) is not None:
             return self._source(self._holdout_name)
-        retain = self._source(self._retain)
+        if self._is_local and self._file(HOLDOUT_OF) is None:
+            return None
+        whole = self._source(HOLDOUT_OF)
         with reaching_hub():
             count = sum(1 for _ in rows_of(forget.name, "forget"))
-            rows: list[Any] = [row.value for row in rows_of(retain.name, "retain")]
+            rows: list[Any] = [row.value for row in rows_of(whole.name, "holdout")]
         if len(rows) <= count:
             raise InputError(
-                f"{retain.name} has {len(rows)} rows; expected more than {count}, the last of which are the holdout."
+                f"{whole.name} has {len(rows)} rows; expected more than {count}, the last of which are the holdout."
             )
-        return Source(f"<the last {count} rows of {retain.name}>", rows[-count:])
+        return Source(f"<the last {count} rows of {whole.name}>", rows[-count:])
 
     def _forgotten(self) -> Sequence[Example] | None:
         """Return the rows to be forgotten as the folder has them, None where it has not, or there is none."""
@@ -188,8 +193,8 @@ class Tofu(Benchmark):
     def _refuse_other_questions(self, measured: Sequence[Example], forgotten: Sequence[Example]) -> None:
         if len(measured) != len(forgotten):
             raise InputError(
-                f"{self._place('forget')} has {len(measured)} rows, and {self.split} has {len(forgotten)}; expected the "
-                "same questions in the same order."
+                f"{self._place('forget')} has {len(measured)} rows, and {self.split} has {len(forgotten)}; expected "
+                "the same questions in the same order."
             )
         for number, (ours, theirs) in enumerate(zip(measured, forgotten, strict=True)):
             if ours.prompt != theirs.prompt:

@@ -72,11 +72,18 @@ class Store:
     def _read(self, names: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         if self._file is None:
             return {}
+        try:
+            return self._select(self._file, names)
+        except sqlite3.Error as error:
+            raise RunError(f"what was scored cannot be read from --cache_dir ({error}).") from error
+
+    @staticmethod
+    def _select(file: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, np.ndarray]:
         found = {}
         for first in range(0, len(names), AT_ONCE):
             part = names[first : first + AT_ONCE]
             marks = ",".join("?" * len(part))
-            rows = self._file.execute(f"SELECT name, dtype, shape, content FROM found WHERE name IN ({marks})", part)
+            rows = file.execute(f"SELECT name, dtype, shape, content FROM found WHERE name IN ({marks})", part)
             for name, dtype, shape, content in rows:
                 sizes = [int(size) for size in shape.strip("(),").split(",") if size.strip()]
                 found[name] = np.frombuffer(content, dtype=dtype).reshape(sizes)

@@ -19,7 +19,7 @@ from ..data.batches import Batch, nothing, pad
 from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
-from ..model.generate import Generated, generate
+from ..model.generate import Generated, Settings, agreed_tokens, generate
 from ..model.gradient_norms import gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
@@ -238,12 +238,8 @@ def prompt_key(subject: Subject, row: Encoded) -> bytes:
 def agreement(subject: Subject, need: Generation, tables: Mapping[SweptNeed, Any]) -> list[int]:
     """Return how many tokens of each true answer, from its first, the model gives by itself, one after the other."""
     scored: Likelihoods = tables[Likelihood(need.split)]
-    found = []
-    for row, hits in zip(subject.splits[need.split], scored.per_example(scored.is_argmax), strict=True):
-        own = hits[row.is_scored[: row.prompt_length].sum() :]  # a corpus chunk is scored from its first token on
-        wrong = np.flatnonzero(~own)
-        found.append(int(wrong[0]) if len(wrong) else len(own))
-    return found
+    hits = scored.per_example(scored.is_argmax)
+    return [agreed_tokens(row, own) for row, own in zip(subject.splits[need.split], hits, strict=True)]
 
 
 def continuations(
@@ -261,11 +257,10 @@ def continuations(
 
     if left:
         generate(
-            subject.loaded.model,
+            subject.loaded,
             subject.loaded.tokenizer,
             [examples[key] for key in left],
-            subject.options.max_new_tokens,
-            subject.options.per_device_eval_batch_size,
+            Settings(subject.options.max_new_tokens, subject.options.per_device_eval_batch_size),
             [agreed[key] for key in left],
             keep,
         )

@@ -1,19 +1,20 @@
 """Greedy answers, from the prompt's tokens as they stand in the whole conversation."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import groupby
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from .. import processes
 from ..data.encode import Encoded
-from .form import alike
-from .sharding import device_of, forward_only, is_sharded
+from .decoding import Begun, Counts, Decoding, examine_decoding
+from .load import Loaded
+from .padded import decode_padded, until
+from .sharding import forward_only
 
 
 @dataclass(frozen=True)
@@ -21,123 +22,140 @@ class Generated:
     """A greedy answer."""
 
     tokens: np.ndarray
-    """(n,) int64, without the one that ends it."""
+    """(n,) int64, without that which ends it."""
     text: str
+    """What they say, without special tokens and outer spaces."""
     has_ended: bool
-    """The model ended it by itself."""
+    """The model ended it by itself, within the tokens and the positions that it was given."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How long answers may be, and what is done at once."""
+
+    max_new_tokens: int
+    """The token that ends an answer is one of them."""
+    batch_size: int
+    """Most answers at once of a model that transformers' own loop decodes."""
+    counts: Counts = field(default_factory=Counts)
+    """Is told what it took."""
+
+
+Keep = Callable[[dict[int, Generated]], None]
+"""Is told the answers that were found since it was told last, by the index of their examples."""
+PAUSE = 0.5
+"""Seconds from one time that answers are told to the next, at least."""
 
 
 def generate(
-    model: Any,
+    loaded: Loaded,
     tokenizer: Any,
     examples: Sequence[Encoded],
-    max_new_tokens: int,
-    batch_size: int,
+    settings: Settings,
     agreed: Sequence[int] | None = None,
-    keep: Callable[[dict[int, Generated]], None] = lambda found: None,
+    keep: Keep = lambda found: None,
 ) -> list[Generated]:
     """Return the greedy continuation of each example's prompt, cut at the end-of-sequence (or end-of-turn) token.
 
-    Prompts are padded on the left, shortest first; where that changes a model's logits (recurrent models that know no
-    mask, say), only prompts of one length share a batch. Nothing of the model's generation configuration is used but
-    its end-of-sequence tokens: a repetition penalty, say, is no greedy decoding. A text ends where the model knows no
-    further position. Several processes share the work, and all return the whole; `advance` is told how many examples
-    are taken up.
+    `agreed` says how many tokens of each true answer, from its first, are known to be greedy (`agreed_tokens`):
+    decoding starts behind them, and not at all where they tell the whole. A text ends where the model knows no further
+    position.
+
+    Several processes share the work, and all return the whole. `keep` is told of every answer once, on each of them:
+    soon after it was found, also where an error ends the work; of what others found at the end.
     """
-    found: dict[int, Generated] = {}
-    stops = _stops(model, tokenizer, examples)
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (stops[0] if stops else 0)
-    room = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or sys.maxsize) + 1
-    batches = [*_batches(model, examples, batch_size, room - max_new_tokens, pad)]
-    for together in processes.rounds(batches):
-        share = processes.own(together)
-        if share is None and not is_sharded(model):
-            continue
-        chosen = share or batches[0]  # weights are gathered by all: one without rows keeps step with the others
-        longest = max(examples[i].prompt_length for i in chosen)
-        settings = _greedy(min(max_new_tokens, room - longest), stops, pad)
-        rows = _continue(model, [examples[i] for i in chosen], settings)[:, longest:].tolist()
-        new = {}
-        for i, row in zip(share or [], rows, strict=share is not None):
-            until = _until(row, stops)
-            text = tokenizer.decode(until, skip_special_tokens=True).strip()
-            new[i] = Generated(np.array(until, dtype=np.int64), text, len(until) < len(row))
-        for part in processes.gathered(new):
-            found |= part
-            keep(part)
-    return [found[i] for i in range(len(examples))]
-
-
-def _batches(
-    model: Any, examples: Sequence[Encoded], batch_size: int, longest: int, pad: int
-) -> Iterator[Sequence[int]]:
-    """Yield indices in batches, the shortest prompt first; a prompt above `longest` tokens stands alone.
-
-    Such a prompt leaves no positions for a whole answer, and would cut those of the others short.
-    """
-    order = sorted(range(len(examples)), key=lambda i: examples[i].prompt_length)
-    together = sum(example.prompt_length <= longest for example in examples)
-    batches = _chunks(order[:together], batch_size)
-    gaps = [examples[chosen[-1]].prompt_length - examples[chosen[0]].prompt_length for chosen in batches]
-    if any(gaps):
-        widest = batches[gaps.index(max(gaps))]
-        if not _bears_padding(model, examples[widest[0]], examples[widest[-1]], pad):
-            lengths = groupby(order[:together], key=lambda i: examples[i].prompt_length)
-            batches = [chosen for _, alike in lengths for chosen in _chunks(list(alike), batch_size)]
-    yield from batches
-    yield from ([i] for i in order[together:])
-
-
-def _chunks(order: Sequence[int], size: int) -> list[Sequence[int]]:
-    return [order[first : first + size] for first in range(0, len(order), size)]
-
-
-def _bears_padding(model: Any, short: Encoded, long: Encoded, pad: int) -> bool:
-    """Return whether `short` gets the same logits when it is padded to the length of `long` as by itself.
-
-    Two tokens tell: the first comes from the prompt, the second from the cache.
-    """
-    settings = _greedy(2, [], pad)
-    settings.update(output_logits=True, return_dict_in_generate=True)
-    padded, alone = (_continue(model, examples, settings) for examples in ([short, long], [short]))
-    pairs = zip(padded.logits, alone.logits, strict=True)
-    return all(alike(found[:1], expected, model.dtype) for found, expected in pairs)
-
-
-def _continue(model: Any, examples: Sequence[Encoded], settings: Any) -> Any:
-    """Return what the model generates: prompts, padded to the longest, and the tokens behind."""
-    longest = max(example.prompt_length for example in examples)
-    ids = torch.full((len(examples), longest), settings.pad_token_id)
-    mask = torch.zeros_like(ids)
+    answers = _Answers(tokenizer, keep)
+    stops = _stops(loaded.model, tokenizer, examples)
+    begun: list[Begun] = []
     for i, example in enumerate(examples):
-        length = example.prompt_length
-        ids[i, longest - length :] = torch.from_numpy(example.input_ids[:length].copy())
-        mask[i, longest - length :] = 1
-    device, together = device_of(model), is_sharded(model) and processes.count() > 1
-    with forward_only(model), _configured(model, settings):
-        return model.generate(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            generation_config=settings,
-            synced_gpus=together,  # goes on as long as any process does
-        )
+        row, has_ended = _begin(loaded, i, example, agreed[i] if agreed is not None else 0, settings, stops)
+        if row.most > 0 and not has_ended:
+            begun.append(row)
+        else:
+            answers.finish(row, [], has_ended)
+    with answers.told():
+        if begun:
+            with forward_only(loaded.model):
+                _decode(loaded, begun, settings, stops, answers)
+    return answers.gathered(len(examples))
 
 
-@contextmanager
-def _configured(model: Any, settings: Any) -> Iterator[None]:
-    """Put `settings` in the place of the model's own, which would fill in whatever they leave open."""
-    own, model.generation_config = model.generation_config, settings
-    try:
-        yield
-    finally:
-        model.generation_config = own
+def agreed_tokens(example: Encoded, is_argmax: np.ndarray) -> int:
+    """Return how many tokens behind the prompt are the likeliest one after the other, from the first on.
+
+    `is_argmax` (N,) says it of each scored token, given what stands before it in the example.
+    """
+    is_greedy = np.zeros(len(example.input_ids), dtype=bool)
+    is_greedy[example.is_scored] = is_argmax
+    others = np.flatnonzero(~is_greedy[example.prompt_length :])
+    return int(others[0]) if len(others) else len(example.input_ids) - example.prompt_length
 
 
-def _greedy(max_new_tokens: int, stops: list[int], pad: int) -> Any:
-    from transformers import GenerationConfig
+class _Answers:
+    """What is found, in this process and then in all."""
 
-    settings = {"max_new_tokens": max_new_tokens, "eos_token_id": stops or None, "pad_token_id": pad}
-    return GenerationConfig(do_sample=False, num_beams=1, **settings)  # type: ignore[no-untyped-call]
+    def __init__(self, tokenizer: Any, keep: Keep) -> None:
+        self._tokenizer = tokenizer
+        self._keep = keep
+        self._found: dict[int, Generated] = {}
+        self._new: dict[int, Generated] = {}
+        self._time = time.monotonic()
+
+    def finish(self, row: Begun, new: list[int], has_ended: bool) -> None:
+        """Take an answer: what was known of it, and what is new."""
+        tokens = [*row.tokens[row.prompt_length :].tolist(), *new]
+        text = self._tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        self._new[row.index] = Generated(np.array(tokens, dtype=np.int64), text, has_ended)
+        if time.monotonic() - self._time > PAUSE:
+            self._tell()
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Tell what was found in the context, however it ends."""
+        try:
+            yield
+        finally:
+            self._tell()
+
+    def gathered(self, count: int) -> list[Generated]:
+        """Return the answers of all processes, in the order of the examples."""
+        for share in processes.gathered(self._found):
+            self._new |= {index: answer for index, answer in share.items() if index not in self._found}
+        self._tell()
+        return [self._found[index] for index in range(count)]
+
+    def _tell(self) -> None:
+        new, self._new = self._new, {}
+        self._found |= new
+        if new:
+            self._keep(new)
+        self._time = time.monotonic()
+
+
+def _begin(
+    loaded: Loaded, index: int, example: Encoded, agreed: int, settings: Settings, stops: Sequence[int]
+) -> tuple[Begun, bool]:
+    """Return an answer as far as it is known, and whether it ends there."""
+    start, limit = example.prompt_length, loaded.position_limit
+    most = settings.max_new_tokens if limit is None else min(settings.max_new_tokens, limit + 1 - start)
+    known, has_ended = until(example.input_ids[start : start + min(agreed, most)].tolist(), stops)
+    tokens = example.input_ids[: start + len(known)].copy()
+    return Begun(index, tokens, start, most - len(known)), has_ended
+
+
+def _decode(
+    loaded: Loaded, begun: Sequence[Begun], settings: Settings, stops: Sequence[int], answers: _Answers
+) -> None:
+    """Decode what is begun; every process names all of it, and keeps its own."""
+    fit = examine_decoding(loaded, begun, loaded.position_limit or sys.maxsize)
+    if fit.reason is not None:
+        note = f"answers are decoded in padded batches, not all at once: {type(loaded.model).__name__} {fit.reason}."
+        if len(begun) > settings.batch_size and note not in loaded.notes:
+            loaded.notes.append(note)
+        decode_padded(loaded, begun, settings.batch_size, stops, answers.finish, settings.counts)
+        return
+    own = sorted(begun, key=lambda row: row.length)[processes.rank() :: processes.count()]
+    Decoding(loaded, frozenset(stops), answers.finish, settings.counts).run(own, fit.token_bytes)
 
 
 def _stops(model: Any, tokenizer: Any, examples: Sequence[Encoded]) -> list[int]:
@@ -146,8 +164,3 @@ def _stops(model: Any, tokenizer: Any, examples: Sequence[Encoded]) -> list[int]
     configured = getattr(model.generation_config, "eos_token_id", None)
     stops |= set(configured) if isinstance(configured, list) else {configured}
     return sorted(token for token in stops if token is not None)
-
-
-def _until(row: list[int], stops: list[int]) -> list[int]:
-    ends = [i for i, token in enumerate(row) if token in stops]
-    return row[: ends[0]] if ends else row

@@ -34,7 +34,7 @@ OTHERS = 5
 
 def examine_packing(loaded: Loaded, splits: Sequence[Sequence[Encoded]]) -> None:
     """Find out whether rows of `splits` may be packed for the model; `loaded.form` tells, and a note where not."""
-    reason = _other_kind(loaded.model)
+    reason = other_kind(loaded.model)
     if reason is None:
         with forward_only(loaded.model):
             reason = _difference(loaded, _sample(splits))
@@ -44,8 +44,8 @@ def examine_packing(loaded: Loaded, splits: Sequence[Sequence[Encoded]]) -> None
         loaded.notes.append(f"examples are padded, not packed: {type(loaded.model).__name__} {reason}.")
 
 
-def _other_kind(model: Any) -> str | None:
-    """Return what the model is that cannot be packed, by what it says of itself; None where nothing speaks against."""
+def other_kind(model: Any) -> str | None:
+    """Return what a model is, by what it says of itself, that does more than attend; None where nothing speaks against."""
     config: Any = getattr(model, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else None
     if text is None or not getattr(type(model), "_supports_attention_backend", False):
@@ -77,7 +77,7 @@ def _difference(loaded: Loaded, rows: Sequence[Encoded]) -> str | None:
         return f"cannot read several examples in one row ({first_line(error)[:-1]})"
     if len(modules) != model.config.get_text_config().num_hidden_layers:
         return "does not take every layer's attention from transformers' interface"
-    most = _has_experts(model)
+    most = has_experts(model)
     found = torch.split(packed, [len(logits) for logits in expected])
     if not all(_same(own, other, model.dtype, most) for own, other in zip(found, expected, strict=True)):
         return "gives other logits where several examples share a row"
@@ -90,7 +90,7 @@ def _same(found: Tensor, expected: Tensor, dtype: torch.dtype, most: bool) -> bo
     return all(alike(found[end], expected[end], dtype, most) for end in ends)
 
 
-def _has_experts(model: Any) -> bool:
+def has_experts(model: Any) -> bool:
     """Return whether rounding can send a token to another expert, which changes its row."""
     text = model.config.get_text_config()
     return any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))

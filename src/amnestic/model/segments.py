@@ -33,11 +33,18 @@ def segmented(model: Any, on: bool = True) -> Iterator[None]:
     if not on:
         yield
         return
+    with configured(model, NAME):
+        yield
+
+
+@contextmanager
+def configured(model: Any, name: str) -> Iterator[None]:
+    """Let the modules of `model` take their attention by `name` for as long as the context lasts, then as before."""
     found = _configurations_of(model)
     before = [configuration._attn_implementation_internal for configuration in found]
     try:
         for configuration in found:
-            configuration._attn_implementation_internal = NAME
+            configuration._attn_implementation_internal = name
         yield
     finally:
         for configuration, implementation in zip(found, before, strict=True):

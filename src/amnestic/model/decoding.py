@@ -1,0 +1,319 @@
+"""Greedy decoding of many answers at once: each goes on until it ends by itself, and none waits for another.
+
+Prompts are read in whole, like lengths together, into slots (`model/slots.py`); then all answers in slots go on by one
+token a pass. What has ended leaves its slot at once, and slots that became free are filled again. ``B`` answers.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import processes
+from .form import alike
+from .load import Loaded
+from .memory import free_memory
+from .packing import has_experts, other_kind
+from .sharding import device_of, is_sharded
+from .signals import _only_rows
+from .slots import Slots
+from .source import first_line
+
+MOST_ROWS = {"cpu": 256}
+"""Answers at once, by the kind of device: more read so much of the slots that nothing is won, and padding grows."""
+MORE_ROWS = 1024
+"""The same for every other device."""
+POSITIONS = {"cpu": 1024}
+"""Positions of prompts that one pass reads in, padding included; a longer prompt stands alone."""
+MORE_POSITIONS = 16384
+"""The same for every other device."""
+FEW_POSITIONS = 1024
+"""The same where the logits of all positions are computed."""
+UNKNOWN_ROWS = 64
+"""Answers at once where nobody tells how much memory is free."""
+SHARE = 0.5
+"""Of the memory that is free, what slots and logits may take."""
+WIDEST = 8
+"""Bytes of a logit, twice as many as it has: of float32, where they are looked at."""
+REFILL = 4
+"""Prompts are read in where at least one slot in so many is free."""
+STEPS = 2
+"""Passes of one token that are compared with the model's own."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A prompt, and what is known of the answer to it."""
+
+    index: int
+    """Of the example."""
+    tokens: np.ndarray
+    """(T,) int64: the prompt, and the first tokens of the greedy answer."""
+    prompt_length: int
+    """Tokens of the prompt."""
+    most: int
+    """Tokens that may follow."""
+
+    @property
+    def length(self) -> int:
+        """Return the number of tokens that are known."""
+        return len(self.tokens)
+
+    @property
+    def final(self) -> int:
+        """Return the number of positions that it may take."""
+        return len(self.tokens) + self.most
+
+
+@dataclass
+class Counts:
+    """What decoding took, in this process."""
+
+    prompts: int = 0
+    """Answers that were not known from their drafts."""
+    real: int = 0
+    """Tokens that were read in: of prompts, and of what was known of their answers."""
+    read: int = 0
+    """Positions that they took, padding included."""
+    steps: int = 0
+    """Passes that add a token to answers."""
+    row_steps: int = 0
+    """Answers in all these passes."""
+    new_tokens: int = 0
+    """Tokens that had to be found, those that end an answer included: the first of each comes from reading in."""
+
+    def read_in(self, lengths: Sequence[int]) -> None:
+        """Count a pass that reads in so many tokens each, padded to the longest."""
+        self.prompts += len(lengths)
+        self.real += sum(lengths)
+        self.read += len(lengths) * max(lengths)
+
+    @property
+    def needed(self) -> int:
+        """Return the row-steps without which the same answers cannot be had one token at a time."""
+        return self.new_tokens - self.prompts
+
+
+Finished = Callable[[Begun, list[int], bool], None]
+"""Is told what followed an answer's known tokens, without what ended it, and whether something did."""
+
+
+@dataclass
+class Decoding:
+    """Answers that are being decoded by one model."""
+
+    loaded: Loaded
+    stops: frozenset[int]
+    finished: Finished
+    counts: Counts
+    slots: Slots = field(init=False)
+    rows: list[Begun] = field(default_factory=list)
+    """The answers in slots, in their order."""
+    found: list[list[int]] = field(default_factory=list)
+    """What followed each of them."""
+    pending: deque[Begun] = field(default_factory=deque)
+    """The longest first, so that a long one is not begun last, and those in slots are of like lengths."""
+    _fills: bool = False
+    """Free slots are being filled."""
+
+    def __post_init__(self) -> None:
+        """Take the device of the model."""
+        self.device = device_of(self.loaded.model)
+        self.slots = Slots(self.device)
+
+    def run(self, begun: Sequence[Begun], token_bytes: int) -> None:
+        """Decode all answers that are begun; a slot takes so many bytes a position.
+
+        A model that is spread over processes makes as many passes on each, until all are done.
+        """
+        self.pending.extend(sorted(begun, key=lambda row: -row.length))
+        most, together = self._rows_at_once(token_bytes), is_sharded(self.loaded.model)
+        while _is_left(bool(self.rows or self.pending), together):
+            try:
+                self._pass(most)
+            except torch.OutOfMemoryError:
+                if together or most == 1:  # others would wait for passes that are not made again
+                    raise
+                most = max(1, min(most, len(self.rows) or most) // 2)
+            else:
+                continue
+            self._begin_again()  # outside the handler, whose traceback holds on to tensors
+
+    def _pass(self, most: int) -> None:
+        """Read in prompts where enough of `most` slots are free, or else go on by a token."""
+        with self.slots.attending(self.loaded.model):
+            if not self.pending or len(self.rows) >= most:
+                self._fills = False
+            elif len(self.rows) <= most - max(1, most // REFILL):
+                self._fills = True
+            if self._fills:
+                self._read(most)
+            elif self.rows:
+                self._step()
+            else:
+                self._idle()
+
+    def _begin_again(self) -> None:
+        """Give up all slots; what was found is read in again."""
+        for row, found in zip(reversed(self.rows), reversed(self.found), strict=True):
+            tokens = np.append(row.tokens, np.array(found, dtype=np.int64))
+            self.pending.appendleft(replace(row, tokens=tokens, most=row.most - len(found)))
+        self.rows, self.found, self.slots = [], [], Slots(self.device)
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _rows_at_once(self, token_bytes: int) -> int:
+        """Return how many of the pending answers have room at once, should each become as long as it may."""
+        most, free = MOST_ROWS.get(self.device.type, MORE_ROWS), free_memory(self.device)
+        if free is None or not self.pending:
+            return UNKNOWN_ROWS
+        slot = max(row.final for row in self.pending) * token_bytes
+        logits = WIDEST * len(self.loaded.model.get_output_embeddings().weight)
+        return max(1, min(most, int(free * SHARE) // (slot + logits)))
+
+    def _read(self, most: int) -> None:
+        """Read in the next prompts, as many as one pass takes, up to `most` answers at once."""
+        limit = POSITIONS.get(self.device.type, MORE_POSITIONS) if self.loaded.form.selects else FEW_POSITIONS
+        chosen: list[Begun] = []
+        longest = 0
+        for row in islice(self.pending, most - len(self.rows)):
+            longest = max(longest, row.length)
+            if chosen and longest * (len(chosen) + 1) > limit:
+                break
+            chosen.append(row)
+        self.slots.reserve(min(most, len(self.rows) + len(self.pending)), longest)
+        logits = self.read_in(chosen)
+        for row in chosen:
+            self.pending.popleft()
+            self.rows.append(row)
+            self.found.append([])
+        self._take(logits, range(len(self.rows) - len(chosen), len(self.rows)))
+
+    def read_in(self, chosen: Sequence[Begun]) -> Tensor:
+        """Read answers into further slots; returns the logits behind each, (B, V)."""
+        lengths = [row.length for row in chosen]
+        self.slots.reserve(len(self.slots.lengths) + len(chosen), max(lengths))
+        ids = np.stack([np.pad(row.tokens, (0, max(lengths) - row.length), mode="edge") for row in chosen])
+        last = torch.arange(len(chosen)) * max(lengths) + torch.tensor(lengths) - 1
+        places = torch.arange(max(lengths)).expand(len(chosen), -1)
+        with self.slots.reading(lengths):
+            logits = self._forward(torch.from_numpy(ids), places, last)
+        self.counts.read_in(lengths)
+        return logits
+
+    def _step(self) -> None:
+        self.counts.steps += 1
+        self.counts.row_steps += len(self.rows)
+        self._take(self.go_on([row[-1] for row in self.found]), range(len(self.rows)))
+
+    def go_on(self, tokens: Sequence[int]) -> Tensor:
+        """Add one token to each slot in use; returns the logits behind it, (B, V)."""
+        with self.slots.going_on() as places:
+            return self._forward(torch.tensor(tokens)[:, None], places, torch.arange(len(tokens)))
+
+    def _idle(self) -> None:
+        """Make a pass for the others' sake."""
+        token = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+        with self.slots.reading([1]):
+            self.loaded.model(input_ids=token, use_cache=False)
+        self.slots.drop([len(self.slots.lengths) - 1])
+
+    def _forward(self, ids: Tensor, places: Tensor, last: Tensor) -> Tensor:
+        """Return the logits (B, V) of the positions `last` (B,) of all positions of `ids` (B, T)."""
+        model = self.loaded.model
+        inputs = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
+        last = last.to(self.device)
+        if ids.shape[1] > 1 and self.loaded.form.selects:
+            with _only_rows(model, last):
+                logits = model(**inputs, past_key_values=self.slots, use_cache=True).logits
+            if logits.shape[:2] == (1, len(last)):
+                return logits[0]  # type: ignore[no-any-return]
+        else:
+            logits = model(**inputs, past_key_values=self.slots, use_cache=True).logits
+        return logits.flatten(0, 1)[last]  # type: ignore[no-any-return]
+
+    def _take(self, logits: Tensor, slots: range) -> None:
+        """Let the answers in `slots` go on by their likeliest token, and free those that end with it."""
+        ended: list[int] = []
+        for slot, token in zip(slots, logits.argmax(-1).tolist(), strict=True):
+            self.counts.new_tokens += 1
+            row, found = self.rows[slot], self.found[slot]
+            if token not in self.stops:
+                found.append(token)
+                if len(found) < row.most:
+                    continue
+            ended.append(slot)
+            self.finished(row, found, token in self.stops)
+        if ended:
+            order = self.slots.drop(ended)
+            self.rows = [self.rows[slot] for slot in order]
+            self.found = [self.found[slot] for slot in order]
+
+
+def _is_left(has_work: bool, together: bool) -> bool:
+    """Return whether anything is left to do: here, or anywhere where all processes make their passes `together`."""
+    return has_work if not together else any(processes.gathered(has_work))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Whether a model's answers can be decoded here."""
+
+    reason: str | None
+    """Why not, as a clause."""
+    token_bytes: int = 0
+    """Bytes that a slot takes a position, over all layers."""
+
+
+def examine_decoding(loaded: Loaded, begun: Sequence[Begun], limit: int) -> Fit:
+    """Find out whether the model's answers can be decoded here.
+
+    The shortest and the longest are read in together and go on by some tokens: the logits must be those of either by
+    itself, in the model's own form. `limit` is the number of positions that the model knows.
+    """
+    fit = Fit(other_kind(loaded.model))
+    if fit.reason is None:
+        ordered = sorted(begun, key=lambda row: row.length)
+        rows = [replace(row, tokens=row.tokens[: max(1, limit - STEPS)]) for row in (ordered[0], ordered[-1])]
+        try:
+            fit = _compare(loaded, rows)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # whatever a model does with a cache that it does not know
+            fit = Fit(f"cannot go on from slots ({first_line(error)[:-1]})")
+    return next((found for found in processes.gathered(fit) if found.reason is not None), fit)
+
+
+def _compare(loaded: Loaded, rows: Sequence[Begun]) -> Fit:
+    model, text = loaded.model, loaded.model.config.get_text_config()
+    trial = Decoding(loaded, frozenset(), lambda *_: None, Counts())
+    tokens = [int(row.tokens[0]) for row in rows]
+    whole = [np.append(row.tokens, [token] * STEPS) for row, token in zip(rows, tokens, strict=True)]
+    expected = [
+        model(input_ids=torch.from_numpy(ids)[None].to(trial.device), use_cache=False).logits[0, -1 - STEPS :]
+        for ids in whole
+    ]
+    with trial.slots.attending(model):
+        found = [trial.read_in(rows)]
+        found += [trial.go_on(tokens) for _ in range(STEPS)]
+    if len(trial.slots.attended) != text.num_hidden_layers:
+        return Fit("does not take every layer's attention from transformers' interface")
+    if len(trial.slots.windowed) != _windows(text):
+        return Fit("does not say how far each layer looks back")
+    pairs = zip(torch.stack(found, dim=1), expected, strict=True)
+    if not all(alike(own, other, model.dtype, has_experts(model)) for own, other in pairs):
+        return Fit("gives other logits where several answers go on together")
+    return Fit(None, trial.slots.token_bytes)
+
+
+def _windows(text: Any) -> int:
+    """Return how many layers look at the last positions alone, by what a configuration says."""
+    kinds = getattr(text, "layer_types", None)
+    if kinds:
+        return sum(kind == "sliding_attention" for kind in kinds)
+    return int(text.num_hidden_layers) if getattr(text, "sliding_window", None) else 0
