@@ -50,6 +50,10 @@ second = amnestic.evaluate(
 for key, value in second.results["metrics"].items():
     low, high = second.results.get("intervals", {}).get(key, ("", ""))
     beside = first.results["metrics"].get(key)
-    print(f"{key:36}{value:12.4g}", f"[{low:.4g}, {high:.4g}]" if low != "" else "", "" if beside is None else f"{beside:.4g}")
+    print(
+        f"{key:36}{value:12.4g}",
+        f"[{low:.4g}, {high:.4g}]" if low != "" else "",
+        "" if beside is None else f"{beside:.4g}",
+    )
 for key, reason in second.results.get("not_computed", {}).items():
     print(f"{key}: {reason}")

@@ -15,7 +15,7 @@ from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
 from .data.options import AlternatesOptions, DataOptions
 from .data.records import is_among, repeats, take
-from .data.sources import read_examples, shared_rows, source_files
+from .data.sources import shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
 from .measuring import evenly

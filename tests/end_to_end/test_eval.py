@@ -26,7 +26,10 @@ ROWS = 8
 def files(people, as_file, tmp_path_factory) -> dict[str, Path]:
     """The first rows of three splits, with all their answers."""
     folder = tmp_path_factory.mktemp("rows")
-    return {split: as_file(folder / f"{split}.jsonl", people.rows[split][:ROWS]) for split in ("forget", "retain", "holdout")}
+    return {
+        split: as_file(folder / f"{split}.jsonl", people.rows[split][:ROWS])
+        for split in ("forget", "retain", "holdout")
+    }
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +117,9 @@ def test_a_retrained_model_gives_what_its_evaluation_gives(measure, retrained, r
     assert (own["forget_quality"], own["forget_quality_log10"], own["privleak"]) == (1.0, 0.0, 0.0)
 
 
-def test_results_of_something_else_are_no_retrained_model(measure, retrained, retrained_eval, people, files, as_file, tmp_path):
+def test_results_of_something_else_are_no_retrained_model(
+    measure, retrained, retrained_eval, people, files, as_file, tmp_path
+):
     other = measure(model=retrained.folder / "model", forget=files["retain"], retain=files["forget"])
     cases = {
         "was measured on another forget split (8 rows": {"retrained": other.folder},

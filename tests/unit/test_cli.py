@@ -15,7 +15,16 @@ import pytest
 
 from amnestic import cli
 from amnestic.cli import main
-from amnestic.config import DemoConfig, EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping, options, to_mapping, write_yaml
+from amnestic.config import (
+    DemoConfig,
+    EvalConfig,
+    FinetuneConfig,
+    UnlearnConfig,
+    from_mapping,
+    options,
+    to_mapping,
+    write_yaml,
+)
 from amnestic.errors import InputError, RunError
 
 UNLEARN = ["unlearn", "--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--output_dir", "run"]
@@ -40,7 +49,7 @@ SUPPOSED = {
     "data": {"benchmark": "tofu:forget10"},
 }
 """Option -> the options without which it is refused."""
-RIVALS = {name: ("forget", "retain") for name in ("benchmark", "data")}
+RIVALS = dict.fromkeys(("benchmark", "data"), ("forget", "retain"))
 """Option of unlearn and eval -> those that it replaces."""
 EVERY_OPTION = [
     (name, option)
@@ -117,7 +126,7 @@ def test_every_flag_changes_its_option_and_no_other(calls, command, option):
     flags, value = other_value(option)
     for spelling in (flags, [flags[0].replace("_", "-") if "." not in flags[0] else flags[0], *flags[1:]]):
         assert main([*arguments, *spelling]) == 0
-    rest = {name: None for name in replaced}
+    rest = dict.fromkeys(replaced)
     expected = to_mapping(from_mapping(config_class, given)) | rest | supposed | {option.name: value}
     assert [to_mapping(config) for config in calls.configs] == [expected, expected]
 

@@ -135,14 +135,6 @@ class MeasuredFacts(TypedDict):
     """Hash of the tokens that they became."""
 
 
-class PromptFacts(TypedDict):
-    """The first prompt of a split."""
-
-    text: str
-    sha256: NotRequired[str]
-    """Of the text; a redacted result has none."""
-
-
 class MultiplierFacts(TypedDict):
     """Settings and end of the multiplier."""
 
@@ -223,8 +215,6 @@ class Results(TypedDict):
     reference: NotRequired[str]
     """Of an evaluation: the model that answers and likelihoods are compared with."""
     measured_on: NotRequired[Mapping[str, MeasuredFacts]]
-    prompts: NotRequired[Mapping[str, PromptFacts]]
-    """Split -> its first prompt, as it was rendered."""
     method: NotRequired[Mapping[str, Any]]
     """``name`` and hyper-parameters."""
     multiplier: NotRequired[MultiplierFacts]
