@@ -66,7 +66,7 @@ def loss(model: Any, tokenizer: Any, question: str, answer: str) -> float:
 
 
 def test_numbers_are_those_of_the_formulas(people, whole):
-    """Probability, truth ratio of both kinds of splits, and the share of closing answers, from losses of single rows."""
+    """Probability, and the truth ratio of both kinds of splits, from losses of single rows."""
     model = AutoModelForCausalLM.from_pretrained(people.model, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(people.model)
     found = whole.results["metrics"]
@@ -153,18 +153,22 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     return counts
 
 
-def test_a_cache_spares_what_another_evaluation_of_the_same_weights_did(measure, whole, files, tmp_path, monkeypatch):
-    """Four of the eight forget rows are new; of a model with other weights nothing is known."""
+def test_a_cache_spares_what_another_evaluation_of_the_same_weights_did(
+    measure, whole, retrained, tmp_path, monkeypatch
+):
+    """Another choice of splits and metrics is made of the same rows; of other weights nothing is known."""
     counts = counted(monkeypatch)
     cache = tmp_path / "cache"
     first = measure(cache_dir=cache)
     everything = dict(counts)
-    assert everything == {"rows": 3 * ROWS * 7 - 0, "prompts": 2 * ROWS} or everything["rows"] > 3 * ROWS
+    assert everything == {"rows": 3 * ROWS * 7, "prompts": 2 * ROWS}  # an answer, a paraphrase, five wrong ones
     again = measure(cache_dir=cache)
     assert counts == everything
     assert again.results["metrics"] == first.results["metrics"] == whole.results["metrics"]
     measure(cache_dir=cache, metrics="probability", retain=None, holdout=None)
     assert counts == everything
+    measure(cache_dir=cache, metrics="probability", retain=None, holdout=None, model=retrained.folder / "model")
+    assert counts["rows"] == everything["rows"] + ROWS
 
 
 def test_an_interrupted_evaluation_goes_on_with_what_is_missing(measure, whole, tmp_path, monkeypatch):
@@ -186,11 +190,8 @@ def test_an_interrupted_evaluation_goes_on_with_what_is_missing(measure, whole, 
     monkeypatch.undo()
     counts = counted(monkeypatch)
     second = measure(output_dir=folder, per_device_eval_batch_size=4)
-    assert counts["rows"] > 0
-    total = measure(per_device_eval_batch_size=4)
-    assert counts["rows"] - sum(passes) >= 0
+    assert counts == {"rows": 3 * ROWS * 7 - sum(passes), "prompts": 2 * ROWS}
     assert second.results["metrics"] == pytest.approx(whole.results["metrics"], rel=1e-4)
-    assert total.results["metrics"] == pytest.approx(second.results["metrics"], rel=1e-6)
     assert not (folder / "checkpoints").exists()
     assert measure(output_dir=folder).status == 2  # it has ended
 
@@ -212,7 +213,7 @@ def test_metrics_are_chosen_by_name_and_by_path(measure, monkeypatch):
         *(f"{split}.truth_ratio" for split in ("forget", "retain", "holdout")),
     }
     assert counts["prompts"] == 0
-    more = measure(metrics="grad_norm,extraction_strength_ou").results["metrics"]
+    more = measure(metrics="mia.grad_norm.auc,extraction_strength_ou").results["metrics"]
     assert {"mia.grad_norm.auc", "forget.extraction_strength_ou"} <= more.keys()
     own = measure(metrics=f"{__name__}.Letters").results["metrics"]
     assert own["forget.letters"] > 0
@@ -266,6 +267,7 @@ def test_wrong_options_are_refused_in_a_sentence(measure, tmp_path, options, sen
 
 def test_a_model_with_another_vocabulary_than_its_tokenizer_is_refused(measure, people, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(people.model)
+    tokenizer.add_tokens([f"<filler {number}>" for number in range(1000)])
     tokenizer.add_tokens([row["answer"].split()[0] for row in people.rows["forget"][:ROWS]])
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     refused = measure(tokenizer=tmp_path / "tokenizer", output_dir=tmp_path / "run")
