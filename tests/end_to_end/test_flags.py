@@ -21,7 +21,8 @@ from amnestic import execution
 from amnestic.config import EvalConfig, FinetuneConfig, UnlearnConfig, options
 from amnestic.data import batches
 from amnestic.methods.base import Method
-from amnestic.model import generate
+from amnestic.model import generate, padded
+from amnestic.model.decoding import Fit
 from amnestic.model.signals import Needs
 from amnestic.reports import environment
 from amnestic.training import loop
@@ -382,7 +383,8 @@ def test_no_measurement_has_more_rows_than_asked_for(request, light, monkeypatch
         monkeypatch.setattr(module, name, counted)
 
     spy(batches, "assemble", "scoring", lambda split, rows, packs: rows)  # a loss and the metrics alike
-    spy(generate, "_continue", "generation", lambda model, examples, settings: examples)
+    monkeypatch.setattr(generate, "examine_decoding", lambda *_: Fit("is refused"))  # in slots memory alone decides
+    spy(padded, "_continue", "generation", lambda model, rows, settings: rows)
     plain = run(**bound)
     assert {kind: max(found) > 5 for kind, found in sizes.items()} == dict.fromkeys(sizes, True)
     for found in (*sizes.values(), tokens):
