@@ -13,7 +13,7 @@ from .data.alternates import refuse_absent
 from .data.dates import PINNED
 from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
-from .data.options import DataOptions
+from .data.options import AlternatesOptions, DataOptions
 from .data.records import is_among, repeats, take
 from .data.sources import read_examples, shared_rows, source_files
 from .data.spans import refuse_misplaced
@@ -79,6 +79,11 @@ class Inputs:
         return [path for source in self.sources.values() for path in _files(source)]
 
     @property
+    def prompts(self) -> dict[str, dict[str, str]]:
+        """Return how the first example of each split is asked; of a split that is read twice, the one measured."""
+        return {name: self.encoder.prompt(rows[0]) for name, rows in {**self.examples, **self.besides.examples}.items()}
+
+    @property
     def facts(self) -> dict[str, Any]:
         """Return what results.json records of each split."""
         return {
@@ -132,6 +137,8 @@ def gather(
         )
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
+        if benchmark is None:
+            refuse_absent(examples, data)
         if exclude is not None:
             _leave_out(examples, _read("exclude", Source(exclude), data, given), exclude)
             named["exclude"] = Source(exclude)
@@ -168,9 +175,11 @@ def gather_measured(
 
 
 def _read(name: str, source: Source, data: DataOptions, given: Given) -> Sequence[Example]:
+    """Return the examples of one source, with other answers where the command measures with them."""
+    alternates = isinstance(data, AlternatesOptions)
     if name in given.data:
-        return read_examples(given.data[name], name, data, alternates=True)
-    return source.read(name, data, alternates=True)
+        return read_examples(given.data[name], name, data, alternates)
+    return source.read(name, data, alternates)
 
 
 def _of_benchmark(
