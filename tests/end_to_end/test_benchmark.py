@@ -106,7 +106,7 @@ def drop(name: str, *columns: str) -> Callable[[Path], None]:
         (
             drop("forget10_perturbed", "perturbed_answer"),
             {},
-            "forget10_perturbed.jsonl have no 'perturbed_answer' (the first is row 11, counted from 0); expected one in",
+            "forget10_perturbed.jsonl have no 'perturbed_answer' (the first is row 11, counted from 0); expected",
         ),
         (None, {"benchmark": "tofu:forget20"}, "unknown split 'forget20' of the benchmark tofu; did you mean 'forget"),
         (None, {"data": "no/such/folder"}, "there is no folder no/such/folder; expected that of TOFU's files"),
