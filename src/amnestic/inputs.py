@@ -15,7 +15,7 @@ from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
 from .data.options import AlternatesOptions, DataOptions
 from .data.records import is_among, repeats, take
-from .data.sources import read_examples, shared_rows, source_files
+from .data.sources import shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
 from .measuring import evenly
@@ -175,11 +175,9 @@ def gather_measured(
 
 
 def _read(name: str, source: Source, data: DataOptions, given: Given) -> Sequence[Example]:
-    """Return the examples of one source, with other answers where the command measures with them."""
-    alternates = isinstance(data, AlternatesOptions)
-    if name in given.data:
-        return read_examples(given.data[name], name, data, alternates)
-    return source.read(name, data, alternates)
+    asks = isinstance(data, AlternatesOptions)  # what trains alone has no use for other answers
+    rows = Source(source.name, given.data[name]) if name in given.data else source
+    return rows.read(name, data, asks)
 
 
 def _of_benchmark(

@@ -140,6 +140,8 @@ def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dic
     for key, measurement in collected.measurements.items():
         if measurement.per_example is not None and (name := _column(key, split)):
             columns[name] = measurement.per_example.tolist()
+        elif split in measurement.others:
+            columns[key] = measurement.others[split].tolist()
     return columns
 
 

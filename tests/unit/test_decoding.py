@@ -4,7 +4,7 @@ Models are small random ones in float64, whose logits have no ties.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
