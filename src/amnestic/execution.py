@@ -417,7 +417,6 @@ class Execution:
             **results,
             "data": inputs.facts,
             "template": self.redaction.template(inputs.encoder.facts(next(iter(inputs.examples.values()))[0])),
-            "prompts": self.redaction.prompts(inputs.prompts),
             **({"adapter": inputs.loaded.adapter.facts} if inputs.loaded.adapter else {}),
             "timings": self.seconds,
             "peak_memory_bytes": peak_memory(),

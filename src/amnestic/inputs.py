@@ -79,11 +79,6 @@ class Inputs:
         return [path for source in self.sources.values() for path in _files(source)]
 
     @property
-    def prompts(self) -> dict[str, dict[str, str]]:
-        """Return how the first example of each split is asked; of a split that is read twice, the one measured."""
-        return {name: self.encoder.prompt(rows[0]) for name, rows in {**self.examples, **self.besides.examples}.items()}
-
-    @property
     def facts(self) -> dict[str, Any]:
         """Return what results.json records of each split."""
         return {
