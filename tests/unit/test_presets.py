@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from amnestic.config import (
+    EvalConfig,
     FinetuneConfig,
     UnlearnConfig,
     decisive,
