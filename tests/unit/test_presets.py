@@ -111,7 +111,7 @@ def test_a_resolved_run_repeats_without_the_preset(tmp_path: Path, monkeypatch: 
     assert (written["preset"], written["system_prompt"]) == ("tofu-llama3", SYSTEM)
     assert written["template_args"] == {"date_string": "10 Apr 2025", "a": "b"}
     assert from_mapping(UnlearnConfig, written) == config
-    monkeypatch.delitem(PRESETS, "tofu-llama3")
+    monkeypatch.setattr("amnestic.data.presets.PRESETS", {})
     assert from_mapping(UnlearnConfig, written) == config
     without = from_mapping(UnlearnConfig, written | {"preset": None})
     assert of_template(without.data) == of_template(config.data)
