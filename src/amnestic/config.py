@@ -250,9 +250,11 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
     for key in mapping:
         if key not in known:
             raise InputError(f"unknown key '{key}'{place}{nearest(str(key), list(known)) or '.'}")
-    missing = [name for name, option in known.items() if option.required and name not in mapping]
+    missing = [f"--{name}" for name, option in known.items() if option.required and name not in mapping]
+    for owner in dict.fromkeys(option.owner for option in known.values()):
+        missing += owner.lacking(mapping) if hasattr(owner, "lacking") else []
     if missing:
-        flags = ", ".join(f"--{name}" for name in missing)
+        flags = ", ".join(missing)
         raise InputError(f"missing {flags}; expected on the command line or, without the dashes, in the --config file.")
     values = {key: _checked(known[key], value, place) for key, value in mapping.items()}
     return typing.cast(C, _build(config_class, values))

@@ -15,7 +15,7 @@ from amnestic.data.example import Example, Spans
 from amnestic.data.options import DataOptions
 from amnestic.errors import RunError
 from amnestic.evaluation.collect import Collected, collect, suite
-from amnestic.evaluation.metric import METRICS, Contents, Generations, Likelihoods, Measurement
+from amnestic.evaluation.metric import METRICS, Generations, Likelihoods, Measurement
 from amnestic.evaluation.metrics.memorization import exact_memorization, extraction_strength
 from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
@@ -35,12 +35,18 @@ def answers(
         logp=np.log(values),
         is_argmax=np.concatenate(hits) if hits else values > 0.5,
         margin=10 * values,
-        moments=np.stack([-100 * values, values], axis=1),
+        moments=np.stack([-100 * values, 1000 * values], axis=1),
         counts=np.array([len(p) for p in probabilities]),
         closes=np.array(closes if closes is not None else [False] * len(probabilities)),
         example=np.arange(len(probabilities)),
-        answers=[""] * len(probabilities),
+        answers=[f"answer {i}" for i in range(len(probabilities))],
     )
+
+
+def generated(texts: Sequence[str], answers_: Sequence[str]) -> Generations:
+    """Greedy answers, each of which the model ended by itself, with as many tokens as words."""
+    tokens = np.array([len(text.split()) for text in texts])
+    return Generations([*texts], [*answers_], tokens, np.ones(len(texts), dtype=bool))
 
 
 def compute(name: str, table: Any) -> Measurement:
@@ -148,14 +154,8 @@ def test_an_answer_of_nothing_but_its_end_is_an_error(name: str) -> None:
 # Text
 
 
-def texts(generated: list[str], answers: list[str]) -> Generations:
-    """Answers that ended, of one token a word."""
-    counts = np.array([len(text.split()) for text in generated])
-    return Generations(generated, answers, counts, np.ones(len(generated), dtype=bool))
-
-
 @pytest.mark.parametrize(
-    ("answer", "generated", "recall"),
+    ("answer", "text", "recall"),
     [
         ("Ida Marek wrote novels", "Ida Marek wrote novels", 1),
         ("Ida Marek wrote novels", "Ida Marek wrote many novels and plays", 1),  # recall: what is more costs nothing
@@ -168,18 +168,18 @@ def texts(generated: list[str], answers: list[str]) -> Generations:
         ("2 novels, 1987", "1987: 2 novels", 2 / 3),
     ],
 )
-def test_rouge_recall_by_hand(answer: str, generated: str, recall: float) -> None:
+def test_rouge_recall_by_hand(answer: str, text: str, recall: float) -> None:
     """Longest common subsequence of the lower-cased, stemmed words, as a share of the true answer's words.
 
     Stems are Porter's, of words of more than three letters.
     """
-    found = compute("rouge", texts([generated], [answer]))
+    found = compute("rouge", generated([text], [answer]))
     assert found.value == pytest.approx(recall)
 
 
 def test_rouge_is_a_mean_over_examples() -> None:
     """1 of 4 words and 1 of 1: the mean is 5/8, not 2/5."""
-    found = compute("rouge", texts(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
+    found = compute("rouge", generated(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
     assert found.per_example == pytest.approx([1 / 4, 1])
     assert found.value == pytest.approx(5 / 8)
 
@@ -243,16 +243,6 @@ def test_a_span_is_reproduced_where_greedy_decoding_writes_it(tiny_model: Callab
 
 # From a model to a value
 
-
-def measured(subject: Subject) -> Collected:
-    """Measure with every metric that the rows allow and that nobody must ask for; again, whatever is known."""
-    return collect(replace(subject, store=Store()), suite(subject.contents))
-
-
-def values_of(collected: Collected) -> dict[str, float]:
-    return {key: found.value for key, found in collected.measurements.items()}
-
-
 QUESTIONS = (
     ("Who wrote The Salt Meridian?", "Ines Marek wrote The Salt Meridian in 1987."),
     ("Where was Ines Marek born?", "Ostrava Bay"),
@@ -264,6 +254,15 @@ SPANS: tuple[Spans, ...] = (((0, 10), (38, 42)), ((8, 11),), (), ((0, 1),), ((0,
 """What is marked in each answer; the third marks nothing."""
 
 
+def measured(subject: Subject) -> Collected:
+    """Everything that is computed of a split unless one asks for more."""
+    return collect(subject, suite(subject.contents))
+
+
+def values_of(collected: Collected) -> dict[str, float]:
+    return {key: measurement.value for key, measurement in collected.measurements.items()}
+
+
 def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = lambda rows: None) -> Subject:
     loaded = load(ModelOptions(model=str(folder), device="cpu"))
     pairs = zip(QUESTIONS, SPANS, strict=True)
@@ -271,15 +270,15 @@ def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = l
     cut = Encoder(loaded.tokenizer, DataOptions(max_length=60)).encode("s", examples)
     assert [example.closes for example in cut.examples] == [True, True, False, True, True]
     options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
-    splits = {"s": list(cut.examples)}  # a list, for a test that changes tokens in place
-    return Subject(loaded, splits, options, advance=advance)
+    rows = list(cut.examples)  # a list, for a test that changes tokens in place
+    return Subject(loaded, {"s": rows}, options, advance=advance)
 
 
 def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list[float]]:
-    """log p, hit, margin and entropy of each scored token, one Python number at a time."""
+    """log p, hit, margin, and mean and mean square of log p, of each scored token, one Python number at a time."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor(example.input_ids.tolist())[None]).logits[0].tolist()
-    found: dict[str, list[float]] = {"logp": [], "is_argmax": [], "margin": [], "entropy": []}
+    found: dict[str, list[float]] = {"logp": [], "is_argmax": [], "margin": [], "mean": [], "square": []}
     for position, target in enumerate(example.input_ids.tolist()):
         if not example.is_scored[position]:
             continue
@@ -290,7 +289,8 @@ def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list
         found["is_argmax"].append(float(z.index(top) == target))
         known = z[:vocabulary]
         found["margin"].append(max(known) - math.fsum(known) / len(known))
-        found["entropy"].append(-math.fsum(math.exp(value - total) * (value - total) for value in z))
+        found["mean"].append(math.fsum(math.exp(value - total) * (value - total) for value in z))
+        found["square"].append(math.fsum(math.exp(value - total) * (value - total) ** 2 for value in z))
     return found
 
 
@@ -312,11 +312,17 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
     model.float()
     collected = measured(subject)
     table = collected.tables[Likelihood("s")]
-    for name in ("logp", "margin", "entropy", "is_argmax"):
+    columns = {"mean": table.moments[:, 0], "square": table.moments[:, 1]}
+    columns |= {name: getattr(table, name) for name in ("logp", "margin", "is_argmax")}
+    for name, column in columns.items():
         expected = [value for values in slow for value in values[name]]
-        assert getattr(table, name) == pytest.approx(expected, abs=2e-5), name
+        assert column == pytest.approx(expected, abs=2e-5 * max(1, *map(abs, expected))), name
+    assert table.entropy == pytest.approx([-value for values in slow for value in values["mean"]], abs=2e-5)
     assert 0 < table.is_argmax.sum() < len(table.is_argmax)
     assert table.counts.tolist() == [len(values["logp"]) for values in slow]
+    assert table.closes.tolist() == [True, True, False, True, True]
+    assert table.example.tolist() == [0, 1, 2, 3, 4]
+    assert table.answers == [example.answer for example in examples]
 
     means = [math.fsum(values["logp"]) / len(values["logp"]) for values in slow]
     every = [value for values in slow for value in values["logp"]]
@@ -327,7 +333,7 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
         "s.probability": sum(map(math.exp, means)) / 5,
         "s.token_probability": math.exp(sum(every) / len(every)),
         "s.margin": sum(v for values in slow for v in values["margin"]) / len(every),
-        "s.entropy": sum(v for values in slow for v in values["entropy"]) / len(every),
+        "s.entropy": -sum(v for values in slow for v in values["mean"]) / len(every),
         "s.exact_memorization": sum(sum(hits) / len(hits) for hits in content) / 5,
         "s.extraction_strength": sum(suffix(hits) / len(hits) for hits in content) / 5,
     }
@@ -389,7 +395,7 @@ def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> Non
     assert (entropy < math.log(320)).all()
     with torch.no_grad():
         subject.loaded.model.get_output_embeddings().weight.mul_(1000)
-    sharp = measured(subject).tables[Likelihood("s")].entropy
+    sharp = measured(replace(subject, store=Store())).tables[Likelihood("s")].entropy
     assert (sharp >= 0).all()
     assert np.median(sharp) < 1e-3
 
@@ -397,45 +403,47 @@ def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> Non
 # Collecting
 
 
-OF_A_SPLIT = [
-    name
-    for name in METRICS.names()
-    for item in METRICS.get(name).instances(Contents({"s": frozenset({"answer", "span"})}))
-]
-"""What is looked for in a split without wrong answers."""
-
-
 def test_each_distinct_need_is_swept_once(tiny_model: Callable[..., Path]) -> None:
-    """The suite of a split reads two needs; what its sweeps announce is what they report as done."""
+    """The suite of a split reads two needs; what its sweeps report as done is what the plan says beforehand."""
     done: list[int] = []
     subject = subject_of(tiny_model(), 2, done.append)
     asked = suite(subject.contents)
-    by_default = [name for name in OF_A_SPLIT if not METRICS.get(name).on_request]
-    assert [item.key for item in asked.metrics] + list(asked.not_computed) == [
-        *(f"s.{name}" for name in by_default if name != "generated_perplexity"),
-        "s.generated_perplexity",  # there is no reference
-    ]
     assert set(asked.needs) == {Likelihood("s"), Generation("s")}
-    announced = planned(subject, asked.needs)
+    plan = planned(subject, asked.needs)
+    assert (plan.sweeps, plan.asked_rows, plan.rows, plan.prompts) == (2, 5, 5, 5)
     collected = collect(subject, asked)
-    assert (announced.rows, announced.prompts) == (len(QUESTIONS), len(QUESTIONS))
-    assert announced.units == sum(done)
+    assert plan.units == sum(done)
+    assert plan.scored_tokens == plan.answer_tokens == sum(example.scored for example in subject.splits["s"])
     assert set(collected.tables) == {Likelihood("s"), Generation("s")}
     assert set(collected.measurements) == {item.key for item in asked.metrics}
+    assert {f"s.{name}" for name in ("probability", "rouge", "extraction_strength")} < set(collected.measurements)
+
+
+def test_what_cannot_be_computed_is_told_with_what_would_supply_it(tiny_model: Callable[..., Path]) -> None:
+    """One split has no holdout beside it, no other answers, and no reference; nothing of these is in the values."""
+    subject = subject_of(tiny_model(), 2)
+    asked = suite(replace(subject, splits={"forget": subject.splits["s"]}).contents)
+    reasons = asked.not_computed
+    assert reasons["mia.min_k.auc"] == "there are no holdout rows; give --holdout FILE."
+    assert reasons["forget.truth_ratio"].startswith("not every forget row has a ")
+    assert reasons["forget.generated_perplexity"].startswith("there is no reference model; give --reference")
+    assert not set(reasons) & {item.key for item in asked.metrics}
 
 
 def test_metrics_of_spans_take_part_only_where_spans_are(tiny_model: Callable[..., Path]) -> None:
-    """A suite of three splits lists them for the one that marks spans; a span of which no token is left is none."""
+    """Of three splits one marks spans; a span of which no token is left is none."""
     subject = subject_of(tiny_model(), 2)
     examples = subject.splits["s"]
     plain = [replace(example, is_span=None) for example in examples]
     nothing = [replace(example, is_span=np.zeros_like(example.is_scored)) for example in examples]
-    contents = replace(subject, splits={"s": examples, "plain": plain, "other": nothing}).contents
-    names = [item.key for item in suite(contents).metrics if item.name.startswith("span_")]
-    assert names == ["s.span_probability", "s.span_reproduction"]
+    found = suite(replace(subject, splits={"forget": examples, "retain": plain, "other": nothing}).contents)
+    names = [item.key for item in found.metrics if "span_" in item.name]
+    assert names == ["forget.span_probability", "forget.span_reproduction"]
+    assert not any("span_" in key for key in found.not_computed)
 
 
 def test_generations_stand_beside_their_answers() -> None:
-    collected = Collected({Generation("s"): texts(["a", "b"], ["Ida", "Marek"])}, {}, {}, {})
+    """Where none was asked for, every example has none."""
+    collected = Collected({Generation("s"): generated(["a", "b"], ["Ida", "Marek"])}, {}, {}, {})
     assert collected.generated("s", 2) == ["a", "b"]
-    assert collected.generated("other", 3) == [None, None, None]
+    assert collected.generated("t", 3) == [None, None, None]

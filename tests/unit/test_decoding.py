@@ -4,7 +4,7 @@ Models are small random ones in float64, whose logits have no ties.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -205,7 +205,9 @@ def test_a_model_without_numbers_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = built("LlamaConfig")
     torch.nn.init.constant_(loaded.model.get_output_embeddings().weight, torch.nan)
     examples = rows((3, 8))
-    own = loaded.model.generate(torch.from_numpy(examples[1].input_ids[None, :8].copy()), do_sample=False, max_new_tokens=NEW)
+    own = loaded.model.generate(
+        torch.from_numpy(examples[1].input_ids[None, :8].copy()), do_sample=False, max_new_tokens=NEW
+    )
     found = generate(loaded, NUMBERS, examples, Settings(NEW, 4))
     assert ended(found) == [(own[0, 8:].tolist(), False)] * 2
 

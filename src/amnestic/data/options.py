@@ -1,7 +1,8 @@
 """Options of reading and encoding data; nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import InputError
 from .quoting import REDACTED
@@ -104,12 +105,15 @@ class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
         """Raise InputError for values that no run could use."""
         super().__post_init__()
         self.refuse_rivals("forget", "retain")
-        missing = [f"--{name}" for name in ("forget", "retain") if getattr(self, name) is None]
-        if self.benchmark is None and missing:
-            raise InputError(
-                f"missing {', '.join(missing)}; expected on the command line or, without the dashes, in the --config "
-                "file; or a --benchmark, which brings both."
-            )
+        if lacking := self.lacking(vars(self)):
+            raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
+
+    @staticmethod
+    def lacking(given: Mapping[str, Any]) -> list[str]:
+        """Return the flags without which the options `given` are no configuration: both files, or a benchmark."""
+        if given.get("benchmark") is not None:
+            return []
+        return [f"--{name}" for name in ("forget", "retain") if given.get(name) is None]
 
     @property
     def sources(self) -> dict[str, str]:

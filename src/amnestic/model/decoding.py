@@ -20,7 +20,7 @@ from .load import Loaded
 from .memory import free_memory
 from .packing import has_experts, other_kind
 from .sharding import device_of, is_sharded
-from .signals import _only_rows
+from .signals import only_rows
 from .slots import Slots
 from .source import first_line
 
@@ -229,7 +229,7 @@ class Decoding:
         inputs = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
         last = last.to(self.device)
         if ids.shape[1] > 1 and self.loaded.form.selects:
-            with _only_rows(model, last):
+            with only_rows(model, last):
                 logits = model(**inputs, past_key_values=self.slots, use_cache=True).logits
             if logits.shape[:2] == (1, len(last)):
                 return logits[0]  # type: ignore[no-any-return]

@@ -45,7 +45,7 @@ def examine_packing(loaded: Loaded, splits: Sequence[Sequence[Encoded]]) -> None
 
 
 def other_kind(model: Any) -> str | None:
-    """Return what a model is, by what it says of itself, that does more than attend; None where nothing speaks against."""
+    """Return why a model does more than attend, by what it says of itself; None where nothing speaks for it."""
     config: Any = getattr(model, "config", None)
     text: Any = config.get_text_config() if hasattr(config, "get_text_config") else None
     if text is None or not getattr(type(model), "_supports_attention_backend", False):

@@ -81,11 +81,11 @@ def attend(
     The boundaries are in `settings`, as `data.batches.pack` gives them; so may be a sliding window, and the positions
     of segments that share some (`data.trees`). Raises TypeError for attention of another kind.
     """
-    _refuse_other(module, attention_mask, settings)
+    refuse_other(module, attention_mask, settings)
     window = settings.get("sliding_window")
     boundaries, on_host = settings.get("cu_seq_lens_q"), settings.get(HOST_BOUNDARIES)
     if boundaries is None or on_host is None:
-        return _causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
+        return causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
     if (shared := settings.get(SEGMENT_ROWS)) is not None:
         query, key, value = (heads.index_select(2, shared) for heads in (query, key, value))
         own = {**settings, SEGMENT_ROWS: None}
@@ -124,7 +124,7 @@ def _by_length(
     parts = []
     for (length, count), *heads in zip(runs, *(_split(h, sizes) for h in (query, key, value)), strict=True):
         rows = [part[0].unflatten(1, (count, length)).transpose(0, 1) for part in heads]
-        parts.append(_causal(rows[0], rows[1], rows[2], scaling, window).transpose(1, 2).flatten(0, 1))
+        parts.append(causal(rows[0], rows[1], rows[2], scaling, window).transpose(1, 2).flatten(0, 1))
     return torch.cat(parts).unsqueeze(0)
 
 
@@ -133,7 +133,7 @@ def _split(heads: Tensor, sizes: Sequence[int]) -> Sequence[Tensor]:
     return heads.split(sizes, dim=2)  # type: ignore[no-untyped-call, no-any-return]
 
 
-def _causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
+def causal(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, window: int | None) -> Tensor:
     """Return causal attention of rows (n, H, L, D), each position looking at no more than `window` ones."""
     length = query.shape[2]
     mask = None
@@ -163,7 +163,8 @@ def _kernel(query: Tensor) -> Callable[..., Any] | None:
     return varlen_attn
 
 
-def _refuse_other(module: Any, mask: Tensor | None, settings: dict[str, Any]) -> None:
+def refuse_other(module: Any, mask: Tensor | None, settings: dict[str, Any]) -> None:
+    """Raise TypeError for attention that is not causal alone: with a mask of its own, or arguments that are UNKNOWN."""
     given = [name for name in UNKNOWN if settings.get(name) is not None]
     is_causal = settings.get("is_causal")
     if mask is not None or given or not (getattr(module, "is_causal", True) if is_causal is None else is_causal):

@@ -144,7 +144,7 @@ def scored_logits(model: Any, batch: Batch, form: Form | None = None) -> Tensor:
     """Return the logits of the positions that predict scored tokens, (N, V), read as `form` says."""
     if form is not None and not form.selects:
         return _flat(all_logits(model, batch))[batch.positions]
-    with _only_rows(model, batch.positions):
+    with only_rows(model, batch.positions):
         logits = all_logits(model, batch)
     if logits.shape[:2] == batch.input_ids.shape:  # never true of selected rows: the last position predicts nothing
         return _flat(logits)[batch.positions]  # the head was not called as a module
@@ -235,7 +235,7 @@ def _inside_head(model: Any, batch: Batch, form: Form, compute: Callable[[Projec
 
 
 @contextmanager
-def _only_rows(model: Any, positions: Tensor) -> Iterator[None]:
+def only_rows(model: Any, positions: Tensor) -> Iterator[None]:
     """Let the head see the hidden rows of `positions` (N,) alone: (B, T, D) becomes (1, N, D) on the way in."""
 
     def select(_: torch.nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface, Cache
 
-from .segments import _causal, _refuse_other, configured
+from .segments import causal, configured, refuse_other
 
 NAME = "amnestic_slots"
 """What attention to slots is registered as while answers are decoded; no mask is registered, so that none is built."""
@@ -155,12 +155,12 @@ class Slots(Cache):
     ) -> tuple[Tensor, None]:
         """Return attention, (B, T, H, D), of queries (B, H, T, D) to what `update` returned; there is no dropout."""
         window, cap, sinks = (settings.pop(name, None) for name in ("sliding_window", "softcap", "s_aux"))
-        _refuse_other(module, attention_mask, settings)
+        refuse_other(module, attention_mask, settings)
         self.attended.add(id(module))
         if window is not None:
             self.windowed.add(id(module))
         if self._added is not None and cap is None and sinks is None:
-            return _causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
+            return causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
         mask = self._mask(window, query.dtype) if self._added is None else _triangle(query, window)
         rows, heads, length, width = query.shape
         grouped = query.reshape(rows, key.shape[1], -1, width)  # the queries of one key's heads together
@@ -168,7 +168,8 @@ class Slots(Cache):
             found = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
         else:
             mask = None if mask is None else mask.repeat(1, 1, grouped.shape[2] // length, 1)
-            found = _bent(grouped, key, value, mask, scaling, cap, sinks)
+            scaled = grouped * (width**-0.5 if scaling is None else scaling)
+            found = _bent(scaled, key, value, mask, cap, sinks)
         return found.reshape(rows, heads, length, -1).transpose(1, 2), None
 
     def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
@@ -195,19 +196,13 @@ def _triangle(query: Tensor, window: int | None) -> Tensor:
 
 
 def _bent(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scaling: float | None,
-    cap: float | None,
-    sinks: Tensor | None,
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, cap: float | None, sinks: Tensor | None
 ) -> Tensor:
     """Return attention of queries (B, H, G, D) to keys (B, H, K, D) with scores capped, or beside a sink of each head.
 
     What a sink attracts is lost. G are heads that share keys, or these times the positions of each.
     """
-    scores = query @ key.transpose(-1, -2) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = query @ key.transpose(-1, -2)
     if cap is not None:
         scores = torch.tanh(scores / cap) * cap
     if mask is not None:

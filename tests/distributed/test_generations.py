@@ -1,0 +1,100 @@
+"""Several processes share what is decoded, and each has the whole: the same tokens as one process."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from amnestic.data.encode import Encoded
+from amnestic.model.load import load, spread
+from amnestic.model.options import ModelOptions, ShardingOptions
+
+NEW = 6
+
+
+def rows(count: int) -> list[Encoded]:
+    """Prompts of several lengths, each with three tokens of an answer."""
+    generator = np.random.default_rng(5)
+    return [
+        Encoded(f"{i}", generator.integers(5, 300, size=n + 3), np.arange(n + 3) >= n, int(n), False, "", "")
+        for i, n in enumerate(generator.integers(1, 30, size=count))
+    ]
+
+
+def answered(model: str, count: int, is_sharded: bool, way: str, agreed: list[int] | None = None) -> dict[str, Any]:
+    """What is generated of `count` prompts, and what was told on the way; in at most two slots or rows at once."""
+    from unittest.mock import patch
+
+    from amnestic.model import decoding, generate
+
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if is_sharded:
+        spread(loaded, ShardingOptions(fsdp=True), torch.device("cpu"))
+    kept: list[int] = []
+    settings = generate.Settings(NEW, 2)
+    with patch.object(decoding, "MOST_ROWS", {"cpu": 2}), patch.object(generate, "PAUSE", 0.0):
+        if way == "padded":
+            refused = decoding.Fit("is refused")
+            with patch.object(generate, "examine_decoding", lambda *_: refused):
+                found = generate.generate(loaded, loaded.tokenizer, rows(count), settings, agreed, kept.extend)
+        else:
+            found = generate.generate(loaded, loaded.tokenizer, rows(count), settings, agreed, kept.extend)
+    counts = settings.counts
+    return {
+        "answers": [(answer.tokens.tolist(), answer.text, answer.has_ended) for answer in found],
+        "kept": sorted(kept),
+        "notes": len(loaded.notes),
+        "row_steps": counts.row_steps,
+        "needed": counts.needed,
+        "prompts": counts.prompts,
+    }
+
+
+@pytest.mark.parametrize("way", ["slots", "padded"])
+@pytest.mark.parametrize("is_sharded", [False, True])
+@pytest.mark.parametrize("count", [1, 7])
+def test_two_processes_answer_as_one_does(pool, tiny_model, count, is_sharded, way):
+    """One prompt leaves a process without any: where weights are spread, it makes the other's passes with it."""
+    model = str(tiny_model())
+    expected = answered(model, count, False, way)
+    found = pool.run(answered, model, count, is_sharded, way)
+    for own in found:
+        assert own["answers"] == expected["answers"]
+        assert own["kept"] == [*range(count)]
+    assert sum(own["prompts"] for own in found) == count
+    if way == "slots":
+        assert [own["notes"] for own in found] == [0, 0]
+        assert sum(own["row_steps"] for own in found) == sum(own["needed"] for own in found) == expected["row_steps"]
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_drafts_leave_processes_unequal_work(pool, tiny_model, is_sharded):
+    """True answers that are greedy but for those of one prompt: one process decodes it, the other does not."""
+    model = str(tiny_model())
+    whole = answered(model, 5, False, "slots")["answers"]
+    expected = answered(model, 5, False, "slots", [0] * 5)
+    assert expected["answers"] == whole
+    for own in pool.run(drafted, model, is_sharded, [tokens for tokens, *_ in whole]):
+        assert own["answers"] == [answer[:2] for answer in whole]
+        assert own["kept"] == [*range(5)]
+
+
+def drafted(model: str, is_sharded: bool, answers: list[list[int]]) -> dict[str, Any]:
+    """The same prompts with greedy answers, all of which are known but the third's, of which one token is."""
+    from amnestic.model import generate
+
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if is_sharded:
+        spread(loaded, ShardingOptions(fsdp=True), torch.device("cpu"))
+    examples = []
+    for row, answer in zip(rows(5), answers, strict=True):
+        ids = np.concatenate([row.input_ids[: row.prompt_length], answer])
+        examples.append(
+            Encoded(row.id, ids, np.arange(len(ids)) >= row.prompt_length, row.prompt_length, False, "", "")
+        )
+    kept: list[int] = []
+    agreed = [1 if i == 2 else NEW for i in range(5)]
+    settings = generate.Settings(NEW, 2)
+    found = generate.generate(loaded, loaded.tokenizer, examples, settings, agreed, kept.extend)
+    return {"answers": [(answer.tokens.tolist(), answer.text) for answer in found], "kept": sorted(kept)}
