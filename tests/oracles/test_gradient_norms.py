@@ -31,9 +31,16 @@ def row(*tokens: int, prompt: int = 1) -> Encoded:
 
 
 def rows(count: int, seed: int = 5) -> list[Encoded]:
+    """Rows of random tokens; that which pads, to which embeddings give no gradient, is among them."""
     random = np.random.default_rng(seed)
     lengths = random.integers(3, 40, size=count)
-    return [row(*random.integers(3, 300, size=n), prompt=int(random.integers(1, n))) for n in lengths]
+    return [
+        row(
+            *random.integers(0, 300, size=n) * random.integers(0, 6, size=n).clip(max=1),
+            prompt=int(random.integers(1, n)),
+        )
+        for n in lengths
+    ]
 
 
 def plain(model: Any, examples: Sequence[Encoded]) -> np.ndarray:
