@@ -160,6 +160,7 @@ def gather_measured(
         if benchmark is not None:
             named = benchmark.evaluation()
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
+        refuse_misplaced(examples, data)
         refuse_absent(examples, data)
         notes = [] if benchmark is None else benchmark.check(examples)
         if benchmark is None:

@@ -189,12 +189,13 @@ class Measuring:
     """What outlives the measurement; None: nothing does."""
     reference: Loaded | None = None
     retrained: Mapping[str, Measurement] | None = None
+    _names: dict[int, str] = field(default_factory=dict)
 
     def subject(self, loaded: Loaded, advance: Callable[[int], None] = lambda positions: None) -> Subject:
         """Return `loaded` as metrics see it."""
         names = ("model", "reference")
         if self.store is not None:
-            names = (fingerprint_of(loaded), fingerprint_of(self.reference) if self.reference else "")
+            names = (self._name(loaded), self._name(self.reference) if self.reference else "")
         return Subject(
             loaded,
             self.measured.splits,
@@ -207,6 +208,12 @@ class Measuring:
             names,
             advance,
         )
+
+    def _name(self, loaded: Loaded) -> str:
+        """Return what stands for a model; hashing all of its weights is done once, by all processes together."""
+        if id(loaded) not in self._names:
+            self._names[id(loaded)] = fingerprint_of(loaded)
+        return self._names[id(loaded)]
 
     def suite(self, loaded: Loaded) -> Suite:
         """Return the metrics of `loaded` that the options ask for; raises InputError for one that nobody knows."""

@@ -87,7 +87,16 @@ class BenchmarkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
+class SpansOptions:
+    """Which part of an answer is to be forgotten."""
+
+    forget_spans_column: str | None = None
+    """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
+    is forgotten whole [default: forget_spans, where there is one]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What to forget and what to keep."""
 
     indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"forget", "retain", "benchmark", "data"}
@@ -97,9 +106,6 @@ class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
     owner/name[:config[:split]] [default: the benchmark's]."""
     retain: str | None = None
     """What to keep, in the same forms [default: the benchmark's]."""
-    forget_spans_column: str | None = None
-    """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
-    is forgotten whole [default: forget_spans, where there is one]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
@@ -123,7 +129,7 @@ class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalData(BenchmarkOptions, AlternatesOptions, DataOptions):
+class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What a model is measured on."""
 
     indifferent: ClassVar[frozenset[str]] = UnlearnData.indifferent | {"holdout"}

@@ -13,7 +13,6 @@ import torch
 from .batches import HOST_BOUNDARIES, SEGMENT_PLACES, SEGMENT_ROWS, Batch, Share
 from .encode import Encoded
 
-
 STEP = 8
 """Lengths that attention is computed for are multiples of this."""
 
