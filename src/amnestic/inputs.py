@@ -132,7 +132,8 @@ def gather(
         )
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
-        refuse_absent(examples, data)
+        if benchmark is None:
+            refuse_absent(examples, data)
         if exclude is not None:
             _leave_out(examples, _read("exclude", Source(exclude), data, given), exclude)
             named["exclude"] = Source(exclude)

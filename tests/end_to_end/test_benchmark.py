@@ -52,7 +52,7 @@ def test_what_reads_the_holdout_carries_its_warning(evaluated):
 
 
 def test_unlearning_takes_its_rows_and_its_measurements_from_a_benchmark(command, people, folder, evaluated, tmp_path):
-    """It trains on 6 and 12 rows, and measures all five splits before and after, beside the retrained model's numbers."""
+    """Training takes 6 and 12 rows; all five splits are measured before and after, beside the retrained model's."""
     options = {
         "model": people.model,
         "benchmark": BENCHMARK,

@@ -3,7 +3,7 @@
 import math
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.evaluation.collect import Collected, collect, suite
-from amnestic.evaluation.needs import Generation
+from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.evaluation.sweeps import Subject
 from amnestic.model.load import load
@@ -212,6 +212,21 @@ def test_what_lacks_a_model_or_rows_is_listed(bench: Bench) -> None:
     left_out = suite(bench.subject.contents).not_computed
     assert set(left_out) == {"forget_quality", "forget_quality_log10", "privleak"}
     assert all("give --retrained" in reason for reason in left_out.values())
+
+
+def test_a_number_that_is_none_is_listed_and_not_lost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One NaN among the forget rows: what reads that row has no value, and says so; what reads others has."""
+    tables = dict(bench.found.tables)
+    broken = tables[Likelihood("forget")]
+    tables[Likelihood("forget")] = replace(broken, logp=np.where(np.arange(len(broken.logp)) == 3, np.nan, broken.logp))
+    monkeypatch.setattr("amnestic.evaluation.collect.sweep", lambda *_: tables)
+    found = collect(bench.subject, suite(bench.subject.contents))
+    expected = "its value is nan: some tokens have no probability that is a number."
+    assert found.undefined["forget.probability"] == found.undefined["forget.token_probability"] == expected
+    assert "some examples have no score" in found.undefined["mia.loss.auc"]
+    kept = ("forget.truth_ratio", "forget.rouge", "real_authors.probability", "forget.extraction_strength")
+    assert {key: found.measurements[key].value for key in kept} == {key: bench.value(key) for key in kept}
+    assert all(math.isfinite(measured.value) for measured in found.measurements.values())
 
 
 def wrong_losses(bench: Bench, split: str, i: int) -> list[float]:

@@ -3,6 +3,7 @@
 Models are small random ones in float64, whose logits have no ties.
 """
 
+import gc
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -338,6 +339,25 @@ def test_a_model_that_is_another_in_slots_is_refused(llama: Loaded, monkeypatch:
     assert reason() is None
 
 
+def test_positions_that_depend_on_the_longest_text_are_refused_where_it_is_long() -> None:
+    """Of 20 positions that the model first learnt from, a prompt of 5 may take 14, one of 12 may take 21."""
+    factors = {"rope_type": "longrope", "short_factor": [1.0, 1.0], "long_factor": [3.0, 2.0], "rope_theta": 10000.0}
+    loaded = built(
+        "Phi3Config",
+        rope_parameters={**factors, "original_max_position_embeddings": 20},
+        original_max_position_embeddings=20,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    loaded.model.generation_config.eos_token_id = None
+    for length, notes in ((5, 0), (12, 1)):
+        examples = rows((length, 3))
+        answers = [naive(loaded, example) for example in examples]
+        found = ended(generate(loaded, NUMBERS, examples, Settings(NEW, 1)))
+        assert [tokens for tokens, _ in found] == answers
+        assert len(loaded.notes) == notes
+
+
 def test_freed_slots_are_taken_by_the_last_ones() -> None:
     """Five slots, of which the second and the last become free: the fourth takes the second's place."""
     slots = Slots(torch.device("cpu"))
@@ -373,6 +393,7 @@ def test_the_models_attention_is_its_own_again(llama: Loaded) -> None:
     before = llama.model.config._attn_implementation
     generate(llama, NUMBERS, rows((3, 5)), Settings(2, 4))
     assert llama.model.config._attn_implementation == before == "sdpa"
+    assert [found for found in gc.get_objects() if type(found) is Slots] == []
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -1,5 +1,6 @@
 """A suite of metrics on one model: each distinct need is swept once, whoever reads it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -101,6 +102,8 @@ class _Computing:
         """Return the measurement of a metric; a note on a split goes with whatever is read of it."""
         if item not in self._found:
             found = item.compute(**{argument: self._read(need) for argument, need in item.needs().items()})
+            if not math.isfinite(found.value):
+                raise UndefinedError(f"its value is {found.value}: some tokens have no probability that is a number")
             notes = [self._subject.notes[n.split] for n in _swept(item) if n.split in self._subject.notes]
             said = " ".join(dict.fromkeys([*([found.note] if found.note else []), *notes]))
             self._found[item] = replace(found, note=said or None)

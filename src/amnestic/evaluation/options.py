@@ -14,7 +14,8 @@ class EvaluationOptions:
 
     per_device_eval_batch_size: int = 32
     """Examples that memory holds in one forward pass; where answers are scored, shorter ones fill it in greater number.
-    """
+    Answers are generated as many at once as free memory holds, and no more than these only by models that do more than
+    attend."""
     eval_rows: int = 400
     """Most examples of a split that are measured; drawn evenly from it where it has more. A benchmark's are all."""
     max_new_tokens: int = 200

@@ -42,6 +42,8 @@ WIDEST = 8
 """Bytes of a logit, twice as many as it has: of float32, where they are looked at."""
 REFILL = 4
 """Prompts are read in where at least one slot in so many is free."""
+LENGTH_DEPENDENT = ("dynamic", "longrope")
+"""Kinds of rotary embeddings that depend on the length of what is read."""
 STEPS = 2
 """Passes of one token that are compared with the model's own."""
 
@@ -223,18 +225,29 @@ class Decoding:
             self.loaded.model(input_ids=token, use_cache=False)
         self.slots.drop([len(self.slots.lengths) - 1])
 
+    def own_logits(self, tokens: np.ndarray) -> Tensor:
+        """Return the logits that a text by itself has at its last positions, (1 + STEPS, V), without slots."""
+        ids, last = torch.from_numpy(tokens)[None], torch.arange(len(tokens))[-1 - STEPS :]
+        return self._logits({"input_ids": ids.to(self.device), "use_cache": False}, last)
+
     def _forward(self, ids: Tensor, places: Tensor, last: Tensor) -> Tensor:
-        """Return the logits (B, V) of the positions `last` (B,) of all positions of `ids` (B, T)."""
-        model = self.loaded.model
+        """Return the logits (B, V) of the positions `last` (B,) of all positions of `ids` (B, T), which go to slots."""
         inputs = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
-        last = last.to(self.device)
-        if ids.shape[1] > 1 and self.loaded.form.selects:
+        return self._logits({**inputs, "past_key_values": self.slots, "use_cache": True}, last)
+
+    def _logits(self, inputs: dict[str, Any], last: Tensor) -> Tensor:
+        """Return the logits of the positions `last` (B,) of all, (B, V); no others reach the head where that is right.
+
+        Of one position a row there is nothing to select.
+        """
+        model, last = self.loaded.model, last.to(self.device)
+        if inputs["input_ids"].shape[1] > 1 and self.loaded.form.selects:
             with only_rows(model, last):
-                logits = model(**inputs, past_key_values=self.slots, use_cache=True).logits
+                logits = model(**inputs).logits
             if logits.shape[:2] == (1, len(last)):
                 return logits[0]  # type: ignore[no-any-return]
         else:
-            logits = model(**inputs, past_key_values=self.slots, use_cache=True).logits
+            logits = model(**inputs).logits
         return logits.flatten(0, 1)[last]  # type: ignore[no-any-return]
 
     def _take(self, logits: Tensor, slots: range) -> None:
@@ -277,6 +290,8 @@ def examine_decoding(loaded: Loaded, begun: Sequence[Begun], limit: int) -> Fit:
     itself, in the model's own form. `limit` is the number of positions that the model knows.
     """
     fit = Fit(other_kind(loaded.model))
+    if fit.reason is None and _turns_otherwise(loaded.model, max(row.final for row in begun)):
+        fit = Fit("tells positions otherwise in longer texts, and so to shorter ones beside them")
     if fit.reason is None:
         ordered = sorted(begun, key=lambda row: row.length)
         rows = [replace(row, tokens=row.tokens[: max(1, limit - STEPS)]) for row in (ordered[0], ordered[-1])]
@@ -293,10 +308,8 @@ def _compare(loaded: Loaded, rows: Sequence[Begun]) -> Fit:
     model, text = loaded.model, loaded.model.config.get_text_config()
     trial = Decoding(loaded, frozenset(), lambda *_: None, Counts())
     tokens = [int(row.tokens[0]) for row in rows]
-    whole = [np.append(row.tokens, [token] * STEPS) for row, token in zip(rows, tokens, strict=True)]
     expected = [
-        model(input_ids=torch.from_numpy(ids)[None].to(trial.device), use_cache=False).logits[0, -1 - STEPS :]
-        for ids in whole
+        trial.own_logits(np.append(row.tokens, [token] * STEPS)) for row, token in zip(rows, tokens, strict=True)
     ]
     with trial.slots.attending(model):
         found = [trial.read_in(rows)]
@@ -317,3 +330,17 @@ def _windows(text: Any) -> int:
     if kinds:
         return sum(kind == "sliding_attention" for kind in kinds)
     return int(text.num_hidden_layers) if getattr(text, "sliding_window", None) else 0
+
+
+def _turns_otherwise(model: Any, positions: int) -> bool:
+    """Return whether the longest text of a pass tells how the positions of all are told, at so many positions.
+
+    So do rotary embeddings that know another form for longer texts than those that the model first learnt from.
+    """
+    found = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
+    nested = [part for part in found.values() if isinstance(part, dict)]
+    return any(
+        part.get("rope_type") in LENGTH_DEPENDENT
+        and positions > (part.get("original_max_position_embeddings") or positions)
+        for part in nested or [found]
+    )

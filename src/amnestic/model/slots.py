@@ -140,8 +140,11 @@ class Slots(Cache):
     def attending(self, model: Any) -> Iterator[None]:
         """Let `model` attend to these slots for as long as the context lasts, then as before."""
         AttentionInterface.register(NAME, self._attend)
-        with configured(model, NAME):
-            yield
+        try:
+            with configured(model, NAME):
+                yield
+        finally:
+            AttentionInterface.register(NAME, refuse_other)  # the registry would keep the buffers
 
     def _attend(
         self,
