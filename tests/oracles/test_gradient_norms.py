@@ -196,6 +196,25 @@ def test_a_pass_for_each_row_gives_the_same(loaded: Loaded, monkeypatch: pytest.
     assert note.startswith("LlamaForCausalLM: each example's gradient takes a pass of its own, since that of ")
 
 
+def test_a_module_that_cannot_be_called_row_by_row_has_its_rows_alone(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A norm that looks at its values, as a kernel of one's own may: vmap refuses that."""
+    norm = type(loaded.model.model.norm)
+    own = norm.forward
+
+    def forward(self: Any, hidden: Tensor) -> Tensor:
+        assert float(hidden.detach().sum()) < math.inf
+        return own(self, hidden)
+
+    examples = rows(3)
+    expected = plain(loaded.model, examples)
+    monkeypatch.setattr(norm, "forward", forward)
+    np.testing.assert_allclose(gradient_norms(loaded, examples), expected, rtol=2e-5)
+    (note,) = loaded.notes
+    assert note.endswith(f"since {norm.__name__} cannot be called row by row.")
+
+
 @pytest.mark.parametrize("tokens", [1, 60, 100_000])
 def test_batches_and_order_change_nothing(loaded: Loaded, monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
     examples = rows(12)
