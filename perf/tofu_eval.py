@@ -27,7 +27,7 @@ from memory import peak_beyond
 from plain_tofu import Plain
 from turns import ratio
 
-from amnestic.run import evaluate
+import amnestic
 
 TOLERANCE = 1e-4
 TARGETS = {
@@ -80,7 +80,7 @@ class Case:
             "overwrite": True,
         }
         chosen = {key: value for key, value in (settings | more).items() if value is not None}
-        results: dict[str, Any] = evaluate(**chosen).results
+        results: dict[str, Any] = amnestic.evaluate(**chosen).results
         return results
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from amnestic.run import evaluate
+import amnestic
 
 PERF = Path(__file__).parents[2] / "perf" / "plain_tofu.py"
 FILES = ("forget10_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed", "holdout10")
@@ -337,7 +337,7 @@ def test_ours_gives_the_numbers_of_the_plain_way(
     expected: Any, some: Path, tiny_full: Path, tiny_retain90: Path, tmp_path: Path
 ) -> None:
     """Every number that the plain way finds, and those of each example, to 1e-4, and the same generated texts."""
-    run = evaluate(
+    run = amnestic.evaluate(
         str(tiny_full),
         benchmark="tofu:forget10",
         data=str(some),
