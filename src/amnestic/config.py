@@ -176,16 +176,24 @@ class Option:
 
 
 def options(config_class: Any) -> tuple[Option, ...]:
-    """Return the options of a configuration, in the order of its groups and their fields, required ones first."""
+    """Return the options of a configuration, in the order of its groups.
+
+    Within a group required ones come first, then those of the class itself before those that it inherits.
+    """
     found: list[Option] = []
     for member, annotation in _fields(config_class):
         if is_dataclass(annotation):
             title = "Retention bound" if annotation is BoundOptions else member.name.capitalize()
             group = [_option(leaf, kind, title, annotation) for leaf, kind in _fields(annotation)]
-            found += sorted(group, key=lambda option: not option.required)
+            found += sorted(group, key=lambda option: (not option.required, _distance(annotation, option.name)))
         else:
             found.append(_option(member, annotation, "Run", config_class))
     return tuple(found)
+
+
+def _distance(cls: Any, name: str) -> int:
+    """Return how far above `cls` the class stands that declares the field `name`: 0 is itself."""
+    return max(place for place, base in enumerate(cls.__mro__) if name in vars(base).get("__annotations__", {}))
 
 
 def _fields(cls: Any) -> list[tuple[Field[Any], Any]]:

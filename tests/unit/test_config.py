@@ -60,7 +60,7 @@ def test_groups_come_in_reading_order_with_required_options_first():
         "Tracking",
         "Hub",
     ]
-    assert [option.name for option in found if option.group == "Data"][:3] == ["forget", "retain", "question_column"]
+    assert [option.name for option in found if option.group == "Data"][:3] == ["forget", "retain", "benchmark"]
     assert {option.name for option in found if option.required} == set(REQUIRED)
 
 
