@@ -235,6 +235,7 @@ class Evaluating:
             "measured_on": self.redaction.measured(measuring.measured.facts),
             "template": self.redaction.template(template["template"]),
             "prompts": self.redaction.prompts(template["prompts"]),
+            "work": recorded.work,
             "timings": self.seconds | recorded.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,

@@ -95,6 +95,8 @@ class Recorded:
     """Key -> a sentence that must be read with the value."""
     not_computed: dict[str, str] = field(default_factory=dict)
     """Key -> why there is no value, and what would supply it."""
+    work: dict[str, int] = field(default_factory=dict)
+    """What the model was made to do (`Collected.work`)."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -107,6 +109,7 @@ class Recorded:
             {key: list(m.interval) for key, m in found.items() if m.interval is not None},
             {key: m.note for key, m in found.items() if m.note is not None},
             asked.not_computed | collected.undefined,
+            collected.work,
             collected.seconds,
         )
 
@@ -206,7 +209,7 @@ class Measuring:
             self.measured.notes,
             Store() if self.store is None else self.store,
             names,
-            advance,
+            advance=advance,
         )
 
     def _name(self, loaded: Loaded) -> str:

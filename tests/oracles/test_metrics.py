@@ -444,6 +444,6 @@ def test_metrics_of_spans_take_part_only_where_spans_are(tiny_model: Callable[..
 
 def test_generations_stand_beside_their_answers() -> None:
     """Where none was asked for, every example has none."""
-    collected = Collected({Generation("s"): generated(["a", "b"], ["Ida", "Marek"])}, {}, {}, {})
+    collected = Collected({Generation("s"): generated(["a", "b"], ["Ida", "Marek"])}, {}, {}, {}, {})
     assert collected.generated("s", 2) == ["a", "b"]
     assert collected.generated("t", 3) == [None, None, None]

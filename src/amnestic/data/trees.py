@@ -13,9 +13,6 @@ import torch
 from .batches import HOST_BOUNDARIES, SEGMENT_PLACES, SEGMENT_ROWS, Batch, Share
 from .encode import Encoded
 
-STEP = 8
-"""Lengths that attention is computed for are multiples of this."""
-
 
 @dataclass(frozen=True)
 class Tree:
@@ -99,11 +96,10 @@ def _attention(paths: Sequence[np.ndarray], size: int) -> dict[str, object]:
     """
     is_part = [len(path) <= len(after) and (path == after[: len(path)]).all() for path, after in pairwise(paths)]
     own = [path for path, covered in zip(paths, [*is_part, False], strict=True) if not covered]
-    own = [np.pad(path, (0, -len(path) % STEP), mode="edge") for path in own]
     own.sort(key=len, reverse=True)
     rows = np.concatenate(own)
     places = np.zeros(size, dtype=np.int64)
-    places[rows[::-1]] = np.arange(len(rows))[::-1]  # of several the first: what fills a length up stands behind
+    places[rows] = np.arange(len(rows))
     boundaries = torch.from_numpy(np.cumsum([0, *map(len, own)]).astype(np.int32))
     return {
         "cu_seq_lens_q": boundaries,

@@ -44,6 +44,9 @@ class Collected:
     """By the key in results.json."""
     undefined: dict[str, str]
     """Key -> why the formula has no value for what was measured."""
+    work: dict[str, int]
+    """``positions_scored``; ``answers_decoded``, the ``positions_read_in`` for them, and the ``decode_row_steps`` for
+    ``tokens_decoded``, of which reading in gives the first of each answer."""
     seconds: dict[str, float]
     """Kind of sweep -> how long it took; ``metrics``: the formulas."""
 
@@ -87,7 +90,7 @@ def collect(subject: Subject, asked: Suite) -> Collected:
                 measurements[item.key] = computing.of(item)
             except UndefinedError as error:
                 undefined[item.key] = f"{error}."
-    return Collected(tables, measurements, undefined, seconds)
+    return Collected(tables, measurements, undefined, dict(subject.work), seconds)
 
 
 class _Computing:

@@ -214,6 +214,9 @@ class Results(TypedDict):
     """Of an evaluation: the model that never saw the forget split, or the folder of its evaluation."""
     reference: NotRequired[str]
     """Of an evaluation: the model that answers and likelihoods are compared with."""
+    work: NotRequired[Mapping[str, int]]
+    """Of an evaluation: ``positions_scored``; ``answers_decoded``, the ``positions_read_in`` for them, and the
+    ``decode_row_steps`` for ``tokens_decoded``. What a cache knew is not among them."""
     measured_on: NotRequired[Mapping[str, MeasuredFacts]]
     method: NotRequired[Mapping[str, Any]]
     """``name`` and hyper-parameters."""
