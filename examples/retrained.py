@@ -47,8 +47,9 @@ run = amnestic.unlearn(
 )
 
 print(run.results["verdict"])
-print(f"{'':24}{'before':>10}{'retrained':>10}{'after':>10}")
+print(f"{'':32}{'before':>10}{'retrained':>10}{'after':>10}")
 for key, after in run.results["metrics"].items():
-    before, retrained = run.results["reference_metrics"][key], run.results["retrained_metrics"][key]
-    print(f"{key:24}{before:10.4f}{retrained:10.4f}{after:10.4f}")
+    before, retrained = (run.results[name].get(key) for name in ("reference_metrics", "retrained_metrics"))
+    if before is not None and retrained is not None:  # forget quality holds a model beside the retrained one
+        print(f"{key:32}{before:10.4f}{retrained:10.4f}{after:10.4f}")
 print(run.output_dir / "report.html")

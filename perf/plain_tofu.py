@@ -91,7 +91,7 @@ class Plain:
     generated: dict[str, list[str]] = field(default_factory=dict)
     counts: Counts = field(default_factory=Counts)
     seconds: dict[str, float] = field(default_factory=dict)
-    """Of scoring, of generation, and of computing the metrics."""
+    """Of scoring, of the further passes of all membership metrics, of generation, and of computing the metrics."""
 
 
 class Reader:
@@ -215,10 +215,13 @@ def evaluate(
     reader = Reader(model, tokenizer, found.counts)
     begin = time.perf_counter()
     values = _run(reader, data, PASSES)
-    attacks = _attacks(reader, data, reference) if all_membership else {}
-    if all_membership:
-        values["forget", "answer", "exact_memorization"] = [reader.hits(reader.rows(data["forget"], "answer")[0])]
     found.seconds["score"] = time.perf_counter() - begin
+    attacks = {}
+    if all_membership:
+        begin = time.perf_counter()
+        attacks = _attacks(reader, data, reference)
+        values["forget", "answer", "exact_memorization"] = [reader.hits(reader.rows(data["forget"], "answer")[0])]
+        found.seconds["attacks"] = time.perf_counter() - begin
     if generates:
         begin = time.perf_counter()
         for split in ("forget", *UTILITY):

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from amnestic.evaluation.explanation import explain
-from amnestic.evaluation.metric import METRICS, Metric
+from amnestic.evaluation.metric import KNOWLEDGE, METRICS, UNTOUCHED, Metric
 from amnestic.methods.base import METHODS, Method
 from amnestic.model.signals import name_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKED = re.compile(r"<!-- table:(?P<name>\w+) -->\n.*?<!-- /table -->", re.DOTALL)
+RISES = "rises with what the model knows"
+NEITHER_MORE_NOR_LESS = "on forget, what a retrained model has; elsewhere, what the model had before"
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
 
 
@@ -89,13 +91,15 @@ def metric_table(is_on_request: bool) -> str:
 def metric_row(cls: type[Metric]) -> tuple[str, ...]:
     """Return the cells of one metric."""
     known = explain(cls)
-    of_splits = (listed(known["direction"]), listed(known["target"]))
+    direction = RISES if cls.directions is KNOWLEDGE else listed(known["direction"])
+    target = NEITHER_MORE_NOR_LESS if cls.targets is UNTOUCHED else listed(known["target"])
     reads = ", ".join(known["reads"])
     return (
         code(cls.name),
         known["definition"],
         code(cls.formula),
-        *of_splits,
+        direction,
+        target,
         reads,
         settings(cls),
         linked(cls.source),

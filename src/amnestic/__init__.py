@@ -4,18 +4,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import FinetuneConfig, UnlearnConfig
+    from .config import EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
     from .methods.flattening import PDU
     from .progress import Progress
-    from .run import finetune, unlearn
+    from .run import evaluate, finetune, unlearn
 
     __version__: str
 
 __all__ = [
     "PDU",
     "AmnesticError",
+    "EvalConfig",
     "Example",
     "FinetuneConfig",
     "InputError",
@@ -24,6 +25,7 @@ __all__ = [
     "RunError",
     "UnlearnConfig",
     "__version__",
+    "evaluate",
     "finetune",
     "unlearn",
 ]
@@ -31,6 +33,7 @@ __all__ = [
 _MODULES = {
     "PDU": "methods.flattening",
     "AmnesticError": "errors",
+    "EvalConfig": "config",
     "Example": "data.example",
     "FinetuneConfig": "config",
     "InputError": "errors",
@@ -38,6 +41,7 @@ _MODULES = {
     "Progress": "progress",
     "RunError": "errors",
     "UnlearnConfig": "config",
+    "evaluate": "run",
     "finetune": "run",
     "unlearn": "run",
 }

@@ -61,8 +61,8 @@ UNLEARN_EXAMPLES = """Examples:
 EVAL_EXAMPLES = """Examples:
   amnestic eval --model path/or/id --benchmark tofu:forget10 \\
     --retrained retrained-eval --output_dir eval
-  amnestic eval --model run/model --forget forget.jsonl --retain retain.jsonl
-  amnestic eval --model path/or/id --benchmark tofu:forget10 --plan"""
+  amnestic eval --model run/model --forget forget.jsonl --retain retain.jsonl \\
+    --holdout holdout.jsonl --plan"""
 FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained

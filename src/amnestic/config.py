@@ -176,16 +176,24 @@ class Option:
 
 
 def options(config_class: Any) -> tuple[Option, ...]:
-    """Return the options of a configuration, in the order of its groups and their fields, required ones first."""
+    """Return the options of a configuration, in the order of its groups.
+
+    Within a group required ones come first, then those of the class itself before those that it inherits.
+    """
     found: list[Option] = []
     for member, annotation in _fields(config_class):
         if is_dataclass(annotation):
             title = "Retention bound" if annotation is BoundOptions else member.name.capitalize()
             group = [_option(leaf, kind, title, annotation) for leaf, kind in _fields(annotation)]
-            found += sorted(group, key=lambda option: not option.required)
+            found += sorted(group, key=lambda option: (not option.required, _distance(annotation, option.name)))
         else:
             found.append(_option(member, annotation, "Run", config_class))
     return tuple(found)
+
+
+def _distance(cls: Any, name: str) -> int:
+    """Return how far above `cls` the class stands that declares the field `name`: 0 is itself."""
+    return max(place for place, base in enumerate(cls.__mro__) if name in vars(base).get("__annotations__", {}))
 
 
 def _fields(cls: Any) -> list[tuple[Field[Any], Any]]:
@@ -250,9 +258,11 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
     for key in mapping:
         if key not in known:
             raise InputError(f"unknown key '{key}'{place}{nearest(str(key), list(known)) or '.'}")
-    missing = [name for name, option in known.items() if option.required and name not in mapping]
+    missing = [f"--{name}" for name, option in known.items() if option.required and name not in mapping]
+    for owner in dict.fromkeys(option.owner for option in known.values()):
+        missing += owner.lacking(mapping) if hasattr(owner, "lacking") else []
     if missing:
-        flags = ", ".join(f"--{name}" for name in missing)
+        flags = ", ".join(missing)
         raise InputError(f"missing {flags}; expected on the command line or, without the dashes, in the --config file.")
     values = {key: _checked(known[key], value, place) for key, value in mapping.items()}
     return typing.cast(C, _build(config_class, values))

@@ -251,10 +251,37 @@ def show_results(console: Console, results: Mapping[str, Any], output_dir: Path,
         return
     if results.get("metrics"):
         console.print()
-        console.print(_metrics(results))
+        console.print(_measured(results) if results.get("command") == "eval" else _metrics(results))
+    for key, reason in (results.get("not_computed") or {}).items() if results.get("command") == "eval" else ():
+        console.print(f"not computed: {visible(key)}: {visible(reason)}")
+    for note, keys in _notes(results.get("metric_notes") or {}).items():
+        console.print(f"note on {', '.join(map(visible, keys))}: {visible(note)}")
     files = {"model": output_dir / "model", "report": output_dir / "report.html"}
+    if results.get("command") == "eval":
+        files["results"] = output_dir / "results.json"
     console.print()
     console.print(pairs({name: path for name, path in files.items() if path.exists()}))
+
+
+def _measured(results: Mapping[str, Any]) -> Table:
+    """Return what was measured of one model, with intervals."""
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    intervals = results.get("intervals") or {}
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for row in comparison(results):
+        low, high = intervals.get(row.key, (None, None))
+        interval = "" if low is None else f"{_written(low)} to {_written(high)}"
+        table.add_row(visible(row.key), _written(row.after), interval)
+    return table
+
+
+def _notes(notes: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the keys that each note is about."""
+    found: dict[str, list[str]] = {}
+    for key, note in notes.items():
+        found.setdefault(note, []).append(key)
+    return found
 
 
 def _metrics(results: Mapping[str, Any]) -> Table:

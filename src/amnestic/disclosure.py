@@ -16,6 +16,8 @@ NAMES = {
     "model_revision",
     "tokenizer",
     "method",
+    "benchmark",
+    "preset",
     "forget",
     "retain",
     "data",
@@ -26,6 +28,7 @@ NAMES = {
 """Options whose value may be the name of something public."""
 PLACES = {
     "model": "MODEL",
+    "benchmark": "BENCHMARK",
     "forget": "FORGET",
     "retain": "RETAIN",
     "data": "DATA",

@@ -172,11 +172,11 @@ class Evaluating:
 
         What only served to go on is gone when the evaluation has ended.
         """
-        store = None
+        store, weights = None, digest(inputs.loaded)
         try:
             with processes.agreed():
                 self.folder.open(keeps={"checkpoints"})
-                self._describe(inputs)
+                self._describe(inputs, weights)
                 store = Store(self.config.evaluation.cache_dir or self.folder.checkpoints, self.redaction.held_back)
             yield store
         except BaseException:
@@ -187,7 +187,7 @@ class Evaluating:
                 store.close()
         self.folder.close(has_ended=True)
 
-    def _describe(self, inputs: Inputs) -> None:
+    def _describe(self, inputs: Inputs, weights: str) -> None:
         if not self.folder.is_written_here:
             return
         config = replace(self.config, run=replace(self.config.run, overwrite=False))
@@ -197,7 +197,7 @@ class Evaluating:
             "dtype": str(inputs.loaded.model.dtype).removeprefix("torch."),
             "device": str(device_of(inputs.loaded.model)),
             "processes": processes.count(),
-            "weights": digest(inputs.loaded),
+            "weights": weights,
             "sha256": file_hashes([*inputs.files, *inputs.loaded.files]),
             "command": self.redaction.command(described["command"], self.config.data.system_prompt),
         }
@@ -235,6 +235,7 @@ class Evaluating:
             "measured_on": self.redaction.measured(measuring.measured.facts),
             "template": self.redaction.template(template["template"]),
             "prompts": self.redaction.prompts(template["prompts"]),
+            "work": recorded.work,
             "timings": self.seconds | recorded.seconds,
             "peak_memory_bytes": peak_memory(),
             "notes": inputs.loaded.notes,

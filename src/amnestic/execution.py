@@ -270,6 +270,11 @@ class Execution:
         self.progress.start(title, planned(subject, asked.needs).units)
         return Recorded.of(collect(subject, asked), asked, measuring.measured)
 
+    def measured_facts(self, measured: Measured) -> dict[str, Any]:
+        """Return what results.json records of what models were measured on."""
+        prompts = measured.template["prompts"]
+        return {"measured_on": self.redaction.measured(measured.facts), "prompts": self.redaction.prompts(prompts)}
+
     def measure_once(self, name: str, title: str, loaded: Loaded, measuring: Measuring) -> Recorded:
         """Measure a model as `measure` does, unless the run that is resumed has done so.
 

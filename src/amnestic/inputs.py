@@ -13,9 +13,9 @@ from .data.alternates import refuse_absent
 from .data.dates import PINNED
 from .data.encode import Encoder, Split, span_facts, token_digests
 from .data.example import Example, content_digests
-from .data.options import DataOptions
+from .data.options import AlternatesOptions, DataOptions
 from .data.records import is_among, repeats, take
-from .data.sources import read_examples, shared_rows, source_files
+from .data.sources import shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
 from .measuring import evenly
@@ -132,6 +132,8 @@ def gather(
         )
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
+        if benchmark is None:
+            refuse_absent(examples, data)
         if exclude is not None:
             _leave_out(examples, _read("exclude", Source(exclude), data, given), exclude)
             named["exclude"] = Source(exclude)
@@ -158,6 +160,7 @@ def gather_measured(
         if benchmark is not None:
             named = benchmark.evaluation()
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
+        refuse_misplaced(examples, data)
         refuse_absent(examples, data)
         notes = [] if benchmark is None else benchmark.check(examples)
         if benchmark is None:
@@ -168,9 +171,9 @@ def gather_measured(
 
 
 def _read(name: str, source: Source, data: DataOptions, given: Given) -> Sequence[Example]:
-    if name in given.data:
-        return read_examples(given.data[name], name, data, alternates=True)
-    return source.read(name, data, alternates=True)
+    asks = isinstance(data, AlternatesOptions)  # what trains alone has no use for other answers
+    rows = Source(source.name, given.data[name]) if name in given.data else source
+    return rows.read(name, data, asks)
 
 
 def _of_benchmark(

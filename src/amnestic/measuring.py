@@ -95,6 +95,8 @@ class Recorded:
     """Key -> a sentence that must be read with the value."""
     not_computed: dict[str, str] = field(default_factory=dict)
     """Key -> why there is no value, and what would supply it."""
+    work: dict[str, int] = field(default_factory=dict)
+    """What the model was made to do (`Collected.work`)."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -107,6 +109,7 @@ class Recorded:
             {key: list(m.interval) for key, m in found.items() if m.interval is not None},
             {key: m.note for key, m in found.items() if m.note is not None},
             asked.not_computed | collected.undefined,
+            collected.work,
             collected.seconds,
         )
 
@@ -140,6 +143,8 @@ def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dic
     for key, measurement in collected.measurements.items():
         if measurement.per_example is not None and (name := _column(key, split)):
             columns[name] = measurement.per_example.tolist()
+        elif split in measurement.others:
+            columns[key] = measurement.others[split].tolist()
     return columns
 
 
@@ -187,12 +192,13 @@ class Measuring:
     """What outlives the measurement; None: nothing does."""
     reference: Loaded | None = None
     retrained: Mapping[str, Measurement] | None = None
+    _names: dict[int, str] = field(default_factory=dict)
 
     def subject(self, loaded: Loaded, advance: Callable[[int], None] = lambda positions: None) -> Subject:
         """Return `loaded` as metrics see it."""
         names = ("model", "reference")
         if self.store is not None:
-            names = (fingerprint_of(loaded), fingerprint_of(self.reference) if self.reference else "")
+            names = (self._name(loaded), self._name(self.reference) if self.reference else "")
         return Subject(
             loaded,
             self.measured.splits,
@@ -203,8 +209,14 @@ class Measuring:
             self.measured.notes,
             Store() if self.store is None else self.store,
             names,
-            advance,
+            advance=advance,
         )
+
+    def _name(self, loaded: Loaded) -> str:
+        """Return what stands for a model; hashing all of its weights is done once, by all processes together."""
+        if id(loaded) not in self._names:
+            self._names[id(loaded)] = fingerprint_of(loaded)
+        return self._names[id(loaded)]
 
     def suite(self, loaded: Loaded) -> Suite:
         """Return the metrics of `loaded` that the options ask for; raises InputError for one that nobody knows."""

@@ -137,8 +137,8 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
             measuring = replace(measuring, retrained=recorded["retrained"].measurements)
         elif retrained is not None:
             measuring = replace(measuring, retrained=retrained)
-        title = "measure the model before"
-        recorded["before"] = execution.measure_once("before", title, inputs.loaded, measuring)
+        title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
+        recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
     with execution.opened(inputs):
         with execution.timed("train"):
             trained = task.train(execution, probes)
@@ -147,6 +147,7 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         with execution.timed("measure"):
             recorded["after"] = execution.measure("measure the model after", inputs.loaded, measuring)
         results = _unlearn_results(execution, task, probes, trained, recorded) | differences
+        results |= execution.measured_facts(measured)
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
 
@@ -162,7 +163,8 @@ def _unlearn_results(
         "status": "feasible" if trained.kept.holds else "infeasible",
         "verdict": verdict(bounds, before, after),
         **bounds,
-        "metrics": after,
+        **({} if config.data.benchmark is None else {"benchmark": config.data.benchmark}),
+        **recorded["after"].facts,
         "reference_metrics": before,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
         "method": {"name": method.name} | (asdict(method) if is_dataclass(method) else {}),
@@ -240,7 +242,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
             "command": "finetune",
             "status": "done",
             "verdict": f"Trained for {plan.steps} steps; probability of an answer {reached:.3g}.",
-            "metrics": after.values,
+            **after.facts,
             "training": execution.training_facts(plan, seconds, checkpoints.resumed_after),
             **differences,
             "seeds": {"training": config.training.seed},

@@ -6,6 +6,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM
 
 from amnestic.data.encode import Encoded
 from amnestic.model import gradient_norms as module
@@ -47,6 +48,28 @@ def measured(model: str, is_sharded: bool, is_alone: bool) -> dict[str, Any]:
         "notes": loaded.notes,
         "left": others + ["changed"] * (not is_as_before) + ["told"] * len(collected),
     }
+
+
+def norms_of_experts(model: str, is_sharded: bool) -> tuple[list[float], list[str]]:
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if is_sharded:
+        spread(loaded, ShardingOptions(fsdp=True), torch.device("cpu"))
+    examine(loaded, rows(1)[0])
+    return gradient_norms(loaded, rows(3)).tolist(), loaded.notes
+
+
+def test_rows_that_cannot_share_a_pass_in_a_sharded_model(pool, tiny_model, tmp_path):
+    """That is only known in the midst of a pass, which ends all the same: the model is of use afterwards."""
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = MixtralConfig(vocab_size=320, num_local_experts=4, num_key_value_heads=2, initializer_range=0.2, **sizes)
+    MixtralForCausalLM(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny_model()).save_pretrained(tmp_path)
+    expected, notes = norms_of_experts(str(tmp_path), False)
+    assert notes[0].startswith("MixtralForCausalLM: each example's gradient takes a pass of its own, since Mixtral")
+    for found, told in pool.run(norms_of_experts, str(tmp_path), True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+        assert told == notes
 
 
 @pytest.mark.parametrize("is_alone", [False, True], ids=["together", "alone"])

@@ -9,11 +9,12 @@ import torch
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
 from amnestic.data.encode import Encoded
-from amnestic.evaluation.needs import EVERY_TOKEN, Subject, sweep
+from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.plan import planned
+from amnestic.evaluation.sweeps import Subject, sweep
 from amnestic.inputs import examine
 from amnestic.methods.flattening import PDU
-from amnestic.model.generate import generate
 from amnestic.model.load import load, spread
 from amnestic.model.options import ModelOptions, ShardingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
@@ -38,15 +39,18 @@ def measured(model: str, count: int, batch_size: int, is_sharded: bool) -> dict[
     examine(loaded, examples[0])
     terms = (forget_term(PDU()), retain_term(Retention(NLL(), Bounded())))
     problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
-    subject = Subject(loaded, {"s": examples}, EvaluationOptions(per_device_eval_batch_size=batch_size), seen.append)
-    values = sweep(subject, examples, EVERY_TOKEN)
+    options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
+    subject = Subject(loaded, {"s": examples}, options, advance=seen.append)
+    needs = [Likelihood("s"), Generation("s")]
+    units = planned(subject, needs).units
+    tables = sweep(subject, needs, {})
+    scored = tables[Likelihood("s")]
     sums = problem.measure("retain", examples, batch_size)[1]
-    texts = generate(loaded.model, loaded.tokenizer, examples, 5, batch_size)
     return {
         "notes": loaded.notes,
-        "advanced": sum(seen),
-        "texts": texts,
-        "values": values,
+        "left": units - sum(seen),
+        "texts": tables[Generation("s")].generated,
+        "values": {name: getattr(scored, name) for name in ("logp", "is_argmax", "margin", "moments")},
         "sums": sums.sums,
         "counts": sums.counts,
     }
@@ -60,7 +64,7 @@ def test_two_processes_measure_what_one_does(pool, tiny_model, is_sharded, count
     expected = measured(model, count, 2, False)
     for found in pool.run(measured, model, count, 2, is_sharded):
         assert (found["notes"], found["texts"]) == ([], expected["texts"])
-        assert found["advanced"] == count
+        assert found["left"] == 0
         np.testing.assert_array_equal(found["counts"], expected["counts"])
         np.testing.assert_allclose(found["sums"], expected["sums"], rtol=1e-5)
         for name, value in found["values"].items():

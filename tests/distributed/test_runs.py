@@ -27,6 +27,7 @@ TWO = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1}
 ONE = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2}
 """The same effective batch for one process as for two."""
 FSDP = {"fsdp": True}
+MEASURING = {name: OPTIONS[name] for name in ("max_new_tokens", "eval_rows", "per_device_eval_batch_size")}
 
 
 def people(count: int, name: str) -> list[dict[str, str]]:
@@ -352,3 +353,20 @@ def test_the_demonstration_is_for_one_process(pool, tmp_path):
     assert first["err"] == (
         "error: the demonstration runs in one process; start it as amnestic demo, without a launcher.\n"
     )
+
+
+@pytest.mark.parametrize("own", [{}, FSDP])
+def test_two_processes_evaluate_as_one_does(pool, tiny_model, data, tmp_path, own):
+    """One folder, all numbers, and a cache that a single process goes on with."""
+    options = {"model": str(tiny_model()), **data, **MEASURING, "holdout": data["retain"]}
+    one = alone("eval", options | {"output_dir": str(tmp_path / "alone")})
+    cache = {"cache_dir": str(tmp_path / "cache")}
+    together = pool.run(command, "eval", options | own | cache | {"output_dir": str(tmp_path / "together")})
+    assert [found["status"] for found in (one, *together)] == [0, 0, 0], together
+    expected, found = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("alone", "together"))
+    assert found["metrics"] == pytest.approx(expected["metrics"], rel=1e-4, abs=1e-6)
+    assert found["measured_on"] == expected["measured_on"]
+    again = alone("eval", options | cache | {"output_dir": str(tmp_path / "again")})
+    assert again["status"] == 0
+    repeated = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert repeated["metrics"] == found["metrics"]

@@ -249,6 +249,19 @@ def finetune(people: People, tmp_path_factory: pytest.TempPathFactory) -> Comman
 
 
 @pytest.fixture(scope="session")
+def evaluation(people: People, tmp_path_factory: pytest.TempPathFactory) -> Command:
+    """Run ``amnestic eval`` in this process on the people, into a new folder, unless told otherwise."""
+
+    def run(*more: str, **options: Any) -> Outcome:
+        own = {"model": people.model, "forget": people.file("forget"), "retain": people.file("retain")}
+        own |= {"max_new_tokens": QUICK["max_new_tokens"]}
+        own["output_dir"] = options.get("output_dir") or tmp_path_factory.mktemp("eval") / "run"
+        return run_command("eval", own | options, *more)
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def unlearned(people: People, unlearn: Command) -> Outcome:
     """Four people, forgotten under ``--keep 0.95``."""
     return unlearn(**FORGETTING)

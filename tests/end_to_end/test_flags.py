@@ -9,7 +9,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import pytest
@@ -18,22 +18,23 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.models.llama.modeling_llama import LlamaMLP
 
 from amnestic import execution
-from amnestic.config import FinetuneConfig, UnlearnConfig, options
+from amnestic.config import EvalConfig, FinetuneConfig, UnlearnConfig, options
 from amnestic.data import batches
+from amnestic.evaluation import sweeps
 from amnestic.methods.base import Method
-from amnestic.model import generate, padded
-from amnestic.model.decoding import Fit
 from amnestic.model.signals import Needs
 from amnestic.reports import environment
 from amnestic.training import loop
 
-CONFIGS = {"unlearn": UnlearnConfig, "finetune": FinetuneConfig}
+CONFIGS = {"unlearn": UnlearnConfig, "finetune": FinetuneConfig, "eval": EvalConfig}
 TEMPLATE = (
     "{% for message in messages %}<bos>{{ message['role'] }}{{ mark }}: {{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}<eos>{% endif %}\n{% endfor %}"
 )
 LENGTH = 34
 """Tokens; some rows of the people are longer, some are not."""
+SHORT = 36
+"""The same of rows without a template, which have no other answers."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ SHARED = {
     "messages_column": Case("asked", "prompt weights", {"data": "{messages}", "chat_template": "{template}"}),
     "text_column": Case("told", "scores weights", {"data": "{texts}"}),
     "max_length": Case(LENGTH, "data weights notes"),
-    "too_long": Case("drop", "data weights notes", {"max_length": LENGTH}),
+    "too_long": Case("drop", "data weights notes", {"max_length": SHORT, "data": "{prompts}"}),
     "preset": Case("tofu-llama2", "prompt weights"),
     "chat_template": Case("{template}", "prompt weights"),
     "template_args": Case({"mark": "!"}, "prompt weights", {"chat_template": "{template}"}),
@@ -83,31 +84,57 @@ SHARED = {
     "logging_steps": Case(2, "steps"),
     "max_new_tokens": Case(1, "scores"),
     "eval_rows": Case(3, "scores metrics"),
+    "metrics": Case("probability", "metrics"),
 }
-UNLEARN = SHARED | {
-    "forget": Case("{other_forget}", "data weights"),
-    "retain": Case("{other_retain}", "data weights bound"),
-    "method": Case("{method}", "weights method"),
-    "method_args": Case({"scale": 2}, "method candidates", {"method": "{method}"}),
-    "keep": Case(0.5, "bound", {"bound": None}),
-    "alpha": Case(2, "bound", {"bound": None}),
-    "bound": Case(1, "bound", {"bound": None}),
-    "probe_size": Case(5, "bound scores metrics"),
-    "train_on_probe": Case(True, "bound weights", {"probe_size": 2, "max_steps": 4}),
-    "multiplier_initial": Case(3, "multiplier weights"),
-    "multiplier_rate": Case(7, "multiplier weights", {"multiplier_warmup_epochs": 0}),
-    "multiplier_warmup_epochs": Case(0, "multiplier weights"),
-    "multiplier_update": Case("epoch", "multiplier weights", {"multiplier_warmup_epochs": 0}),
-    "retain_per_forget": Case(2, "weights steps"),
-    "retrained": Case("{retrained}", "retrained scores"),
+ALTERNATES = {
+    "paraphrased_answer_column": Case("right", "metrics", {"data": "{alternates}"}),
+    "perturbed_answer_column": Case("wrong", "metrics", {"data": "{alternates}"}),
 }
+UNLEARN = (
+    SHARED
+    | ALTERNATES
+    | {
+        "forget": Case("{other_forget}", "data weights"),
+        "retain": Case("{other_retain}", "data weights bound"),
+        "method": Case("{method}", "weights method"),
+        "method_args": Case({"scale": 2}, "method candidates", {"method": "{method}"}),
+        "keep": Case(0.5, "bound", {"bound": None}),
+        "alpha": Case(2, "bound", {"bound": None}),
+        "bound": Case(1, "bound", {"bound": None}),
+        "probe_size": Case(5, "bound scores metrics"),
+        "train_on_probe": Case(True, "bound weights", {"probe_size": 2, "max_steps": 4}),
+        "multiplier_initial": Case(3, "multiplier weights"),
+        "multiplier_rate": Case(7, "multiplier weights", {"multiplier_warmup_epochs": 0}),
+        "multiplier_warmup_epochs": Case(0, "multiplier weights"),
+        "multiplier_update": Case("epoch", "multiplier weights", {"multiplier_warmup_epochs": 0}),
+        "retain_per_forget": Case(2, "weights steps"),
+        "retrained": Case("{retrained}", "retrained scores"),
+    }
+)
 FINETUNE = SHARED | {
     "data": Case("{other_retain}", "data weights"),
     "exclude": Case("{other_retain}", "data weights"),
     "from_scratch": Case(True, "weights metrics"),
 }
-CASES = {"unlearn": UNLEARN, "finetune": FINETUNE}
+OF_TRAINING = {"weights", "steps"}
+EVAL = {
+    name: replace(case, differs=" ".join(what for what in case.differs.split() if what not in OF_TRAINING))
+    for name, case in (SHARED | ALTERNATES).items()
+    if set(case.differs.split()) - OF_TRAINING and name != "seed"
+} | {
+    "tokenizer": Case("{other_tokenizer}", "data"),
+    "forget": Case("{other_forget}", "data metrics"),
+    "retain": Case("{other_retain}", "data metrics"),
+    "holdout": Case("{other_retain}", "data metrics"),
+    "retrained": Case("{retrained}", "metrics"),
+    "reference": Case("{retrained}", "metrics"),
+}
+CASES = {"unlearn": UNLEARN, "finetune": FINETUNE, "eval": EVAL}
+TRAINING = ("unlearn", "finetune")
 ELSEWHERE = {
+    "benchmark",
+    "cache_dir",
+    "plan",
     "output_dir",
     "overwrite",
     "model_revision",
@@ -147,7 +174,8 @@ ELSEWHERE = {
 
 def test_every_option_of_both_commands_has_a_case():
     names = {command: {option.name for option in options(config)} for command, config in CONFIGS.items()}
-    assert {command: found - ELSEWHERE for command, found in names.items()} == {
+    folder = {"finetune": set()}  # of a benchmark's files, elsewhere than for finetune
+    assert {command: found - ELSEWHERE - folder.get(command, {"data"}) for command, found in names.items()} == {
         command: set(cases) for command, cases in CASES.items()
     }
     assert set().union(*names.values()) >= ELSEWHERE
@@ -179,6 +207,11 @@ FORMS: dict[str, Callable[[dict, dict], dict[str, Any]]] = {
     },
     "messages": lambda row, other: {"messages": turns(row), "asked": turns(other)},
     "texts": lambda row, other: {"text": row["question"], "told": row["answer"]},
+    "alternates": lambda row, other: {
+        **{name: row[name] for name in ("question", "answer", "paraphrased_answer", "perturbed_answer")},
+        "right": row["answer"],
+        "wrong": other["answer"],
+    },
 }
 """Files with two of each column: the one that is detected, and the one that a flag names."""
 
@@ -218,18 +251,19 @@ def light():
 
 
 @pytest.fixture(scope="module")
-def observe(places, light, unlearn, finetune):
+def observe(places, light, unlearn, finetune, evaluation):
     """Run a command with some options and return what can be seen of it, by name; each run is made once."""
 
     def run(command: str, **options: Any) -> dict[str, Any]:
         key = json.dumps([command, options], sort_keys=True)
         if key not in seen:
             found = {name: filled(value, places) for name, value in options.items()}
-            if command == "unlearn" and "data" in found:
+            if command != "finetune" and "data" in found:
                 path = found.pop("data")
                 found |= {"forget": path, "retain": path.replace(".jsonl", "_rest.jsonl")}
             bound = {"bound": 20} if command == "unlearn" and "keep" not in found and "alpha" not in found else {}
-            seen[key] = visible({"unlearn": unlearn, "finetune": finetune}[command](**bound | found))
+            commands = {"unlearn": unlearn, "finetune": finetune, "eval": evaluation}
+            seen[key] = visible(commands[command](**bound | found))
         return seen[key]
 
     seen: dict[str, dict[str, Any]] = {}
@@ -244,11 +278,15 @@ def visible(outcome: Any) -> dict[str, Any]:
     """What can be seen of a run, but for times and paths."""
     results, folder = outcome.results, outcome.folder
     data = {name: {**facts, "source": ""} for name, facts in results["data"].items()}
-    return {
-        "weights": outcome.digest,
-        "steps": [{**step, "seconds": 0} for step in outcome.steps],
+    own = {}
+    if (folder / "model").exists():
+        own = {
+            "weights": outcome.digest,
+            "steps": [{**step, "seconds": 0} for step in outcome.steps],
+            "tokenizer": hashlib.sha256((folder / "model" / "tokenizer.json").read_bytes()).hexdigest(),
+        }
+    return own | {
         "scores": [outcome.scores(path.stem) for path in sorted((folder / "scores").iterdir())],
-        "tokenizer": hashlib.sha256((folder / "model" / "tokenizer.json").read_bytes()).hexdigest(),
         "environment": outcome.environment["dtype"],
         "prompt": results["template"].get("first_prompt_sha256"),
         "data": data,
@@ -259,7 +297,7 @@ def visible(outcome: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("command", CASES)
 def test_equal_runs_are_equal(observe, command):
-    assert observe(command) == observe(command, seed=42)
+    assert observe(command) == observe(command, **{"seed": 42} if command in TRAINING else {"max_length": 2048})
 
 
 @pytest.mark.parametrize(("command", "name"), [(command, name) for command in CASES for name in CASES[command]])
@@ -269,7 +307,7 @@ def test_the_flag_changes_something(observe, command, name):
     assert [key for key in case.differs.split() if base[key] == variant[key]] == []
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", TRAINING)
 def test_a_run_goes_where_it_should_and_replaces_what_it_may(request, light, tmp_path, command):
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
     assert run(output_dir=tmp_path / "a" / "b", **bound).results["seeds"]["training"] == 42
@@ -278,7 +316,7 @@ def test_a_run_goes_where_it_should_and_replaces_what_it_may(request, light, tmp
     assert second.results["seeds"]["training"] == 7
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", TRAINING)
 def test_a_device_is_used_or_refused(request, light, tmp_path, command):
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
     assert run(device="cpu", **bound).environment["device"] == "cpu"
@@ -286,7 +324,7 @@ def test_a_device_is_used_or_refused(request, light, tmp_path, command):
     assert (refused.status, "--device is 'cuda:99'" in refused.err) == (2, True)
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", TRAINING)
 def test_checkpointing_computes_each_layer_once_more_and_changes_nothing(request, light, monkeypatch, command):
     """Of the two layers each has one pass more for each micro-batch: one a step, which holds the rows of all splits."""
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
@@ -305,7 +343,7 @@ def test_checkpointing_computes_each_layer_once_more_and_changes_nothing(request
     assert checkpointed.digest == plain.digest
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", TRAINING)
 def test_a_pass_of_training_holds_no_more_tokens_than_asked_for(request, light, monkeypatch, command):
     """A budget of 90 tokens cuts a step into more passes, and changes rounding alone."""
     run, bound = request.getfixturevalue(command), {"bound": 9, "optim": "sgd"} if command == "unlearn" else {}
@@ -328,35 +366,33 @@ def test_a_pass_of_training_holds_no_more_tokens_than_asked_for(request, light, 
     assert (refused.status, "--max_tokens_per_batch is 0; expected at least 1 token." in refused.err) == (2, True)
 
 
-@pytest.mark.parametrize("command", CASES)
-def test_no_measurement_has_more_rows_than_asked_for(request, light, monkeypatch, command):
-    """Of generation. A pass that scores has no more tokens than that many of the longest rows."""
+@pytest.mark.parametrize("command", TRAINING)
+def test_a_pass_that_scores_has_no_more_tokens_than_that_many_of_the_longest_rows(request, light, monkeypatch, command):
+    """Of a loss, which reads every row, and of the metrics, which read what rows have in common once."""
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
-    sizes: dict[str, list[int]] = {"scoring": [], "generation": []}
-    tokens: list[list[int]] = []
+    losses: list[list[int]] = []
+    positions: list[int] = []
+    assemble, tree = batches.assemble, sweeps.tree
 
-    def spy(module: Any, name: str, kind: str, rows: Callable[..., Any]) -> None:
-        original = getattr(module, name)
+    def counted(split, rows, packs):
+        losses.append([len(row.input_ids) for row in rows])
+        return assemble(split, rows, packs)
 
-        def counted(*arguments):
-            sizes[kind].append(len(rows(*arguments)))
-            if kind == "scoring":
-                tokens.append([len(row.input_ids) for row in rows(*arguments)])
-            return original(*arguments)
+    def grown(rows):
+        made = tree(rows)
+        positions.append(made.batch.input_ids.numel())
+        return made
 
-        monkeypatch.setattr(module, name, counted)
-
-    spy(batches, "assemble", "scoring", lambda split, rows, packs: rows)  # a loss and the metrics alike
-    monkeypatch.setattr(generate, "examine_decoding", lambda *_: Fit("is refused"))  # in slots memory alone decides
-    spy(padded, "_continue", "generation", lambda model, rows, settings: rows)
+    monkeypatch.setattr(batches, "assemble", counted)
+    monkeypatch.setattr(sweeps, "tree", grown)
     plain = run(**bound)
-    assert {kind: max(found) > 5 for kind, found in sizes.items()} == dict.fromkeys(sizes, True)
-    for found in (*sizes.values(), tokens):
+    most = max(positions)
+    for found in (losses, positions):
         found.clear()
     small = run(per_device_eval_batch_size=5, **bound)
-    assert max(sizes["generation"]) == 5
-    longest = sorted(length for batch in tokens for length in batch)[-5:]
-    assert max(map(sum, tokens)) <= sum(longest)
+    longest = sum(sorted(length for batch in losses for length in batch)[-5:])
+    assert max(map(sum, losses)) <= longest
+    assert max(positions) < most
     assert small.digest == plain.digest
     assert small.results["metrics"] == pytest.approx(plain.results["metrics"], rel=1e-4)
 
@@ -374,7 +410,7 @@ def hub(people, retrained, monkeypatch, tmp_path):
     return repository
 
 
-@pytest.mark.parametrize("command", CASES)
+@pytest.mark.parametrize("command", TRAINING)
 def test_a_revision_names_one_state_of_a_model_of_the_hub(request, light, people, retrained, hub, command):
     run, bound = request.getfixturevalue(command), {"bound": 9} if command == "unlearn" else {}
     named = [run(model="owner/name", **bound), run(model="owner/name", model_revision="second", **bound)]

@@ -31,9 +31,16 @@ def row(*tokens: int, prompt: int = 1) -> Encoded:
 
 
 def rows(count: int, seed: int = 5) -> list[Encoded]:
+    """Rows of random tokens; that which pads, to which embeddings give no gradient, is among them."""
     random = np.random.default_rng(seed)
     lengths = random.integers(3, 40, size=count)
-    return [row(*random.integers(3, 300, size=n), prompt=int(random.integers(1, n))) for n in lengths]
+    return [
+        row(
+            *random.integers(0, 300, size=n) * random.integers(0, 6, size=n).clip(max=1),
+            prompt=int(random.integers(1, n)),
+        )
+        for n in lengths
+    ]
 
 
 def plain(model: Any, examples: Sequence[Encoded]) -> np.ndarray:
@@ -187,6 +194,25 @@ def test_a_pass_for_each_row_gives_the_same(loaded: Loaded, monkeypatch: pytest.
     assert sum(done) == 6
     (note,) = loaded.notes
     assert note.startswith("LlamaForCausalLM: each example's gradient takes a pass of its own, since that of ")
+
+
+def test_a_module_that_cannot_be_called_row_by_row_has_its_rows_alone(
+    loaded: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A norm that looks at its values, as a kernel of one's own may: vmap refuses that."""
+    norm = type(loaded.model.model.norm)
+    own = norm.forward
+
+    def forward(self: Any, hidden: Tensor) -> Tensor:
+        assert float(hidden.detach().sum()) < math.inf
+        return own(self, hidden)
+
+    examples = rows(3)
+    expected = plain(loaded.model, examples)
+    monkeypatch.setattr(norm, "forward", forward)
+    np.testing.assert_allclose(gradient_norms(loaded, examples), expected, rtol=2e-5)
+    (note,) = loaded.notes
+    assert note.endswith(f"since {norm.__name__} cannot be called row by row.")
 
 
 @pytest.mark.parametrize("tokens", [1, 60, 100_000])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
 from amnestic.evaluation.metric import METRICS, Contents, Measurement, UndefinedError
-from amnestic.evaluation.metrics.membership import auc, compressed, separation, standardised
+from amnestic.evaluation.metrics.membership import compressed, separation, standardised
 from amnestic.evaluation.needs import GradientNorm, Likelihood, OfRetrained, why_missing
 
 CONTENTS = Contents(
@@ -32,7 +32,7 @@ def attack(name: str, **settings: Any) -> Any:
 def test_the_area_is_the_share_of_pairs(members: list[float], others: list[float]) -> None:
     """P(member's score < non-member's) + P(equal) / 2, pair by pair, and scikit-learn's area of the negated scores."""
     pairs = [(a < b) + (a == b) / 2 for a in members for b in others]
-    found = float(auc(np.array(members), np.array(others)))
+    found = separation(np.array(members), np.array(others)).value
     assert found == pytest.approx(math.fsum(pairs) / len(pairs), abs=1e-12)
     labels = [1] * len(members) + [0] * len(others)
     assert found == pytest.approx(roc_auc_score(labels, [-score for score in members + others]), abs=1e-12)

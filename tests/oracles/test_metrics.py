@@ -14,11 +14,14 @@ from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example, Spans
 from amnestic.data.options import DataOptions
 from amnestic.errors import RunError
-from amnestic.evaluation.collect import Collected, collect, distinct_needs, rows, suite
+from amnestic.evaluation.collect import Collected, collect, suite
 from amnestic.evaluation.metric import METRICS, Generations, Likelihoods, Measurement
 from amnestic.evaluation.metrics.memorization import exact_memorization, extraction_strength
-from amnestic.evaluation.needs import Generation, Likelihood, Subject
+from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.plan import planned
+from amnestic.evaluation.store import Store
+from amnestic.evaluation.sweeps import Subject
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 
@@ -32,10 +35,18 @@ def answers(
         logp=np.log(values),
         is_argmax=np.concatenate(hits) if hits else values > 0.5,
         margin=10 * values,
-        entropy=100 * values,
+        moments=np.stack([-100 * values, 1000 * values], axis=1),
         counts=np.array([len(p) for p in probabilities]),
         closes=np.array(closes if closes is not None else [False] * len(probabilities)),
+        example=np.arange(len(probabilities)),
+        answers=[f"answer {i}" for i in range(len(probabilities))],
     )
+
+
+def generated(texts: Sequence[str], answers_: Sequence[str]) -> Generations:
+    """Greedy answers, each of which the model ended by itself, with as many tokens as words."""
+    tokens = np.array([len(text.split()) for text in texts])
+    return Generations([*texts], [*answers_], tokens, np.ones(len(texts), dtype=bool))
 
 
 def compute(name: str, table: Any) -> Measurement:
@@ -144,7 +155,7 @@ def test_an_answer_of_nothing_but_its_end_is_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "generated", "recall"),
+    ("answer", "text", "recall"),
     [
         ("Ida Marek wrote novels", "Ida Marek wrote novels", 1),
         ("Ida Marek wrote novels", "Ida Marek wrote many novels and plays", 1),  # recall: what is more costs nothing
@@ -157,18 +168,18 @@ def test_an_answer_of_nothing_but_its_end_is_an_error(name: str) -> None:
         ("2 novels, 1987", "1987: 2 novels", 2 / 3),
     ],
 )
-def test_rouge_recall_by_hand(answer: str, generated: str, recall: float) -> None:
+def test_rouge_recall_by_hand(answer: str, text: str, recall: float) -> None:
     """Longest common subsequence of the lower-cased, stemmed words, as a share of the true answer's words.
 
     Stems are Porter's, of words of more than three letters.
     """
-    found = compute("rouge", Generations([generated], [answer]))
+    found = compute("rouge", generated([text], [answer]))
     assert found.value == pytest.approx(recall)
 
 
 def test_rouge_is_a_mean_over_examples() -> None:
     """1 of 4 words and 1 of 1: the mean is 5/8, not 2/5."""
-    found = compute("rouge", Generations(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
+    found = compute("rouge", generated(["Ida", "Ida"], ["Ida Marek wrote novels", "Ida"]))
     assert found.per_example == pytest.approx([1 / 4, 1])
     assert found.value == pytest.approx(5 / 8)
 
@@ -225,7 +236,7 @@ def test_a_span_is_reproduced_where_greedy_decoding_writes_it(tiny_model: Callab
         again = model.generate(ids[:, :first], do_sample=False, max_new_tokens=3, eos_token_id=None)[0, first:]
         shares.append(float(torch.equal(again, ids[0, first : first + 3])))
         chosen.append(replace(example, input_ids=ids[0].numpy(), is_span=is_span))
-    found = collect(replace(subject, splits={"s": chosen}), suite({"s": chosen}))
+    found = measured(replace(subject, splits={"s": chosen}))
     assert shares == [1, 0]
     assert found.measurements["s.span_reproduction"].per_example == pytest.approx(shares)
 
@@ -243,6 +254,15 @@ SPANS: tuple[Spans, ...] = (((0, 10), (38, 42)), ((8, 11),), (), ((0, 1),), ((0,
 """What is marked in each answer; the third marks nothing."""
 
 
+def measured(subject: Subject) -> Collected:
+    """Everything that is computed of a split unless one asks for more."""
+    return collect(subject, suite(subject.contents))
+
+
+def values_of(collected: Collected) -> dict[str, float]:
+    return {key: measurement.value for key, measurement in collected.measurements.items()}
+
+
 def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = lambda rows: None) -> Subject:
     loaded = load(ModelOptions(model=str(folder), device="cpu"))
     pairs = zip(QUESTIONS, SPANS, strict=True)
@@ -250,16 +270,15 @@ def subject_of(folder: Path, batch_size: int, advance: Callable[[int], None] = l
     cut = Encoder(loaded.tokenizer, DataOptions(max_length=60)).encode("s", examples)
     assert [example.closes for example in cut.examples] == [True, True, False, True, True]
     options = EvaluationOptions(per_device_eval_batch_size=batch_size, max_new_tokens=5)
-    return Subject(
-        loaded, {"s": list(cut.examples)}, options, advance
-    )  # a list, for a test that changes tokens in place
+    rows = list(cut.examples)  # a list, for a test that changes tokens in place
+    return Subject(loaded, {"s": rows}, options, advance=advance)
 
 
 def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list[float]]:
-    """log p, hit, margin and entropy of each scored token, one Python number at a time."""
+    """log p, hit, margin, and mean and mean square of log p, of each scored token, one Python number at a time."""
     with torch.inference_mode():
         logits = model(input_ids=torch.tensor(example.input_ids.tolist())[None]).logits[0].tolist()
-    found: dict[str, list[float]] = {"logp": [], "is_argmax": [], "margin": [], "entropy": []}
+    found: dict[str, list[float]] = {"logp": [], "is_argmax": [], "margin": [], "mean": [], "square": []}
     for position, target in enumerate(example.input_ids.tolist()):
         if not example.is_scored[position]:
             continue
@@ -270,7 +289,8 @@ def slow_values(model: Any, example: Encoded, vocabulary: int) -> dict[str, list
         found["is_argmax"].append(float(z.index(top) == target))
         known = z[:vocabulary]
         found["margin"].append(max(known) - math.fsum(known) / len(known))
-        found["entropy"].append(-math.fsum(math.exp(value - total) * (value - total) for value in z))
+        found["mean"].append(math.fsum(math.exp(value - total) * (value - total) for value in z))
+        found["square"].append(math.fsum(math.exp(value - total) * (value - total) ** 2 for value in z))
     return found
 
 
@@ -290,13 +310,19 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
             example.input_ids[position] = int(logits[0, -1].argmax())
     slow = [slow_values(model, example, 320) for example in examples]
     model.float()
-    collected = collect(subject, suite(subject.splits))
+    collected = measured(subject)
     table = collected.tables[Likelihood("s")]
-    for name in ("logp", "margin", "entropy", "is_argmax"):
+    columns = {"mean": table.moments[:, 0], "square": table.moments[:, 1]}
+    columns |= {name: getattr(table, name) for name in ("logp", "margin", "is_argmax")}
+    for name, column in columns.items():
         expected = [value for values in slow for value in values[name]]
-        assert getattr(table, name) == pytest.approx(expected, abs=2e-5), name
+        assert column == pytest.approx(expected, abs=2e-5 * max(1, *map(abs, expected))), name
+    assert table.entropy == pytest.approx([-value for values in slow for value in values["mean"]], abs=2e-5)
     assert 0 < table.is_argmax.sum() < len(table.is_argmax)
     assert table.counts.tolist() == [len(values["logp"]) for values in slow]
+    assert table.closes.tolist() == [True, True, False, True, True]
+    assert table.example.tolist() == [0, 1, 2, 3, 4]
+    assert table.answers == [example.answer for example in examples]
 
     means = [math.fsum(values["logp"]) / len(values["logp"]) for values in slow]
     every = [value for values in slow for value in values["logp"]]
@@ -307,11 +333,11 @@ def test_values_of_a_model_against_a_slow_loop(tiny_model: Callable[..., Path], 
         "s.probability": sum(map(math.exp, means)) / 5,
         "s.token_probability": math.exp(sum(every) / len(every)),
         "s.margin": sum(v for values in slow for v in values["margin"]) / len(every),
-        "s.entropy": sum(v for values in slow for v in values["entropy"]) / len(every),
+        "s.entropy": -sum(v for values in slow for v in values["mean"]) / len(every),
         "s.exact_memorization": sum(sum(hits) / len(hits) for hits in content) / 5,
         "s.extraction_strength": sum(suffix(hits) / len(hits) for hits in content) / 5,
     }
-    assert {name: collected.values[name] for name in expected} == pytest.approx(expected, rel=1e-5)
+    assert {name: values_of(collected)[name] for name in expected} == pytest.approx(expected, rel=1e-5)
     assert collected.measurements["s.probability"].per_example == pytest.approx(list(map(math.exp, means)), rel=1e-5)
     assert_spans(collected, examples, slow)
 
@@ -333,9 +359,9 @@ def assert_spans(collected: Collected, examples: Sequence[Encoded], slow: list[d
                 runs[-1].append(hit)
         reproduced.append(sum(all(run) for run in runs) / len(runs))
     assert len(probabilities) == 4
-    assert collected.values["s.span_probability"] == pytest.approx(sum(probabilities) / 4, rel=1e-5)
-    assert collected.values["s.span_reproduction"] == pytest.approx(sum(reproduced) / 4, rel=1e-9)
-    assert 0 < collected.values["s.span_reproduction"] < 1
+    assert values_of(collected)["s.span_probability"] == pytest.approx(sum(probabilities) / 4, rel=1e-5)
+    assert values_of(collected)["s.span_reproduction"] == pytest.approx(sum(reproduced) / 4, rel=1e-9)
+    assert 0 < values_of(collected)["s.span_reproduction"] < 1
     per_example = collected.measurements["s.span_probability"].per_example
     assert per_example is not None
     assert np.isnan(per_example).tolist() == [False, False, True, False, False]
@@ -354,7 +380,7 @@ def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) 
     """With a head of zeros all logits are 0: entropy log V, margin 0, each token's probability 1 / V."""
     subject = subject_of(tiny_model(tied=False, spare_rows=7), 4)
     torch.nn.init.zeros_(subject.loaded.model.get_output_embeddings().weight)
-    values = collect(subject, suite(subject.splits)).values
+    values = values_of(measured(subject))
     assert values["s.entropy"] == pytest.approx(math.log(327), rel=1e-6)
     assert values["s.margin"] == 0
     assert values["s.probability"] == pytest.approx(1 / 327, rel=1e-5)
@@ -364,12 +390,12 @@ def test_entropy_and_margin_of_a_uniform_model(tiny_model: Callable[..., Path]) 
 def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> None:
     """0 <= H <= log V for every token; a head 1,000 times as large leaves almost none."""
     subject = subject_of(tiny_model(tied=False), 4)
-    entropy = collect(subject, suite(subject.splits)).tables[Likelihood("s")].entropy
+    entropy = measured(subject).tables[Likelihood("s")].entropy
     assert (entropy > 0).all()
     assert (entropy < math.log(320)).all()
     with torch.no_grad():
         subject.loaded.model.get_output_embeddings().weight.mul_(1000)
-    sharp = collect(subject, suite(subject.splits)).tables[Likelihood("s")].entropy
+    sharp = measured(replace(subject, store=Store())).tables[Likelihood("s")].entropy
     assert (sharp >= 0).all()
     assert np.median(sharp) < 1e-3
 
@@ -378,29 +404,46 @@ def test_entropy_lies_between_its_bounds(tiny_model: Callable[..., Path]) -> Non
 
 
 def test_each_distinct_need_is_swept_once(tiny_model: Callable[..., Path]) -> None:
-    """The suite of a split reads two needs; the rows that its sweeps announce are the rows that they report as done."""
+    """The suite of a split reads two needs; what its sweeps report as done is what the plan says beforehand."""
     done: list[int] = []
     subject = subject_of(tiny_model(), 2, done.append)
-    metrics = suite(subject.splits)
-    assert [f"{item.split}.{item.name}" for item in metrics] == [f"s.{name}" for name in METRICS.names()]
-    assert set(distinct_needs(metrics)) == {Likelihood("s"), Generation("s")}
-    collected = collect(subject, metrics)
-    assert rows(subject, metrics) == sum(done) == 2 * len(QUESTIONS)
+    asked = suite(subject.contents)
+    assert set(asked.needs) == {Likelihood("s"), Generation("s")}
+    plan = planned(subject, asked.needs)
+    assert (plan.sweeps, plan.asked_rows, plan.rows, plan.prompts) == (2, 5, 5, 5)
+    collected = collect(subject, asked)
+    assert plan.units == sum(done)
+    assert plan.scored_tokens == plan.answer_tokens == sum(example.scored for example in subject.splits["s"])
     assert set(collected.tables) == {Likelihood("s"), Generation("s")}
-    assert set(collected.values) == {f"s.{name}" for name in METRICS.names()}
+    assert set(collected.measurements) == {item.key for item in asked.metrics}
+    assert {f"s.{name}" for name in ("probability", "rouge", "extraction_strength")} < set(collected.measurements)
+
+
+def test_what_cannot_be_computed_is_told_with_what_would_supply_it(tiny_model: Callable[..., Path]) -> None:
+    """One split has no holdout beside it, no other answers, and no reference; nothing of these is in the values."""
+    subject = subject_of(tiny_model(), 2)
+    asked = suite(replace(subject, splits={"forget": subject.splits["s"]}).contents)
+    reasons = asked.not_computed
+    assert reasons["mia.min_k.auc"] == "there are no holdout rows; give --holdout FILE."
+    assert reasons["forget.truth_ratio"].startswith("not every forget row has a ")
+    assert reasons["forget.generated_perplexity"].startswith("there is no reference model; give --reference")
+    assert not set(reasons) & {item.key for item in asked.metrics}
 
 
 def test_metrics_of_spans_take_part_only_where_spans_are(tiny_model: Callable[..., Path]) -> None:
-    """A suite of two splits lists them for the one that marks spans; a span of which no token is left is none."""
-    examples = subject_of(tiny_model(), 2).splits["s"]
+    """Of three splits one marks spans; a span of which no token is left is none."""
+    subject = subject_of(tiny_model(), 2)
+    examples = subject.splits["s"]
     plain = [replace(example, is_span=None) for example in examples]
     nothing = [replace(example, is_span=np.zeros_like(example.is_scored)) for example in examples]
-    found = suite({"forget": examples, "retain": plain, "other": nothing})
-    names = [f"{item.split}.{item.name}" for item in found if item.name.startswith("span_")]
+    found = suite(replace(subject, splits={"forget": examples, "retain": plain, "other": nothing}).contents)
+    names = [item.key for item in found.metrics if "span_" in item.name]
     assert names == ["forget.span_probability", "forget.span_reproduction"]
-    assert len(found) == 3 * len(METRICS.names()) - 4
+    assert not any("span_" in key for key in found.not_computed)
 
 
 def test_generations_stand_beside_their_answers() -> None:
-    table = Generations(["a", "b"], ["Ida", "Marek"])
-    assert Collected({Generation("s"): table}, {}).generated("s") == ["a", "b"]
+    """Where none was asked for, every example has none."""
+    collected = Collected({Generation("s"): generated(["a", "b"], ["Ida", "Marek"])}, {}, {}, {}, {})
+    assert collected.generated("s", 2) == ["a", "b"]
+    assert collected.generated("t", 3) == [None, None, None]

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from amnestic.data.alternates import alternates_of
 from amnestic.data.encode import Encoded, Encoder, Split
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
-from amnestic.evaluation.collect import Collected, collect
-from amnestic.evaluation.metric import METRICS
-from amnestic.evaluation.needs import Likelihood, Subject
+from amnestic.evaluation.collect import Collected, Suite, collect, suite
+from amnestic.evaluation.metric import METRICS, Contents, Measurement
+from amnestic.evaluation.needs import Likelihood
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.sweeps import Subject
 from amnestic.model.load import Loaded, load
 from amnestic.model.options import ModelOptions
 
@@ -51,7 +53,11 @@ def splits(full: Loaded, tofu: Path) -> dict[str, Split]:
 
 def measure(loaded: Loaded, split: list[Encoded], names: tuple[str, ...]) -> Collected:
     subject = Subject(loaded, {"s": split}, EvaluationOptions())
-    return collect(subject, [METRICS.get(name)("s") for name in names])
+    return collect(subject, Suite([METRICS.get(name)("s") for name in names], {}))
+
+
+def values(collected: Collected) -> dict[str, float]:
+    return {key: found.value for key, found in collected.measurements.items()}
 
 
 def test_the_rows_are_encoded_as_the_models_were_trained(splits: dict[str, Split], full: Loaded) -> None:
@@ -68,7 +74,7 @@ def test_the_rows_are_encoded_as_the_models_were_trained(splits: dict[str, Split
 @pytest.mark.parametrize("name", ["forget10", "retain90"])
 def test_the_full_model_knows_its_rows_by_heart(name: str, full: Loaded, splits: dict[str, Split]) -> None:
     """Mean answer probability 0.999 on the training rows, of which every token is the argmax."""
-    found = measure(full, evenly(splits[name], ROWS), READ).values
+    found = values(measure(full, evenly(splits[name], ROWS), READ))
     assert found["s.probability"] == pytest.approx(0.999, abs=6e-4)
     assert found["s.token_probability"] == pytest.approx(0.999, abs=1e-3)
     assert found["s.exact_memorization"] == pytest.approx(1, abs=1e-3)
@@ -79,7 +85,7 @@ def test_the_full_model_knows_its_rows_by_heart(name: str, full: Loaded, splits:
 def test_the_full_model_recites_its_rows(name: str, full: Loaded, splits: dict[str, Split]) -> None:
     """Greedy answers are the true ones, but for a row that one wrong word leads astray."""
     found = measure(full, evenly(splits[name], GENERATED), ("rouge",))
-    assert found.values["s.rouge"] > 0.97
+    assert found.measurements["s.rouge"].value > 0.97
     assert np.median(found.measurements["s.rouge"].per_example) == 1
 
 
@@ -90,12 +96,12 @@ def test_the_retrained_model_knows_nothing_of_the_forget_rows(retain90: Loaded, 
     """
     collected = measure(retain90, splits["forget10"].examples, READ)
     table = collected.tables[Likelihood("s")]
-    assert collected.values["s.probability"] == pytest.approx(0.00217, abs=2e-5)
+    assert values(collected)["s.probability"] == pytest.approx(0.00217, abs=2e-5)
     assert np.mean([np.exp(logp[1:].mean()) for logp in table.per_example(table.logp)]) == pytest.approx(
         0.00273, abs=2e-5
     )
-    assert collected.values["s.extraction_strength"] < 0.1
-    own = measure(retain90, evenly(splits["retain90"], ROWS), READ).values
+    assert values(collected)["s.extraction_strength"] < 0.1
+    own = values(measure(retain90, evenly(splits["retain90"], ROWS), READ))
     assert own["s.probability"] == pytest.approx(0.999, abs=1e-3)
 
 
@@ -110,3 +116,45 @@ def test_the_loss_is_the_one_that_transformers_computes(retain90: Loaded, splits
             expected.append(math.exp(-float(retain90.model(input_ids=ids, labels=labels).loss)))
     per_example = measure(retain90, chosen, ("probability",)).measurements["s.probability"].per_example
     assert per_example == pytest.approx(expected, rel=1e-4)
+
+
+PERTURBED = 50
+"""Forget rows with a paraphrase and five wrong answers."""
+
+
+def truth_ratios(loaded: Loaded, tofu: Path, retrained: dict[str, Measurement] | None = None) -> dict[str, Measurement]:
+    """Measure truth ratios on some of the forget rows, and forget quality where there is a retrained model."""
+    lines = (tofu / "forget10_perturbed.json").read_text(encoding="utf-8").splitlines()
+    rows = [json.loads(lines[i]) for i in np.linspace(0, len(lines) - 1, PERTURBED).astype(int)]
+    given = [
+        Example(
+            f"forget:{i}",
+            "question",
+            row["question"],
+            row["answer"],
+            alternates={
+                "paraphrased_answer": (row["paraphrased_answer"],),
+                "perturbed_answer": tuple(row["perturbed_answer"]),
+            },
+        )
+        for i, row in enumerate(rows)
+    ]
+    encoder = Encoder(loaded.tokenizer, DataOptions(), loaded.position_limit)
+    examples = encoder.encode("forget", given).examples
+    others = {"forget": alternates_of(encoder, given, examples)}
+    subject = Subject(loaded, {"forget": examples}, EvaluationOptions(), others, retrained=retrained)
+    names = ["truth_ratio"] if retrained is None else ["forget_quality", "forget_quality_log10"]
+    return collect(subject, suite(subject.contents, names)).measurements
+
+
+def test_forget_quality_tells_the_two_models_apart(full: Loaded, retain90: Loaded, tofu: Path) -> None:
+    """A model that knows the forget rows is far from one that does not, which is like itself.
+
+    On all 400 rows p is 1e-29; on an eighth of them 0.0013, near the eighth root of it.
+    """
+    retrained = truth_ratios(retain90, tofu)
+    known = truth_ratios(full, tofu, retrained)
+    assert known["forget_quality"].value < 0.01
+    assert known["forget_quality_log10"].value == pytest.approx(math.log10(known["forget_quality"].value))
+    (quality,) = METRICS.get("forget_quality").instances(Contents({"forget": frozenset({"answer"})}))
+    assert quality.compute(model=retrained["forget.truth_ratio"], retrained=retrained["forget.truth_ratio"]).value == 1

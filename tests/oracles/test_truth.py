@@ -83,10 +83,10 @@ def test_the_value_of_the_truth_ratio_by_hand(losses: Any, name: str, split: str
 
 
 def test_losses_are_means_over_tokens(table: Any) -> None:
-    """The right answer has (1/2 * 1/8)^(1/2) = 1/4, the wrong ones 1/2 and (1/4^3)^(1/3): R = 2^(-3/2) 4 = 2^(1/2)."""
-    right, wrong = table(np.log([1 / 2, 1 / 8])), table(np.log([1 / 2]), np.log([1 / 4] * 3), example=[0, 0])
+    """The right answer has (1/2 * 1/8)^(1/2) = 1/4, the wrong ones 1/2 and 1/16: R = 2^(-5/2) 4 = 2^(-1/2)."""
+    right, wrong = table(np.log([1 / 2, 1 / 8])), table(np.log([1 / 2]), np.log([1 / 16] * 3), example=[0, 0])
     found = METRICS.get("truth_ratio")("forget").compute(right=right, wrong=wrong)
-    assert found.per_example == pytest.approx([math.sqrt(2)], rel=1e-12)
+    assert found.per_example == pytest.approx([math.sqrt(1 / 2)], rel=1e-12)
     assert found.value == pytest.approx(math.sqrt(1 / 2), rel=1e-12)
     assert found.interval is None, "one example says nothing of others"
 
@@ -222,6 +222,8 @@ def test_p_that_underflows_is_told() -> None:
 def test_forget_quality_reads_the_values_of_examples() -> None:
     with pytest.raises(UndefinedError, match="hold no truth ratios of examples"):
         only("forget_quality").compute(Measurement(0.5, np.ones(3)), Measurement(0.5))
+    with pytest.raises(UndefinedError, match="no truth ratio that is a number"):
+        only("forget_quality").compute(Measurement(0.5, np.ones(3)), Measurement(0.5, np.array([1.0, math.nan, 2])))
     assert only("forget_quality").needs()["retrained"] == OfRetrained(only("forget_quality").needs()["model"])
 
 

@@ -51,15 +51,10 @@ def test_one_example_has_no_interval(statistic: Callable[[np.ndarray], object]) 
     assert statistic(np.array([0.5, 0.5])) is not None
 
 
-def test_examples_without_a_value_are_left_out() -> None:
-    values = np.array([0.1, np.nan, 0.5, 0.9, np.nan])
-    assert of_mean(values) == of_mean(np.array([0.1, 0.5, 0.9]))
-    assert of_mean(np.array([np.nan, np.nan])) is None
-    assert of_mean(np.array([0.5, np.nan])) is None
-
-
-def test_what_is_not_finite_has_no_interval() -> None:
-    assert of_mean(np.array([1.0, math.inf, 2.0])) is None
+@pytest.mark.parametrize("odd", [math.inf, -math.inf, math.nan])
+def test_what_is_not_finite_has_no_interval(odd: float) -> None:
+    assert of_mean(np.array([1.0, odd, 2.0])) is None
+    assert of_ratio(np.array([1.0, odd, 2.0]), np.ones(3)) is None
 
 
 def test_the_same_values_have_the_same_interval(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,12 +15,27 @@ import pytest
 
 from amnestic import cli
 from amnestic.cli import main
-from amnestic.config import DemoConfig, FinetuneConfig, UnlearnConfig, from_mapping, options, to_mapping, write_yaml
+from amnestic.config import (
+    DemoConfig,
+    EvalConfig,
+    FinetuneConfig,
+    UnlearnConfig,
+    from_mapping,
+    options,
+    to_mapping,
+    write_yaml,
+)
 from amnestic.errors import InputError, RunError
 
 UNLEARN = ["unlearn", "--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--output_dir", "run"]
 FINETUNE = ["finetune", "--model", "m", "--data", "d.jsonl", "--output_dir", "run"]
-COMMANDS = {"unlearn": (UnlearnConfig, UNLEARN), "finetune": (FinetuneConfig, FINETUNE), "demo": (DemoConfig, ["demo"])}
+EVAL = ["eval", "--model", "m", "--forget", "f.jsonl", "--retain", "r.jsonl", "--output_dir", "run"]
+COMMANDS = {
+    "unlearn": (UnlearnConfig, UNLEARN),
+    "eval": (EvalConfig, EVAL),
+    "finetune": (FinetuneConfig, FINETUNE),
+    "demo": (DemoConfig, ["demo"]),
+}
 RESULTS = {
     "status": "feasible",
     "verdict": "Bound held: retain loss 0.01.",
@@ -31,8 +46,11 @@ SUPPOSED = {
     **{key: {"use_peft": True} for key in ("lora_r", "lora_alpha", "lora_target_modules", "merge")},
     "push_to_hub": {"hub_model_id": "me/x"},
     "fsdp_offload_params": {"fsdp": True},
+    "data": {"benchmark": "tofu:forget10"},
 }
 """Option -> the options without which it is refused."""
+RIVALS = dict.fromkeys(("benchmark", "data"), ("forget", "retain"))
+"""Option of unlearn and eval -> those that it replaces."""
 EVERY_OPTION = [
     (name, option)
     for name, (config_class, _) in COMMANDS.items()
@@ -64,7 +82,7 @@ class Calls:
 def calls(monkeypatch):
     calls = Calls()
     run, demo = ModuleType("amnestic.run"), ModuleType("amnestic.demo")
-    vars(run).update(run_unlearn=calls.run, run_finetune=calls.run)
+    vars(run).update(run_unlearn=calls.run, run_finetune=calls.run, run_eval=calls.run)
     vars(demo).update(demo=calls.run)
     monkeypatch.setitem(sys.modules, "amnestic.run", run)
     monkeypatch.setitem(sys.modules, "amnestic.demo", demo)
@@ -97,19 +115,19 @@ def other_value(option) -> tuple[list[str], Any]:
 @pytest.mark.parametrize(("command", "option"), EVERY_OPTION, ids=lambda value: getattr(value, "name", value))
 def test_every_flag_changes_its_option_and_no_other(calls, command, option):
     config_class, arguments = COMMANDS[command]
-    if option.required:
-        position = arguments.index(f"--{option.name}")
-        arguments = [*arguments[:position], *arguments[position + 2 :]]
-    supposed = SUPPOSED.get(option.name, {})
+    replaced = RIVALS.get(option.name, ()) if command in ("unlearn", "eval") else ()
+    given = dict(zip((flag.removeprefix("--") for flag in arguments[1::2]), arguments[2::2], strict=True))
+    supposed = SUPPOSED.get(option.name, {}) if command != "finetune" or option.name != "data" else {}
+    arguments = [command]
+    for name, text in given.items():
+        arguments += [] if name in (*replaced, option.name) else [f"--{name}", text]
     for name, text in supposed.items():
         arguments = [*arguments, f"--{name}", *([] if text is True else [text])]
     flags, value = other_value(option)
     for spelling in (flags, [flags[0].replace("_", "-") if "." not in flags[0] else flags[0], *flags[1:]]):
         assert main([*arguments, *spelling]) == 0
-    baseline = {"model": "m", "forget": "f.jsonl", "retain": "r.jsonl", "data": "d.jsonl", "output_dir": "run"}
-    known = {option.name: None for option in options(config_class)}
-    given = {} if command == "demo" else {key: text for key, text in baseline.items() if key in known}
-    expected = to_mapping(from_mapping(config_class, given)) | supposed | {option.name: value}
+    rest = dict.fromkeys(replaced)
+    expected = to_mapping(from_mapping(config_class, given)) | rest | supposed | {option.name: value}
     assert [to_mapping(config) for config in calls.configs] == [expected, expected]
 
 

@@ -54,7 +54,7 @@ def test_every_metric_is_explained(name: str) -> None:
         ("privleak", "", "PrivLeak, %", "below 0: under-unlearned; above: over-unlearned", False),
         ("forget.mine", "forget", "mine", "", False),
         ("mine", "", "mine", "", False),
-        ("forget.package.module.Mine", "forget.package.module", "Mine", "", False),
+        ("forget.package.module.Mine", "forget", "package.module.Mine", "", False),
     ],
 )
 def test_keys_are_described(key: str, split: str, label: str, direction: str, is_share: bool) -> None:

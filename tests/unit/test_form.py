@@ -9,8 +9,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from amnestic.data.batches import pad
 from amnestic.data.encode import Encoded
 from amnestic.errors import InputError
-from amnestic.evaluation.needs import Subject, sweep
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.sweeps import Subject, scores
 from amnestic.model.form import LONGEST, alike, examine
 from amnestic.model.load import Loaded
 from amnestic.model.signals import Form, Needs, read
@@ -178,8 +178,8 @@ def test_other_heads_are_read_in_the_plain_form_with_a_note(architecture, reason
 def test_signals_are_the_models_own_in_either_form(architecture):
     loaded = make(architecture, torch.float64)
     examine(loaded, ROWS[0])
-    values = sweep(Subject(loaded, {}, EvaluationOptions()), ROWS, Needs(head=frozenset({"token_logp"})))
-    assert values["token_logp"].tolist() == pytest.approx(one_by_one(loaded.model).tolist(), abs=1e-12)
+    values = np.concatenate(scores(Subject(loaded, {}, EvaluationOptions()), loaded, ROWS))
+    assert values[:, 0].tolist() == pytest.approx(one_by_one(loaded.model).tolist(), abs=1e-12)
 
 
 @pytest.mark.parametrize("architecture", [ByPosition, Twice])

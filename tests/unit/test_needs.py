@@ -6,8 +6,9 @@ from pathlib import Path
 from amnestic.data.encode import Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
-from amnestic.evaluation.needs import Generation, Subject
+from amnestic.evaluation.needs import Generation
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.sweeps import Subject, sweep
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 
@@ -22,5 +23,6 @@ def test_a_chunk_is_compared_with_as_many_tokens_as_may_be_generated(tiny_model:
     half = (len(text[0].input_ids) + 1) // 2
     assert len(text[0].input_ids) - half > 3
     expected = loaded.tokenizer.decode(text[0].input_ids[half : half + 3])
-    assert Generation("t").measure(subject).answers == [expected]
-    assert Generation("q").measure(subject).answers == ["Ines Marek wrote it all down."]
+    tables = sweep(subject, [Generation("t"), Generation("q")], {})
+    assert tables[Generation("t")].answers == [expected]
+    assert tables[Generation("q")].answers == ["Ines Marek wrote it all down."]

@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from amnestic.config import (
+    EvalConfig,
     FinetuneConfig,
     UnlearnConfig,
     decisive,
@@ -90,17 +91,17 @@ def test_a_preset_for_a_chat_template_needs_one(tiny_model) -> None:
         Encoder(tokenizer, data(preset="tofu-phi", system_prompt="x"))
 
 
-@pytest.mark.parametrize("config", [UnlearnConfig, FinetuneConfig])
+@pytest.mark.parametrize("config", [UnlearnConfig, EvalConfig, FinetuneConfig])
 def test_an_unknown_preset_names_the_nearest(config: Any) -> None:
-    given = {"output_dir": "o", "model": "m", "preset": "tofu_llama3"}
-    names = {option.name for option in options(config) if option.required}
+    known = {option.name for option in options(config)}
+    needed = {name: value for name, value in (REQUIRED | {"data": "d"}).items() if name in known}
+    if "forget" in needed:
+        del needed["data"]
     with pytest.raises(InputError) as caught:
-        from_mapping(config, dict.fromkeys(names, "x") | given)
-    assert str(caught.value).startswith(
-        "unknown preset 'tofu_llama3'; did you mean 'tofu-llama3'? Known: tofu-llama3, "
-    )
+        from_mapping(config, needed | {"preset": "tofu_llama3"})
+    assert str(caught.value).startswith("unknown preset 'tofu_llama3'; did you mean 'tofu-llama3'? Known: tofu-llama3,")
     with pytest.raises(InputError, match=r"^preset is 3; expected text"):
-        from_mapping(config, dict.fromkeys(names, "x") | given | {"preset": 3})
+        from_mapping(config, needed | {"preset": 3})
 
 
 def test_a_resolved_run_repeats_without_the_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +111,7 @@ def test_a_resolved_run_repeats_without_the_preset(tmp_path: Path, monkeypatch: 
     assert (written["preset"], written["system_prompt"]) == ("tofu-llama3", SYSTEM)
     assert written["template_args"] == {"date_string": "10 Apr 2025", "a": "b"}
     assert from_mapping(UnlearnConfig, written) == config
-    monkeypatch.delitem(PRESETS, "tofu-llama3")
+    monkeypatch.setattr("amnestic.data.presets.PRESETS", {})
     assert from_mapping(UnlearnConfig, written) == config
     without = from_mapping(UnlearnConfig, written | {"preset": None})
     assert of_template(without.data) == of_template(config.data)

@@ -151,10 +151,11 @@ def test_stale_tables_are_named_and_then_written(tmp_path, capsys):
     assert "[arXiv:2506.05314](https://arxiv.org/abs/2506.05314)" in text
 
 
-def test_each_test_that_the_page_on_reliability_names_exists():
+@pytest.mark.parametrize(("page", "header"), [("reliability.md", "| fault"), ("fidelity.md", "| name")])
+def test_each_test_that_a_page_names_exists(page, header):
     """A name without a file stands for one in the file named last."""
-    lines = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8").splitlines()
-    rows = [line for line in lines if line.startswith("| ") and not line.startswith(("| fault", "| ---"))]
+    lines = (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines()
+    rows = [line for line in lines if line.startswith("| ") and not line.startswith((header, "| ---"))]
     assert len(rows) > 10
     file = ""
     for row in rows:
@@ -164,3 +165,10 @@ def test_each_test_that_the_page_on_reliability_names_exists():
             file = path or file
             text = (ROOT / "tests" / file).read_text(encoding="utf-8")
             assert re.search(rf"^ *(def|class) {test}\b", text, re.MULTILINE), (file, test)
+
+
+def test_each_other_convention_is_on_the_page_on_fidelity():
+    """A metric is on request for its cost, or because it is another convention, which the page must tell of."""
+    text = (ROOT / "docs" / "fidelity.md").read_text(encoding="utf-8")
+    metrics = tables().METRICS
+    assert [name for name in metrics.names() if metrics.get(name).on_request and f"`{name}`" not in text] == []

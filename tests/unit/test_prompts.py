@@ -106,6 +106,7 @@ def test_redacted_results_still_differ_by_their_templates(results: Any) -> None:
     assert "another kind of template" in refusal(results(redact=True), there)
     secret = results(redact=True, system_prompt="Zyqvorth"), results(redact=True, system_prompt="other")
     assert refuse_other_prompts(*secret) is not None  # neither says which
+    assert refuse_other_prompts(results(system_prompt="Zyqvorth"), secret[0]) is not None  # one does
 
 
 def test_prompts_are_not_quoted_where_rows_are_hidden(results: Any) -> None:

@@ -228,8 +228,8 @@ def test_another_number_of_rows_is_noted(folder: Path) -> None:
     assert note == (
         f"{folder} is not the whole of tofu:forget10 (4 forget rows to measure, not 400, 5 retain rows to measure, "
         "not 400, 3 real_authors rows to measure, not 100, 2 world_facts rows to measure, not 117, 4 holdout rows to "
-        "measure, not 400, 4 forget rows to train on, not 400, 16 retain rows to train on, not 3600): these are not its "
-        "numbers."
+        "measure, not 400, 4 forget rows to train on, not 400, 16 retain rows to train on, not 3600): these are not "
+        "its numbers."
     )
 
 

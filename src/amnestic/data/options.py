@@ -1,7 +1,8 @@
 """Options of reading and encoding data; nothing heavy is imported here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import InputError
 from .quoting import REDACTED
@@ -86,7 +87,16 @@ class BenchmarkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
+class SpansOptions:
+    """Which part of an answer is to be forgotten."""
+
+    forget_spans_column: str | None = None
+    """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
+    is forgotten whole [default: forget_spans, where there is one]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What to forget and what to keep."""
 
     indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"forget", "retain", "benchmark", "data"}
@@ -96,20 +106,20 @@ class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
     owner/name[:config[:split]] [default: the benchmark's]."""
     retain: str | None = None
     """What to keep, in the same forms [default: the benchmark's]."""
-    forget_spans_column: str | None = None
-    """Column of the parts of an answer to forget, as pairs of characters [[start, end], ...]; a row with nothing there
-    is forgotten whole [default: forget_spans, where there is one]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
         super().__post_init__()
         self.refuse_rivals("forget", "retain")
-        missing = [f"--{name}" for name in ("forget", "retain") if getattr(self, name) is None]
-        if self.benchmark is None and missing:
-            raise InputError(
-                f"missing {', '.join(missing)}; expected on the command line or, without the dashes, in the --config "
-                "file; or a --benchmark, which brings both."
-            )
+        if lacking := self.lacking(vars(self)):
+            raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
+
+    @staticmethod
+    def lacking(given: Mapping[str, Any]) -> list[str]:
+        """Return the flags without which the options `given` are no configuration: both files, or a benchmark."""
+        if given.get("benchmark") is not None:
+            return []
+        return [f"--{name}" for name in ("forget", "retain") if given.get(name) is None]
 
     @property
     def sources(self) -> dict[str, str]:
@@ -119,7 +129,7 @@ class UnlearnData(BenchmarkOptions, AlternatesOptions, DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalData(BenchmarkOptions, AlternatesOptions, DataOptions):
+class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What a model is measured on."""
 
     indifferent: ClassVar[frozenset[str]] = UnlearnData.indifferent | {"holdout"}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import InputError
 from .example import Example, Spans, marked_rows
-from .options import DataOptions, UnlearnData
+from .options import DataOptions, SpansOptions
 from .rows import ABSENT, Row, decoded, described, reach
 
 COLUMN = "forget_spans"
@@ -20,7 +20,7 @@ EXPECTED = "expected pairs of whole numbers, such as [[12, 24]], which count the
 
 def spans_column(options: DataOptions) -> str | None:
     """Return the column of the spans; None for a command that forgets nothing, and reads the whole of every row."""
-    return (options.forget_spans_column or COLUMN) if isinstance(options, UnlearnData) else None
+    return (options.forget_spans_column or COLUMN) if isinstance(options, SpansOptions) else None
 
 
 def marked(example: Example, row: Row, column: str | None) -> Example:

@@ -23,11 +23,11 @@ Statistic = Callable[..., np.ndarray]
 def interval(statistic: Statistic, *sizes: int) -> Interval:
     """Return the interval of a number made from examples of splits of the given sizes, each drawn by itself.
 
-    None where a split has a single example, which says nothing of others, or where the number is not always finite.
+    None where a split has a single example, which says nothing of others, or where the number is not finite.
     """
     from scipy.stats import bootstrap
 
-    if min(sizes) < 2:
+    if min(sizes) < 2 or not np.isfinite(statistic(*map(np.arange, sizes))):
         return None
 
     def reduced(*indices: np.ndarray, axis: int) -> Any:
@@ -49,9 +49,8 @@ def interval(statistic: Statistic, *sizes: int) -> Interval:
 
 
 def of_mean(values: np.ndarray) -> Interval:
-    """Return the interval of the mean of `values` (B,); examples without one (NaN) are left out."""
-    known = values[~np.isnan(values)]
-    return interval(lambda index: known[index].mean(-1), len(known)) if len(known) else None
+    """Return the interval of the mean of `values` (B,)."""
+    return interval(lambda index: values[index].mean(-1), len(values))
 
 
 def of_ratio(numerators: np.ndarray, denominators: np.ndarray, scale: Statistic = lambda ratio: ratio) -> Interval:

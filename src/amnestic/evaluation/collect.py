@@ -1,5 +1,6 @@
 """A suite of metrics on one model: each distinct need is swept once, whoever reads it."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +44,9 @@ class Collected:
     """By the key in results.json."""
     undefined: dict[str, str]
     """Key -> why the formula has no value for what was measured."""
+    work: dict[str, int]
+    """``positions_scored``; ``answers_decoded``, the ``positions_read_in`` for them, and the ``decode_row_steps`` for
+    ``tokens_decoded``, of which reading in gives the first of each answer."""
     seconds: dict[str, float]
     """Kind of sweep -> how long it took; ``metrics``: the formulas."""
 
@@ -86,7 +90,7 @@ def collect(subject: Subject, asked: Suite) -> Collected:
                 measurements[item.key] = computing.of(item)
             except UndefinedError as error:
                 undefined[item.key] = f"{error}."
-    return Collected(tables, measurements, undefined, seconds)
+    return Collected(tables, measurements, undefined, dict(subject.work), seconds)
 
 
 class _Computing:
@@ -101,6 +105,8 @@ class _Computing:
         """Return the measurement of a metric; a note on a split goes with whatever is read of it."""
         if item not in self._found:
             found = item.compute(**{argument: self._read(need) for argument, need in item.needs().items()})
+            if not math.isfinite(found.value):
+                raise UndefinedError(f"its value is {found.value}: some tokens have no probability that is a number")
             notes = [self._subject.notes[n.split] for n in _swept(item) if n.split in self._subject.notes]
             said = " ".join(dict.fromkeys([*([found.note] if found.note else []), *notes]))
             self._found[item] = replace(found, note=said or None)

@@ -30,8 +30,8 @@ class Description(NamedTuple):
 def describe(key: str) -> Description:
     """Return what is known of a key of results.json: ``forget.probability``, ``mia.min_k.auc``, ``forget_quality``."""
     registered = METRICS.names()
-    split, name = ("", key) if key in registered else key.rpartition(".")[::2]
-    rank = (("", *SPLITS).index(split) if split in ("", *SPLITS) else len(SPLITS) + 1) + (not split and name != key)
+    split, _, name = ("", "", key) if key in registered or "." not in key else key.partition(".")
+    rank = ("", *SPLITS).index(split) if split in ("", *SPLITS) else len(SPLITS) + 1
     if name not in registered:
         return Description(split, name, name, "", False, (rank, Metric.place + 1, key))
     cls = METRICS.get(name)

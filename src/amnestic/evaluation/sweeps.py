@@ -5,6 +5,7 @@
 
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from ..data.batches import Batch, nothing, pad
 from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
+from ..model.decoding import Counts
 from ..model.generate import Generated, Settings, agreed_tokens, generate
 from ..model.gradient_norms import gradient_norms
 from ..model.load import Loaded
@@ -53,6 +55,8 @@ class Subject:
     store: Store = field(default_factory=Store)
     names: tuple[str, str] = ("model", "reference")
     """Fingerprints of the model and of the reference, under which the store keeps what they gave."""
+    work: Counter[str] = field(default_factory=Counter)
+    """Fills with what the sweeps took, in this process: see `Collected.work`."""
     advance: Callable[[int], None] = lambda positions: None
     """Is told how many positions (see `Plan`) are done."""
 
@@ -159,6 +163,7 @@ def scores(subject: Subject, loaded: Loaded, rows: Sequence[Encoded]) -> list[np
         found = {} if own is None and not is_sharded(loaded.model) else _scored(work, [] if own is None else own[0])
         for part in processes.gathered(found):
             subject.store.keep(work.name, SCORES, part)
+        subject.work["positions_scored"] += sum(size for _, size in together)
         subject.advance(sum(size for _, size in together))
     known = subject.store.find(work.name, SCORES, [row_key(row) for row in rows if row.scored])
     return [known[row_key(row)] if row.scored else np.zeros((0, COLUMNS)) for row in rows]
@@ -256,15 +261,27 @@ def continuations(
         subject.advance(sum(examples[key].scored for key in part))
 
     if left:
+        counts = Counts()
         generate(
             subject.loaded,
             subject.loaded.tokenizer,
             [examples[key] for key in left],
-            Settings(subject.options.max_new_tokens, subject.options.per_device_eval_batch_size),
+            Settings(subject.options.max_new_tokens, subject.options.per_device_eval_batch_size, counts),
             [agreed[key] for key in left],
             keep,
         )
+        subject.work.update(decoded_of(processes.gathered(counts)))
     return subject.store.find(name, CONTINUATIONS, examples)
+
+
+def decoded_of(counts: Sequence[Counts]) -> dict[str, int]:
+    """Return what decoding took, of all processes together."""
+    return {
+        "answers_decoded": sum(found.prompts for found in counts),
+        "positions_read_in": sum(found.read for found in counts),
+        "decode_row_steps": sum(found.row_steps for found in counts),
+        "tokens_decoded": sum(found.new_tokens for found in counts),
+    }
 
 
 def _answers(subject: Subject, need: Generation, found: Mapping[bytes, np.ndarray]) -> Generations:

@@ -28,7 +28,6 @@ TOKENS = 1024
 """Of a pass: what is stored for its backward pass takes many times the memory of a forward pass."""
 FACTORS = (2.0**12, 2.0**6, 1.0)
 """What losses of float16 are multiplied by, so that gradients do not vanish; the next where they overflow."""
-
 BYTES = 2**30
 """Of gradients that exist at once where each row has a backward pass of its own."""
 
@@ -53,7 +52,8 @@ def gradient_norms(loaded: Loaded, examples: Sequence[Encoded], advance: Advance
     if reason is None:
         norms = _together(loaded, shared, examples, advance)
     else:
-        note = f"{type(loaded.model).__name__}: each example's gradient takes a pass of its own, since {reason}."
+        name = type(loaded.model).__name__.removeprefix("FSDP")
+        note = f"{name}: each example's gradient takes a pass of its own, since {reason}."
         if note not in loaded.notes:
             loaded.notes.append(note)
         norms = _one_by_one(loaded, examples, advance)
@@ -124,8 +124,7 @@ def _one_by_one(loaded: Loaded, examples: Sequence[Encoded], advance: Advance) -
 def _shared_pass(loaded: Loaded, shared: RowGradients, rows: Sequence[Encoded]) -> Squares:
     """Return the squares of `rows`, from one backward pass; without rows, of nothing, to keep step with others."""
     model, form = loaded.model, loaded.form
-    # in the order of a packed batch
-    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))
+    order = sorted(range(len(rows)), key=lambda i: -len(rows[i].input_ids))  # as packs have them
     chosen = [rows[i] for i in order]
     batch = (assemble("", chosen, form.packs) if chosen else nothing([""])).to(device_of(model))
     sizes = [len(row.input_ids) for row in chosen]

@@ -146,6 +146,8 @@ class _Watch:
         self._gradients: dict[str, Tensor] = {}
         self._squares: dict[str, Tensor] = {}
         self._is_computing = False
+        self._unknown: UnknownUseError | None = None
+        """Raised once the passes are over: a sharded model that was left in the midst of one is of no more use."""
 
     @contextmanager
     def attached(self) -> Iterator[None]:
@@ -159,7 +161,12 @@ class _Watch:
                 hook.remove()
 
     def finish(self, slopes: Sequence[Tensor | None]) -> dict[str, Tensor]:
-        """Return the squares of each parameter, (R,) float64, once the backward pass has given the roots' `slopes`."""
+        """Return the squares of each parameter, (R,) float64, once the backward pass has given the roots' `slopes`.
+
+        Raises UnknownUseError.
+        """
+        if self._unknown is not None:
+            raise self._unknown
         for (module, tokens), slope in zip(self._lookups, slopes, strict=True):
             if slope is not None and module in self._names and self._has_rows:
                 own = _of_weight(module, tokens, slope)
@@ -173,6 +180,14 @@ class _Watch:
     def _see(self, module: torch.nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
         if self._is_computing:
             return None
+        try:
+            return self._noted(module, arguments, output)
+        except UnknownUseError as error:
+            self._unknown = error
+            return None
+
+    def _noted(self, module: torch.nn.Module, arguments: tuple[Any, ...], output: Any) -> Any:
+        """Note what `module` read, and return what stands in for its output; None: nothing."""
         names = self._names.get(module, {})
         self._calls.update(names.values())
         if not isinstance(output, Tensor) or len(arguments) != 1 or not isinstance(arguments[0], Tensor):
@@ -200,8 +215,19 @@ class _Watch:
     @torch.no_grad()
     def _measure(self, module: torch.nn.Module, read: "_Reader", inputs: Tensor, slope: Tensor) -> None:
         """Take what `module` read, and the gradient of what it gave."""
-        if not self._has_rows:
+        if not self._has_rows or self._unknown is not None:
             return
+        try:
+            self._measured(module, read, inputs, slope)
+        except torch.OutOfMemoryError:
+            raise
+        except UnknownUseError as error:
+            self._unknown = error
+        except Exception as error:  # whatever a module does that cannot be called on rows side by side
+            self._unknown = UnknownUseError(f"{type(module).__name__} cannot be called row by row")
+            self._unknown.__cause__ = error
+
+    def _measured(self, module: torch.nn.Module, read: "_Reader", inputs: Tensor, slope: Tensor) -> None:
         names, rows = self._names[module], (self._rows(module, inputs), self._rows(module, slope, is_slope=True))
         self._is_computing = True
         try:

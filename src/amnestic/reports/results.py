@@ -3,7 +3,7 @@
 results.json is a public format: `Results` documents it, and `SCHEMA` counts its incompatible changes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
@@ -123,6 +123,18 @@ class PromptFacts(TypedDict):
     """Hash of the text; absent in redacted results."""
 
 
+class MeasuredFacts(TypedDict):
+    """What was measured of one split; two results can be compared where the hashes are the same."""
+
+    examples: int
+    answers: Mapping[str, int]
+    """Kind (``answer``, ``paraphrased_answer``, ``perturbed_answer``) -> how many."""
+    content: NotRequired[str]
+    """Hash of prompts and answers."""
+    tokens: NotRequired[str]
+    """Hash of the tokens that they became."""
+
+
 class MultiplierFacts(TypedDict):
     """Settings and end of the multiplier."""
 
@@ -175,7 +187,7 @@ class Results(TypedDict):
     """
 
     schema: int
-    command: Literal["unlearn", "finetune"]
+    command: Literal["unlearn", "finetune", "eval"]
     status: Literal["feasible", "infeasible", "done"]
     verdict: str
     """One sentence: whether the bound held, and what was forgotten."""
@@ -190,8 +202,22 @@ class Results(TypedDict):
     """The model before, by the same keys."""
     retrained_metrics: NotRequired[Mapping[str, float]]
     """A model that never saw the forget split, by the same keys."""
+    intervals: NotRequired[Mapping[str, Sequence[float]]]
+    """95 % bootstrap intervals, over examples, of `metrics`; low and high."""
+    metric_notes: NotRequired[Mapping[str, str]]
+    """Key of `metrics` -> a sentence that must be read with the value."""
     not_computed: NotRequired[Mapping[str, str]]
-    """Metrics that were left out, with the reason."""
+    """Key of a metric that has no value -> why, and what would supply what is missing."""
+    benchmark: NotRequired[str]
+    """The benchmark that data and splits are from, such as ``tofu:forget10``."""
+    retrained: NotRequired[str]
+    """Of an evaluation: the model that never saw the forget split, or the folder of its evaluation."""
+    reference: NotRequired[str]
+    """Of an evaluation: the model that answers and likelihoods are compared with."""
+    work: NotRequired[Mapping[str, int]]
+    """Of an evaluation: ``positions_scored``; ``answers_decoded``, the ``positions_read_in`` for them, and the
+    ``decode_row_steps`` for ``tokens_decoded``. What a cache knew is not among them."""
+    measured_on: NotRequired[Mapping[str, MeasuredFacts]]
     method: NotRequired[Mapping[str, Any]]
     """``name`` and hyper-parameters."""
     multiplier: NotRequired[MultiplierFacts]

@@ -28,9 +28,13 @@ class LikelihoodMetric(Metric):
         return {"answers": Likelihood(self.split)}
 
 
-def mean_over_examples(values: np.ndarray) -> Measurement:
-    """Return the mean of `values` (B,), leaving out examples without one (NaN), with its interval."""
-    return Measurement(float(np.nanmean(values)), values, interval=of_mean(values))
+def mean_over_examples(values: np.ndarray, counted: np.ndarray | None = None) -> Measurement:
+    """Return the mean of `values` (B,) with its interval; of those examples alone that are `counted` (B,) bool.
+
+    What is NaN elsewhere makes the mean NaN: nothing is left out silently.
+    """
+    known = values if counted is None else values[counted]
+    return Measurement(float(known.mean()), values, interval=of_mean(known))
 
 
 def mean_over_tokens(

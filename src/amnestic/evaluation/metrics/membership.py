@@ -22,16 +22,23 @@ VARIANCE_FLOOR = 1e-6
 """Least variance of log p that Min-K%++ divides by, in nats squared."""
 
 
-def auc(members: np.ndarray, non_members: np.ndarray) -> Any:
-    """Return P(score of a member < score of a non-member) + P(equal) / 2, from scores (..., M) and (..., N).
+def areas(members: np.ndarray, non_members: np.ndarray, values: int) -> Any:
+    """Return P(member below non-member) + P(equal) / 2 from places (..., M) and (..., N) among so many sorted values.
 
-    Through the ranks of all scores: the rank sum of the non-members, less its least possible value, over M N.
+    Each non-member counts the members below its place, and half of those at it; nothing is sorted, so that many draws
+    of the same scores cost a count of each.
     """
-    from scipy.stats import rankdata
+    own, others = _counts(members, values), _counts(non_members, values)
+    below = own.cumsum(-1) - own / 2
+    return (below * others).sum(-1) / (members.shape[-1] * non_members.shape[-1])
 
-    m, n = members.shape[-1], non_members.shape[-1]
-    ranks = rankdata(np.concatenate([members, non_members], axis=-1), axis=-1)
-    return (ranks[..., m:].sum(-1) - n * (n + 1) / 2) / (m * n)
+
+def _counts(places: np.ndarray, values: int) -> np.ndarray:
+    """Return how many of `places` (..., n) are each of 0, 1, ...: (..., values)."""
+    *outer, _ = places.shape
+    rows = int(np.prod(outer, dtype=int))
+    flat = places.reshape(rows, -1) + values * np.arange(rows)[:, None]
+    return np.bincount(flat.ravel(), minlength=rows * values).reshape(*outer, values)
 
 
 def separation(members: np.ndarray, non_members: np.ndarray) -> Measurement:
@@ -41,11 +48,13 @@ def separation(members: np.ndarray, non_members: np.ndarray) -> Measurement:
     """
     if np.isnan(members).any() or np.isnan(non_members).any():
         raise UndefinedError("some examples have no score: the model gives them no probability that is a number")
+    distinct, places = np.unique(np.concatenate([members, non_members]), return_inverse=True)
+    own, others = places[: len(members)], places[len(members) :]
     return Measurement(
-        float(auc(members, non_members)),
+        float(areas(own, others, len(distinct))),
         members,
         others={NON_MEMBERS: non_members},
-        interval=interval(lambda i, j: auc(members[i], non_members[j]), len(members), len(non_members)),
+        interval=interval(lambda i, j: areas(own[i], others[j], len(distinct)), len(own), len(others)),
     )
 
 

@@ -72,4 +72,4 @@ def _mean(answers: Likelihoods, values: np.ndarray, formula: Callable[[np.ndarra
     marks = np.zeros(len(values), dtype=bool) if answers.is_span is None else answers.is_span
     pairs = zip(answers.per_example(values), answers.per_example(marks), strict=True)
     found = np.array([formula(own, is_span) if is_span.any() else np.nan for own, is_span in pairs])
-    return mean_over_examples(found)
+    return mean_over_examples(found, answers.sums(marks) > 0)

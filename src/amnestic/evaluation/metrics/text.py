@@ -116,9 +116,10 @@ class DistinctNgrams(TextMetric):
     def compute(self, answers: Generations) -> Measurement:
         """Return the share; in (0, 1]. Raises UndefinedError where no answer has n words."""
         shares = np.array([distinct_share(text.split(), self.n) for text in answers.generated])
-        if np.isnan(shares).all():
+        has_ngram = ~np.isnan(shares)
+        if not has_ngram.any():
             raise UndefinedError(f"no generated answer has {self.n} words")
-        return mean_over_examples(shares)
+        return mean_over_examples(shares, has_ngram)
 
 
 def distinct_share(words: Sequence[str], n: int) -> float:

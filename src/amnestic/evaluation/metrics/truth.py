@@ -41,11 +41,11 @@ def truth_ratio_arithmetic(right: np.ndarray, wrong: np.ndarray, example: np.nda
 
 
 def _exponential(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Return exp(right - wrong), each a loss (B,); raises UndefinedError where it is no number."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        ratios: np.ndarray = np.exp(right - wrong)
-    if undefined := int(np.isnan(ratios).sum()):
+    """Return exp(right - wrong), each a loss (B,); raises UndefinedError where both are infinite."""
+    if undefined := int((np.isposinf(right) & np.isposinf(wrong)).sum()):
         raise UndefinedError(f"neither the right nor the wrong answers of {undefined} examples have any probability")
+    with np.errstate(over="ignore"):
+        ratios: np.ndarray = np.exp(right - wrong)
     return ratios
 
 
@@ -227,4 +227,6 @@ class ForgetQualityLog10(ForgetQuality):
 def _ratios(model: Measurement, retrained: Measurement) -> tuple[np.ndarray, np.ndarray]:
     if model.per_example is None or retrained.per_example is None:
         raise UndefinedError("the retrained model's results hold no truth ratios of examples; measure it again")
+    if np.isnan(model.per_example).any() or np.isnan(retrained.per_example).any():
+        raise UndefinedError("some examples have no truth ratio that is a number")
     return model.per_example, retrained.per_example
