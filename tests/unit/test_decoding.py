@@ -384,16 +384,29 @@ def test_freed_slots_are_taken_by_the_last_ones() -> None:
     assert made.drop([0, 1, 2]) == []
 
 
-def test_buffers_grow_and_keep_what_they_hold() -> None:
+def test_buffers_grow_and_keep_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fresh memory may hold anything, and a short answer's places behind its end are in sight of a longer one's."""
+    monkeypatch.setattr(
+        torch.Tensor,
+        "new_empty",
+        lambda tensor, *shape: tensor.new_full(shape[-1] if len(shape) == 1 else shape, torch.nan),
+    )
     made = Slots(torch.device("cpu"))
-    made.reserve(1, 1)
-    with made.reading([1]):
-        made.update(torch.ones(1, 1, 1, 2), torch.ones(1, 1, 1, 3), 0)
+    made.reserve(2, 1)
+    with made.reading([2, 1]):
+        made.update(
+            torch.tensor([[1.0, 2.0], [1.0, 9.0]]).reshape(2, 1, 2, 1).expand(2, 1, 2, 2), torch.ones(2, 1, 2, 3), 0
+        )
     for step in range(2, BLOCK + 3):
         with made.going_on():
-            keys, values = made.update(torch.full((1, 1, 1, 2), float(step)), torch.ones(1, 1, 1, 3), 0)
-        assert keys[0, 0, :, 0].tolist() == [*range(1, step + 1)]
-    assert values.shape == (1, 1, BLOCK + 2, 3)
+            keys, values = made.update(
+                torch.tensor([step + 1.0, step]).reshape(2, 1, 1, 1).expand(2, 1, 1, 2), torch.ones(2, 1, 1, 3), 0
+            )
+        assert keys[0, 0, :, 0].tolist() == [*range(1, step + 2)]
+        assert keys[1, 0, :step, 0].tolist() == [*range(1, step + 1)]
+        assert keys.isfinite().all()
+        assert values.isfinite().all()
+    assert values.shape == (2, 1, BLOCK + 3, 3)
     assert made.token_bytes == (2 + 3) * 4
 
 
