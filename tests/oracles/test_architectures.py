@@ -209,6 +209,11 @@ CASES = (
     ),
 )
 BY_NAME = {case.name: case for case in CASES}
+PADDED = {
+    *("GPTNeo", "GPTJ", "CodeGen", "Falcon", "Falcon, ALiBi", "StableLm", "Bloom", "Mpt", "BioGpt", "OpenAIGPT"),
+    *("Mamba", "Mamba2", "FalconMamba", "RecurrentGemma", "Jamba", "Bamba", "Qwen3Next", "Lfm2"),
+}
+"""Architectures whose answers are decoded by transformers, in padded batches, which a note tells."""
 BOTH_FORMS = ("Llama", "GPT2", "Gemma3", "Falcon, ALiBi", "Cohere2", "Mixtral")
 """Architectures that are tested with the eager form of attention too."""
 
@@ -368,14 +373,16 @@ def naive(model: Any, example: Encoded) -> str:
 def test_greedy_answers_are_those_of_one_row_without_padding(
     name: str, is_tied: bool, attention: str, tokenizer: Any
 ) -> None:
-    """Prompts of four lengths in one batch, longer and shorter than any window; the float64 logits have no ties.
+    """Prompts of four lengths, longer and shorter than any window; the float64 logits have no ties.
 
-    The eager form gives no number for padding on the left in float64: the fallback is tested along with it.
+    Three of them share a batch where they are padded. The eager form gives no number for padding on the left in
+    float64: batches of one length are tested along with it.
     """
     loaded = prepare(copy.deepcopy(built(name, is_tied, attention)), tokenizer)
     prompts = rows(3, (9, 7), (4, 2), (12, 10), (6, 2))
-    found = generate(loaded, numbers(), prompts, Settings(NEW, 1))
+    found = generate(loaded, numbers(), prompts, Settings(NEW, 3))
     assert [answer.text for answer in found] == [naive(loaded.model, example) for example in prompts]
+    assert bool(loaded.notes) is (name in PADDED)
 
 
 def plain_norms(model: Any, examples: list[Encoded]) -> list[float]:
