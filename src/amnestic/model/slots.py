@@ -107,10 +107,9 @@ class Slots(Cache):
             order[hole] = mover
         if holes:
             to, origin = (torch.tensor(places, device=self.device) for places in (holes, movers))
-            longest = max(self.lengths[mover] for mover in movers)
             for pair in self._layers.values():
-                for tensor in pair:
-                    tensor[to, :, :longest] = tensor[origin, :, :longest]
+                for tensor in pair:  # all that was ever filled: what is left behind an end must be numbers
+                    tensor[to, :, : self._longest] = tensor[origin, :, : self._longest]
         self.lengths = [self.lengths[slot] for slot in order]
         return order
 
