@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import amnestic
-from amnestic.evaluation.metric import Likelihoods, Measurement, Metric
+from amnestic.evaluation.metric import Likelihoods, Measurement, Metric, metric
 from amnestic.evaluation.needs import Likelihood
 
 
+@metric("first_token")
 @dataclass(frozen=True)
 class FirstToken(Metric):
     """Mean probability of an answer's first token: what a reader sees first."""
@@ -39,8 +40,7 @@ parser.add_argument("output_dir", type=Path)
 arguments = parser.parse_args()
 
 rows = {"forget": arguments.forget, "retain": arguments.retain}
-own = f"{FirstToken.__module__}.{FirstToken.__qualname__}"
-settings = {"metrics": ["default", own], "cache_dir": str(arguments.output_dir / "cache"), "max_new_tokens": 32}
+settings = {"cache_dir": str(arguments.output_dir / "cache"), "max_new_tokens": 32}
 
 first = amnestic.evaluate(arguments.retrained, **rows, **settings, output_dir=arguments.output_dir / "retrained")
 second = amnestic.evaluate(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from amnestic.evaluation.metric import METRICS
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
@@ -118,8 +120,20 @@ def test_unlearning_beside_retraining(run, tmp_path):
     lines = out.splitlines()
     assert lines[0].startswith(("Bound held: ", "BOUND MISSED: "))
     assert lines[1].split() == ["before", "retrained", "after"]
-    assert [len(line.split()) for line in lines[2:-1]] == [4] * 14
+    assert [len(line.split()) for line in lines[2:-1]] == [4] * len(lines[2:-1])
+    assert {"forget.probability", "forget.truth_ratio", "retain.rouge"} <= {line.split()[0] for line in lines[2:-1]}
     assert Path(lines[-1]).read_text(encoding="utf-8").count(">Retrained</th>") == 1
+
+
+def test_measuring_beside_a_retrained_model(run, people, retrained, as_file, tmp_path, monkeypatch):
+    """The metric of one's own stands among the others, and nothing that is lacking is left unsaid."""
+    monkeypatch.setattr(METRICS, "_classes", dict(METRICS._classes))  # the example's own is not one of the package
+    files = [as_file(tmp_path / f"{split}.jsonl", people.rows[split][:6]) for split in ("forget", "retain")]
+    out = run("evaluate.py", people.model, retrained.folder / "model", *files, tmp_path / "evaluations")
+    found = {line.split()[0]: line for line in out.splitlines()}
+    assert float(found["forget.first_token"].split()[1]) > 0.5
+    assert float(found["forget_quality"].split()[1]) <= 1
+    assert "give --holdout" in found["mia.loss.auc:"]
 
 
 def test_forgetting_what_a_pattern_finds(run, people, as_file, tmp_path):
