@@ -35,6 +35,7 @@ class Store:
         self._held: dict[bytes, np.ndarray] = {}
         self._held_back = frozenset(held_back)
         self._file: sqlite3.Connection | None = None
+        self._place = None if folder is None else Path(folder) / FILE
         if folder is not None and processes.is_first():
             self._file = _opened(Path(folder))
 
@@ -60,7 +61,7 @@ class Store:
             with self._file:
                 self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
-            raise RunError(f"what was scored cannot be written to --cache_dir ({error}).") from error
+            raise RunError(f"what was scored cannot be written to {self._place} ({error}).") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -75,7 +76,7 @@ class Store:
         try:
             return self._select(self._file, names)
         except sqlite3.Error as error:
-            raise RunError(f"what was scored cannot be read from --cache_dir ({error}).") from error
+            raise RunError(f"what was scored cannot be read from {self._place} ({error}).") from error
 
     @staticmethod
     def _select(file: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, np.ndarray]:
