@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ from .benchmarks.base import Benchmark
 from .config import EvalConfig, write_yaml
 from .data.encode import Encoded
 from .data.quoting import hiding_rows
-from .errors import Interrupted
-from .evaluation.collect import Suite, collect, suite, wanted_metrics
+from .errors import InputError, Interrupted
+from .evaluation.collect import Suite, collect, metric_classes, suite, wanted_metrics
 from .evaluation.metric import Contents, Measurement
 from .evaluation.needs import OfRetrained
 from .evaluation.plan import planned, vocabulary_rows
@@ -26,6 +26,7 @@ from .model.options import AdapterOptions
 from .model.sharding import device_of
 from .progress import Progress
 from .reports.environment import environment, file_hashes
+from .reports.files import read_json
 from .reports.redaction import Redaction
 from .reports.results import SCHEMA
 from .reports.run_folder import RunFolder, peak_memory
@@ -33,6 +34,8 @@ from .shortage import memory_explained
 
 SPLITS = ("forget", "retain", "holdout")
 """The files that one may give in place of a benchmark."""
+WEIGHTS = "weights"
+"""What environment.json calls the hash of the model that is measured."""
 
 
 class Evaluating:
@@ -46,11 +49,13 @@ class Evaluating:
         self.seconds: dict[str, float] = {}
         self.progress = progress if progress is not None and processes.is_first() else Progress()
         with processes.agreed():
+            metric_classes(config.evaluation.metrics)  # an unknown name costs no loading
             run = config.run
             place = Path(run.output_dir)
-            goes_on = (place / "checkpoints" / FILE).is_file() and not (place / "results.json").exists()
-            goes_on = goes_on and not run.overwrite and processes.is_first()
-            self.folder = RunFolder(place, run.overwrite, goes_on, processes.is_first(), logs=False)
+            is_written_here = processes.is_first() and not config.evaluation.plan
+            goes_on = is_written_here and not run.overwrite and _was_interrupted(place)
+            self.folder = RunFolder(place, run.overwrite, goes_on, is_written_here, logs=False)
+            self.folder.refuse_cache(config.evaluation.cache_dir)
             named = config.data.benchmark
             self.benchmark = None if named is None else Benchmark.open(named, config.data.data)
 
@@ -173,11 +178,14 @@ class Evaluating:
         What only served to go on is gone when the evaluation has ended.
         """
         store, weights = None, digest(inputs.loaded)
+        cache, held_back = self.config.evaluation.cache_dir, self.redaction.held_back
         try:
             with processes.agreed():
+                if cache:  # before the folder: one that cannot be used leaves nothing behind
+                    store = Store(cache, held_back)
                 self.folder.open(keeps={"checkpoints"})
                 self._describe(inputs, weights)
-                store = Store(self.config.evaluation.cache_dir or self.folder.checkpoints, self.redaction.held_back)
+                store = store or Store(self.folder.checkpoints, held_back)
             yield store
         except BaseException:
             self.folder.close(has_ended=False)
@@ -190,18 +198,18 @@ class Evaluating:
     def _describe(self, inputs: Inputs, weights: str) -> None:
         if not self.folder.is_written_here:
             return
-        config = replace(self.config, run=replace(self.config.run, overwrite=False))
-        write_yaml(config, self.folder.path / "config.yaml")
         described = environment()
         facts = {
             "dtype": str(inputs.loaded.model.dtype).removeprefix("torch."),
             "device": str(device_of(inputs.loaded.model)),
             "processes": processes.count(),
-            "weights": weights,
+            WEIGHTS: weights,
             "sha256": file_hashes([*inputs.files, *inputs.loaded.files]),
             "command": self.redaction.command(described["command"], self.config.data.system_prompt),
         }
         self.folder.write("environment.json", described | facts)
+        config = replace(self.config, run=replace(self.config.run, overwrite=False))
+        write_yaml(config, self.folder.path / "config.yaml")
 
     def conclude(self, inputs: Inputs, measuring: Measuring, recorded: Recorded) -> dict[str, Any]:
         """Write scores and results, and return the results, on all processes."""
@@ -243,6 +251,15 @@ class Evaluating:
         }
 
 
+def _was_interrupted(place: Path) -> bool:
+    """Return whether `place` holds what an evaluation leaves that did not end, wherever it kept its scores."""
+    if (place / "results.json").exists() or (place / "train.jsonl").exists():
+        return False
+    with suppress(InputError):
+        return (place / "checkpoints" / FILE).is_file() or WEIGHTS in read_json(place / "environment.json")
+    return False
+
+
 def of_retrained(contents: Contents, names: tuple[str, ...]) -> Suite:
     """Return the suite of what the metrics called `names` read of a retrained model."""
     wanted = wanted_metrics(contents, names)
@@ -261,4 +278,5 @@ def verdict(values: Mapping[str, float], benchmark: str | None) -> str:
     }
     found = [f"{name} {values[key]:.3g}" for key, name in names.items() if key in values]
     where = f" on {benchmark}" if benchmark else ""
-    return f"Measured{where}: {', '.join(found) or f'{len(values)} numbers'}."
+    count = f"{len(values)} number{'' if len(values) == 1 else 's'}"
+    return f"Measured{where}: {', '.join(found) or count}."

@@ -15,7 +15,7 @@ from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
 from .errors import InputError, Interrupted, RunError
-from .evaluation.collect import collect
+from .evaluation.collect import collect, metric_classes
 from .evaluation.plan import planned
 from .evaluation.store import Store
 from .inputs import Given, Inputs, Loading, gather
@@ -64,6 +64,10 @@ class Check:
         return means
 
 
+ALWAYS = "probability"
+"""The metric that is measured whatever others are asked for: a run's sentence tells it."""
+
+
 class Execution:
     """One execution of a command: its folder, its clock, its observer, and where it goes on from."""
 
@@ -78,9 +82,11 @@ class Execution:
         is_first = processes.is_first()
         watcher = progress if progress is not None and is_first else Progress()
         with processes.agreed():
+            metric_classes(config.evaluation.metrics)
             check_library(config.training)
             adapters.check_library(config.adapter)
             self.folder = RunFolder(config.run.output_dir, config.run.overwrite, goes_on_within(config), is_first)
+            self.folder.refuse_cache(config.evaluation.cache_dir)
         try:
             with processes.agreed():
                 source = source_of(config, self.folder.checkpoints, watcher.note)
@@ -260,6 +266,7 @@ class Execution:
     def measuring(self, measured: Measured) -> Measuring:
         """Return how models are measured on `measured`; raises InputError for a cache that cannot be used."""
         options = self.config.evaluation
+        options = replace(options, metrics=(*options.metrics, ALWAYS))
         store = None if options.cache_dir is None else Store(options.cache_dir, self.redaction.held_back)
         return Measuring(options, measured, store)
 

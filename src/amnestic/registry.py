@@ -73,5 +73,8 @@ class Registry(Generic[T]):
         if not inspect.isclass(found) or found.__module__ == "builtins":
             raise InputError(f"{self.kind} '{path}' is {found!r}; expected a class.")
         if "name" not in vars(found):  # an inherited name is another class's
-            found.name = path  # type: ignore[attr-defined]
+            try:
+                found.name = path  # type: ignore[attr-defined]
+            except TypeError as error:  # written in C
+                raise InputError(f"{self.kind} '{path}' is {found!r}; expected a class of Python's.") from error
         return cast(type[T], found)

@@ -52,7 +52,8 @@ class Earlier:
 
         Raises InputError where the two were not measured on the same: the numbers could not be compared.
         """
-        measured = self.results.get("measured_on", {})
+        self._refuse_damaged()
+        measured = self.results["measured_on"]
         if "forget" not in measured or "forget" not in own.splits:
             raise InputError(
                 f"--retrained {self.folder} was not measured on a forget split; evaluate it on the same data."
@@ -74,7 +75,28 @@ class Earlier:
                     "same tokenizer, measured with the same --max_length."
                 )
         columns = {split: self._columns(split) for split in measured}
-        return Recorded(dict(self.results["metrics"]), columns).measurements
+        try:
+            return Recorded(dict(self.results["metrics"]), columns).measurements
+        except (TypeError, ValueError) as error:
+            raise InputError(
+                f"the scores in {self.folder} are no numbers; evaluate the retrained model again."
+            ) from error
+
+    def _refuse_damaged(self) -> None:
+        """Raise InputError for results that lack what every evaluation writes."""
+        kinds = dict.fromkeys(("metrics", "measured_on", "template", "prompts"), dict)
+        wrong = [name for name, kind in kinds.items() if not isinstance(self.results.get(name), kind)]
+        if not wrong:
+            numbers = self.results["metrics"].values()
+            wrong += [] if all(isinstance(value, float | int) for value in numbers) else ["metrics"]
+            needed = {"examples", "answers"} | (set() if self.results.get("redacted") else {"content", "tokens"})
+            facts = self.results["measured_on"].values()
+            is_whole = all(isinstance(found, dict) and found.keys() >= needed for found in facts)
+            wrong += [] if is_whole else ["measured_on"]
+        if wrong:
+            raise InputError(
+                f"--retrained {self.folder} is damaged: its {RESULTS} has no sound '{wrong[0]}'; evaluate it again."
+            )
 
     def _refuse_other(self, split: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
         if there["content"] == here["content"]:
@@ -94,11 +116,25 @@ class Earlier:
         except (OSError, ValueError) as error:
             raise InputError(f"{path} cannot be read ({error}); evaluate the retrained model again.") from error
         rows = [row for row in table.to_pylist() if row.get("model") == MODEL]
+        if len(rows) != (expected := self.results["measured_on"][split]["examples"]):
+            raise InputError(
+                f"{path} has {len(rows)} rows of the model; expected {expected}, as {RESULTS} says; evaluate the "
+                "retrained model again."
+            )
         return {name: [row[name] for row in rows] for name in table.column_names}
 
 
 def _listed(answers: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {kind}s" for kind, count in answers.items())
+
+
+def files_of(retrained: Loaded | dict[str, Measurement] | None, name: str | None) -> list[Path]:
+    """Return the local files behind what `find_retrained` found under `name`."""
+    if isinstance(retrained, Loaded):
+        return [*retrained.files]
+    if retrained is None or name is None:
+        return []
+    return [Path(name) if Path(name).name == RESULTS else Path(name) / RESULTS]
 
 
 def find_retrained(

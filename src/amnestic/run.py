@@ -20,7 +20,7 @@ from .methods.base import Method, build
 from .model.load import Loaded, digest
 from .progress import Progress
 from .reports.verdict import verdict
-from .retrained import find_retrained
+from .retrained import files_of, find_retrained
 from .training.loop import Loop, Plan
 from .training.problem import Problem, Term
 from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
@@ -121,8 +121,8 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         task = Unlearning.of(config, inputs, method, execution.batch_size)
         measured = task.measured({} if benchmark is None else benchmark.notes)
         retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measured)
-        if isinstance(retrained, Loaded):
-            execution.folder.refuse_inputs(retrained.files)
+        with processes.agreed():
+            execution.folder.refuse_inputs(files_of(retrained, config.evaluation.retrained))
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
@@ -190,6 +190,9 @@ def _evaluate(evaluating: Evaluating, config: EvalConfig) -> Run:
         inputs = evaluating.gather()
         measuring = evaluating.measuring(inputs)
         retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measuring.measured)
+        beside = [] if measuring.reference is None else measuring.reference.files
+        with processes.agreed():
+            evaluating.folder.refuse_inputs([*files_of(retrained, config.evaluation.retrained), *beside])
     loaded, folder = inputs.loaded, evaluating.folder.path
     if config.evaluation.plan:
         return Run(loaded.model, loaded.tokenizer, evaluating.only_planned(inputs, measuring, retrained), folder)

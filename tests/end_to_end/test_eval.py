@@ -5,11 +5,13 @@ The models and rows are the invented people's; losses come from transformers alo
 
 import json
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -17,6 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import amnestic
 from amnestic.evaluation import sweeps
 from amnestic.evaluation.store import FILE
+from amnestic.progress import Progress
 
 ROWS = 8
 """Of each split: enough to see everything, few enough to take a second."""
@@ -196,6 +199,65 @@ def test_an_interrupted_evaluation_goes_on_with_what_is_missing(measure, whole, 
     assert measure(output_dir=folder).status == 2  # it has ended
 
 
+@pytest.mark.parametrize("stops", ["", "scored"])
+def test_an_interrupted_evaluation_with_a_cache_goes_on_in_its_folder(measure, whole, tmp_path, monkeypatch, stops):
+    """Nothing of the folder tells what was scored: the cache has it."""
+    folder, cache = tmp_path / "run", tmp_path / "cache"
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweeps, "generate" if stops else "_scored", stop)
+    assert measure(output_dir=folder, cache_dir=cache).status == 130
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "environment.json"}
+    (folder / "config.yaml").unlink()  # as a kill between the two files leaves it
+    monkeypatch.undo()
+    counts = counted(monkeypatch)
+    second = measure(output_dir=folder, cache_dir=cache)
+    assert counts["rows"] == (0 if stops else 3 * ROWS * 7)
+    assert second.results["metrics"] == whole.results["metrics"]
+
+
+def test_a_folder_that_is_no_interrupted_evaluation_is_left_alone(measure, tmp_path):
+    """A configuration of the user's, and a run of another command."""
+    own, trained = tmp_path / "own", tmp_path / "trained"
+    for folder, files in ((own, {"config.yaml": "seed: 1"}), (trained, {"environment.json": '{"weights": "w"}'})):
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    (trained / "train.jsonl").write_text("")
+    (trained / "checkpoints").mkdir()
+    for folder in (own, trained):
+        refused = measure(output_dir=folder)
+        assert (refused.status, "is not empty; give another folder" in refused.err) == (2, True), refused.err
+        assert "resume_from_checkpoint" not in refused.err  # which this command does not have
+    assert (own / "config.yaml").read_text() == "seed: 1"
+
+
+def test_the_plan_of_a_folder_in_use_is_printed(measure, whole):
+    planned = measure("--plan", output_dir=whole.folder)
+    assert (planned.status, "Nothing was computed." in planned.out) == (0, True), planned.err
+    assert whole.results["status"] == "done"
+
+
+def test_progress_ends_where_the_plan_said(measure, retrained, people, files, tmp_path):
+    """With a reference that judges generated answers, and gradients."""
+
+    class Counting(Progress):
+        total = done = 0
+
+        def start(self, title, total):
+            self.total, self.done = total, 0
+
+        def advance(self, units=1):
+            self.done += units
+
+    progress = Counting()
+    options = {"reference": str(retrained.folder / "model"), "metrics": ["all"], "max_new_tokens": 24}
+    amnestic.evaluate(str(people.model), output_dir=tmp_path / "run", progress=progress, **files, **options)
+    assert progress.done == progress.total > 0
+
+
 def test_the_plan_is_printed_and_nothing_is_written(measure, tmp_path):
     planned = measure("--plan", "--json", output_dir=tmp_path / "run")
     plan = json.loads(planned.out)["plan"]
@@ -217,8 +279,113 @@ def test_metrics_are_chosen_by_name_and_by_path(measure, monkeypatch):
     assert {"mia.grad_norm.auc", "forget.extraction_strength_ou"} <= more.keys()
     own = measure(metrics=f"{__name__}.Letters").results["metrics"]
     assert own["forget.letters"] > 0
-    refused = measure(metrics="probabilty")
-    assert (refused.status, "unknown metric 'probabilty'; did you mean 'probability'?" in refused.err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("probabilty", "unknown metric 'probabilty'; did you mean 'probability'?"),
+        ("forget.rouge", "unknown metric 'forget.rouge'; 'rouge' is measured on every split."),
+        ("none", "--metrics names no metric"),
+        ("amnestic.evaluation.metric.Metric", "expected a subclass of Metric"),
+        ("collections.UserDict", "expected a subclass of Metric"),
+        ("collections.OrderedDict", "expected a class of Python's"),
+    ],
+)
+def test_what_is_no_metric_is_refused_by_every_command_and_leaves_nothing(
+    measure, unlearn, finetune, tmp_path, name, sentence
+):
+    for run in (measure, unlearn, finetune):
+        refused = run(metrics=name, output_dir=tmp_path / "run")
+        assert (refused.status, sentence in refused.err) == (2, True), refused.err
+        assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_trains_takes_any_choice_of_metrics(unlearn, finetune):
+    """Its sentence needs the probability, which is measured besides."""
+    unlearned = unlearn(metrics="exact_memorization")
+    assert unlearned.status in (0, 3), unlearned.err
+    names = {key.partition(".")[2] for key in unlearned.results["metrics"]}
+    assert names == {"exact_memorization", "probability"}
+    tuned = finetune(metrics="exact_memorization")
+    assert (tuned.status, *tuned.results["metrics"]) == (0, "data.exact_memorization", "data.probability")
+
+
+def test_a_cache_that_cannot_be_used_is_refused_and_leaves_nothing(measure, unlearn, files, tmp_path):
+    """A file; and a folder in that of the run, which goes with the run."""
+    folder = tmp_path / "run"
+    for run in (measure, unlearn):
+        for cache, sentence in ((files["forget"], "cannot be used"), (folder / "cache", "lies in --output_dir")):
+            refused = run(cache_dir=cache, output_dir=folder)
+            assert (refused.status, sentence in refused.err) == (2, True), refused.err
+            assert not folder.exists()
+
+
+def test_a_metric_that_fails_is_named(measure, people):
+    """And is silent about the rows where texts are to stay out."""
+    for name, sentence in (("Fails", "ValueError: not "), ("Mere", "AttributeError: 'float' object")):
+        failed = measure(metrics=f"{__name__}.{name}")
+        assert (failed.status, f"the metric forget.{name.lower()} failed: {sentence}" in failed.err) == (1, True)
+        assert "Traceback" not in failed.err
+    hidden = measure("--redact", metrics=f"{__name__}.Fails")
+    assert "the metric forget.fails failed: ValueError in test_eval.py" in hidden.err
+    assert people.rows["forget"][0]["answer"] not in hidden.err
+
+
+def damaged(folder: Path, to: Path, change: Callable[[dict[str, Any]], Any], rows: int | None = None) -> Path:
+    """Copy an evaluation with other results, or with the first `rows` of its forget scores."""
+    shutil.copytree(folder, to)
+    results = json.loads((to / "results.json").read_text())
+    change(results)
+    (to / "results.json").write_text(json.dumps(results))
+    if rows is not None:
+        path = to / "scores" / "forget.parquet"
+        pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, rows), path)
+    return to
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda r: r.pop("metrics"),
+        lambda r: r["metrics"].update({"mia.min_k.auc": None}),
+        lambda r: r.update(measured_on=[]),
+        lambda r: r["measured_on"].update(forget=5),
+        lambda r: r["measured_on"]["forget"].pop("tokens"),
+        lambda r: r["measured_on"]["holdout"].pop("content"),
+        lambda r: r.pop("template"),
+        lambda r: r.update(prompts=[]),
+    ],
+)
+def test_damaged_results_are_no_retrained_model(measure, retrained_eval, tmp_path, change):
+    broken = damaged(retrained_eval.folder, tmp_path / "broken", change)
+    refused = measure(retrained=broken, output_dir=tmp_path / "run")
+    assert (refused.status, "is damaged: its results.json has no sound '" in refused.err) == (2, True), refused.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("option", ["retrained", "reference"])
+def test_what_a_model_is_held_beside_is_not_overwritten(measure, retrained_eval, people, tmp_path, option):
+    beside = tmp_path / "beside"
+    shutil.copytree(retrained_eval.folder if option == "retrained" else people.model, beside)
+    folder = beside
+    if option == "reference":
+        (tmp_path / "run").mkdir()
+        folder = beside.rename(tmp_path / "run" / "model").parent
+        beside = folder / "model"
+    before = sorted(path.name for path in beside.iterdir())
+    refused = measure("--overwrite", output_dir=folder, **{option: beside})
+    assert (refused.status, "which this run reads; give another folder" in refused.err) == (2, True), refused.err
+    assert sorted(path.name for path in beside.iterdir()) == before
+
+
+def test_scores_of_fewer_rows_are_no_retrained_model(measure, retrained_eval, tmp_path):
+    """Forget quality would be that of other rows."""
+    for rows in (0, 4):
+        broken = damaged(retrained_eval.folder, tmp_path / f"broken{rows}", dict, rows)
+        refused = measure(retrained=broken, output_dir=tmp_path / "run")
+        assert (refused.status, f"has {rows} rows of the model; expected {ROWS}" in refused.err) == (2, True)
+        assert not (tmp_path / "run").exists()
 
 
 def test_a_reference_model_judges_and_is_compared_with(measure, retrained):
@@ -303,3 +470,23 @@ class Letters(Metric):
 
     def compute(self, answers: Generations) -> Measurement:
         return Measurement(float(np.mean([len(text) for text in answers.generated])))
+
+
+@dataclass(frozen=True)
+class Fails(Letters):
+    """A metric with a fault, which quotes a row."""
+
+    name = "fails"
+
+    def compute(self, answers: Generations) -> Measurement:
+        raise ValueError(f"not {answers.answers[0]}")
+
+
+@dataclass(frozen=True)
+class Mere(Letters):
+    """A metric that gives a number in place of a measurement."""
+
+    name = "mere"
+
+    def compute(self, answers: Generations) -> Measurement:
+        return 3.0

@@ -424,7 +424,7 @@ def test_what_cannot_be_computed_is_told_with_what_would_supply_it(tiny_model: C
     subject = subject_of(tiny_model(), 2)
     asked = suite(replace(subject, splits={"forget": subject.splits["s"]}).contents)
     reasons = asked.not_computed
-    assert reasons["mia.min_k.auc"] == "there are no holdout rows; give --holdout FILE."
+    assert reasons["mia.min_k.auc"] == "there are no holdout rows; give --holdout FILE (amnestic eval)."
     assert reasons["forget.truth_ratio"].startswith("not every forget row has a ")
     assert reasons["forget.generated_perplexity"].startswith("there is no reference model; give --reference")
     assert not set(reasons) & {item.key for item in asked.metrics}

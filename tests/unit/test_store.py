@@ -50,6 +50,37 @@ def test_what_is_held_back_stays_in_memory(tmp_path: Path) -> None:
     assert (again.find("m", "texts", [b"a"]), len(again.find("m", "scores", [b"a"]))) == ({}, 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "content = substr(content, 1, 20)",
+        "content = zeroblob(length(content))",
+        "content = x''",
+        "shape = '(6,)'",
+        "shape = 'x'",
+        "dtype = '<i8'",
+        "name = zeroblob(16)",
+    ],
+)
+def test_a_value_that_is_not_as_it_was_written_is_computed_again(tmp_path: Path, change: str) -> None:
+    Store(tmp_path).keep("m", "scores", {b"a": TABLE})
+    with sqlite3.connect(tmp_path / FILE) as file:
+        file.execute(f"UPDATE found SET {change}")
+    file.close()
+    store = Store(tmp_path)
+    assert store.find("m", "scores", [b"a"]) == {}
+    store.keep("m", "scores", {b"a": TABLE})
+    assert same(Store(tmp_path).find("m", "scores", [b"a"]), {b"a": TABLE})
+
+
+def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / FILE) as file:
+        file.execute("CREATE TABLE found (other TEXT)")
+    file.close()
+    with pytest.raises(InputError, match=r"cannot be used \(no such column"):
+        Store(tmp_path)
+
+
 def write(folder: str, number: int) -> None:
     store = Store(folder)
     for i in range(20):
@@ -80,7 +111,7 @@ def test_a_file_that_breaks_meanwhile_is_an_error_with_a_sentence(tmp_path: Path
     store = Store(tmp_path)
     with sqlite3.connect(tmp_path / FILE) as file:
         file.execute("DROP TABLE found")
-    with pytest.raises(RunError, match="cannot be written to --cache_dir"):
+    with pytest.raises(RunError, match=rf"cannot be written to .*{FILE}"):
         store.keep("m", "scores", {b"a": TABLE})
     with pytest.raises(RunError, match="cannot be read"):
         store.find("m", "scores", [b"b"])

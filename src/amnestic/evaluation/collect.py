@@ -1,13 +1,14 @@
 """A suite of metrics on one model: each distinct need is swept once, whoever reads it."""
 
+import inspect
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..errors import InputError
+from ..errors import InputError, UnexpectedError, outline
 from .metric import METRICS, Contents, Measurement, Metric, UndefinedError
-from .needs import Generation, OfRetrained, SweptNeed, why_missing
+from .needs import MORE, Generation, OfRetrained, SweptNeed, why_missing
 from .sweeps import Subject, sweep, timed
 
 DEFAULT, ALL = "default", "all"
@@ -61,6 +62,14 @@ def wanted_metrics(contents: Contents, asked: Sequence[str]) -> list[Metric]:
 
     Raises InputError for a name that nobody knows.
     """
+    return [item for cls in metric_classes(asked) for item in cls.instances(contents)]
+
+
+def metric_classes(asked: Sequence[str]) -> list[type[Metric]]:
+    """Return the classes of the metrics that are `asked` for (see `wanted_metrics`).
+
+    Raises InputError for a name that nobody knows, and for what is no metric.
+    """
     if not asked:
         raise InputError(f"--metrics names no metric; expected names, {DEFAULT} or {ALL}.")
     classes: dict[str, type[Metric]] = {}
@@ -69,8 +78,13 @@ def wanted_metrics(contents: Contents, asked: Sequence[str]) -> list[Metric]:
             every = {known: METRICS.get(known) for known in METRICS.names()}
             classes |= {known: cls for known, cls in every.items() if name == ALL or not cls.on_request}
         else:
+            split, _, metric = name.partition(".")
+            if split in MORE and metric in METRICS.names():
+                raise InputError(f"unknown metric '{name}'; '{metric}' is measured on every split.")
             classes[name] = METRICS.get(name)
-    return [item for cls in classes.values() for item in cls.instances(contents)]
+            if not issubclass(classes[name], Metric) or inspect.isabstract(classes[name]):
+                raise InputError(f"metric '{name}' cannot be computed; expected a subclass of Metric, without gaps.")
+    return list(classes.values())
 
 
 def suite(contents: Contents, asked: Sequence[str] = (DEFAULT,)) -> Suite:
@@ -104,7 +118,7 @@ class _Computing:
     def of(self, item: Metric) -> Measurement:
         """Return the measurement of a metric; a note on a split goes with whatever is read of it."""
         if item not in self._found:
-            found = item.compute(**{argument: self._read(need) for argument, need in item.needs().items()})
+            found = _computed(item, {argument: self._read(need) for argument, need in item.needs().items()})
             if not math.isfinite(found.value):
                 raise UndefinedError(f"its value is {found.value}: some tokens have no probability that is a number")
             notes = [self._subject.notes[n.split] for n in _swept(item) if n.split in self._subject.notes]
@@ -119,6 +133,20 @@ class _Computing:
             assert self._subject.retrained is not None  # suites leave out what is missing
             return self._subject.retrained[need.metric.key]
         return self._tables[need]
+
+
+def _computed(item: Metric, read: Mapping[str, Any]) -> Measurement:
+    """Return what `item` makes of what it `read`; raises RunError, with its name, where it fails."""
+    try:
+        found = item.compute(**read)
+        found.value, found.note, found.per_example  # noqa: B018 (whatever is no Measurement fails here, with the name)
+    except (UndefinedError, MemoryError):
+        raise
+    except Exception as error:
+        what, text = f"the metric {item.key} failed", f"{type(error).__name__}: {error}"
+        hint = "run again with AMNESTIC_DEBUG=1 for the traceback"
+        raise UnexpectedError(f"{what}: {text} ({hint}).", f"{what}: {outline(error)}") from error
+    return found
 
 
 def _swept(item: Metric) -> list[SweptNeed]:

@@ -7,7 +7,7 @@ from typing import Literal
 from .metric import Contents, Metric
 
 MORE = {
-    "holdout": "--holdout FILE",
+    "holdout": "--holdout FILE (amnestic eval)",
     "forget": "--forget FILE",
     "retain": "--retain FILE",
     "real_authors": "--benchmark tofu:forget10",
@@ -83,7 +83,9 @@ class OfRetrained:
         if contents.retrained is None:
             return "there is no retrained model; give --retrained with its folder, or with that of its results"
         if self.metric.key not in contents.retrained:
-            return f"the retrained model's results have no {self.metric.key}; measure it with the same data"
+            return (
+                f"the retrained model's results have no {self.metric.key}; measure it with the same data and --metrics"
+            )
         return None
 
 
@@ -100,4 +102,8 @@ def why_missing(metric: Metric, contents: Contents) -> str | None:
 
 
 def _no_reference(contents: Contents) -> str | None:
-    return None if contents.has_reference else "there is no reference model; give --reference with its folder"
+    return (
+        None
+        if contents.has_reference
+        else "there is no reference model; give --reference with its folder (amnestic eval)"
+    )

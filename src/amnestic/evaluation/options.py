@@ -22,7 +22,7 @@ class EvaluationOptions:
     """Longest generated answer, in tokens."""
     metrics: tuple[str, ...] = ("default",)
     """Names of metrics, or dotted paths of their classes; default: all that take no more than forward passes; all:
-    variants and gradients too (amnestic list metrics)."""
+    variants and gradients too (amnestic list metrics). A run that trains measures probability in any case."""
     cache_dir: str | None = None
     """Folder that keeps what models gave of each row, so that it is computed once; several runs and splits may share it
     [default: none]."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .needs import SweptNeed
-from .sweeps import CONTINUATIONS, SCORES, Order, Subject, prompt_key, reading, row_key
+from .sweeps import CONTINUATIONS, SCORES, Order, Subject, judged_positions, prompt_key, reading, row_key
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,13 @@ class Plan:
     """Of the true answers to the prompts that are not known: what a model that gives them all would generate."""
     gradients: int
     """Rows that take a backward pass."""
+    judged: int = 0
+    """Positions that the reference is fed to judge generated answers, were these the true ones."""
 
     @property
     def units(self) -> int:
         """Return what the sweeps tell of as their progress: positions, tokens of true answers, and rows backward."""
-        return self.positions + self.answer_tokens + self.gradients
+        return self.positions + self.answer_tokens + self.gradients + self.judged
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -75,6 +77,7 @@ def planned(subject: Subject, needs: Sequence[SweptNeed]) -> Plan:
         known_prompts=len(continued),
         answer_tokens=sum(row.scored for row in left),
         gradients=sum(len(subject.splits[need.split]) for need in order.norms),
+        judged=sum(judged_positions(subject, need) for need in order.generated),
     )
 
 

@@ -15,9 +15,11 @@ import numpy as np
 from .. import processes
 from ..errors import InputError, RunError
 
-FORMAT = 1
+FORMAT = 2
 """Counts the changes of what is stored, and of how it is computed."""
 FILE = "scores.sqlite"
+CHECK = 8
+"""Bytes of the hash in front of each value."""
 AT_ONCE = 500
 """Keys of one question to the file."""
 WAIT = 60.0
@@ -35,6 +37,7 @@ class Store:
         self._held: dict[bytes, np.ndarray] = {}
         self._held_back = frozenset(held_back)
         self._file: sqlite3.Connection | None = None
+        self._place = None if folder is None else Path(folder) / FILE
         if folder is not None and processes.is_first():
             self._file = _opened(Path(folder))
 
@@ -55,12 +58,12 @@ class Store:
         self._held |= named
         if self._file is None or kind in self._held_back:
             return
-        rows = [(name, value.dtype.str, repr(value.shape), value.tobytes()) for name, value in named.items()]
+        rows = [_written(name, value) for name, value in named.items()]
         try:
             with self._file:
                 self._file.executemany("INSERT OR REPLACE INTO found VALUES (?, ?, ?, ?)", rows)
         except sqlite3.Error as error:
-            raise RunError(f"what was scored cannot be written to --cache_dir ({error}).") from error
+            raise RunError(f"what was scored cannot be written to {self._place} ({error}).") from error
 
     def close(self) -> None:
         """Close the file."""
@@ -75,7 +78,7 @@ class Store:
         try:
             return self._select(self._file, names)
         except sqlite3.Error as error:
-            raise RunError(f"what was scored cannot be read from --cache_dir ({error}).") from error
+            raise RunError(f"what was scored cannot be read from {self._place} ({error}).") from error
 
     @staticmethod
     def _select(file: sqlite3.Connection, names: Sequence[bytes]) -> dict[bytes, np.ndarray]:
@@ -85,9 +88,21 @@ class Store:
             marks = ",".join("?" * len(part))
             rows = file.execute(f"SELECT name, dtype, shape, content FROM found WHERE name IN ({marks})", part)
             for name, dtype, shape, content in rows:
-                sizes = [int(size) for size in shape.strip("(),").split(",") if size.strip()]
-                found[name] = np.frombuffer(content, dtype=dtype).reshape(sizes)
+                if _check(name, dtype, shape, content[CHECK:]) == content[:CHECK]:  # else it is computed again
+                    sizes = [int(size) for size in shape.strip("(),").split(",") if size.strip()]
+                    found[name] = np.frombuffer(content[CHECK:], dtype=dtype).reshape(sizes)
         return found
+
+
+def _written(name: bytes, value: np.ndarray) -> tuple[bytes, str, str, bytes]:
+    dtype, shape, content = value.dtype.str, repr(value.shape), value.tobytes()
+    return name, dtype, shape, _check(name, dtype, shape, content) + content
+
+
+def _check(name: bytes, dtype: str, shape: str, content: bytes) -> bytes:
+    """Return what tells whether a value is still the one that was written under `name`."""
+    facts = f"{dtype} {shape} ".encode()
+    return hashlib.blake2b(b"".join([name, facts, content]), digest_size=CHECK).digest()
 
 
 def _name(model: str, kind: str, key: bytes) -> bytes:
@@ -102,6 +117,7 @@ def _opened(folder: Path) -> sqlite3.Connection:
         file = sqlite3.connect(folder / FILE, timeout=WAIT)
         file.execute("PRAGMA synchronous=NORMAL")
         file.execute("CREATE TABLE IF NOT EXISTS found (name BLOB PRIMARY KEY, dtype TEXT, shape TEXT, content BLOB)")
+        file.execute("SELECT name, dtype, shape, content FROM found LIMIT 0")  # or somebody else's table has this name
     except (OSError, sqlite3.Error) as error:
         raise InputError(
             f"--cache_dir {folder} cannot be used ({error}); give a folder that can be written, or remove the file "

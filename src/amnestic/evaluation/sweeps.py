@@ -312,8 +312,15 @@ def generated_likelihoods(
     """Return what the reference gives the tokens of the generated answers of each need."""
     assert subject.reference is not None  # suites leave out what is missing
     asked = {need: _generated_rows(subject, need, tables[Generation(need.split)]) for need in needs}
-    values = iter(scores(subject, subject.reference, [row for rows in asked.values() for row in rows.rows]))
+    silent = replace(subject, advance=lambda positions: None)  # the plan counts true answers, which have other lengths
+    values = iter(scores(silent, subject.reference, [row for rows in asked.values() for row in rows.rows]))
+    subject.advance(sum(judged_positions(subject, need) for need in needs))
     return {need: table(rows, [next(values) for _ in rows.rows]) for need, rows in asked.items()}
+
+
+def judged_positions(subject: Subject, need: GeneratedLikelihood) -> int:
+    """Return what `Plan` counts for `need`: the positions of the true answers, which stand for the generated ones."""
+    return sum(len(row.input_ids) for row in subject.splits[need.split])
 
 
 def _generated_rows(subject: Subject, need: GeneratedLikelihood, answers: Generations) -> Alternates:

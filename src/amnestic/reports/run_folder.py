@@ -69,7 +69,7 @@ class RunFolder:
         found = {item.name for item in self.path.iterdir()} if self.path.is_dir() else set()
         if found and not overwrite and not is_resuming:
             ways = "another folder, or --overwrite an earlier run"
-            if "checkpoints" in found:
+            if "checkpoints" in found and self._logs:  # an evaluation goes on by itself
                 ways = "--resume_from_checkpoint latest to go on with the run in it, or --overwrite to start anew"
             raise InputError(f"--output_dir {path} is not empty; give {ways}.")
         if is_resuming and "results.json" in found and not found_in(self.checkpoints):
@@ -87,6 +87,14 @@ class RunFolder:
         for file in files if self.is_written_here else ():
             if file.resolve().is_relative_to(folder):
                 raise InputError(f"--output_dir {self.path} holds {file}, which this run reads; give another folder.")
+
+    def refuse_cache(self, cache: str | None) -> None:
+        """Raise InputError where a cache would lie in the folder, whose content is one run's, and goes with it."""
+        if self.is_written_here and cache and Path(cache).resolve().is_relative_to(self.path.resolve()):
+            self.release()
+            raise InputError(
+                f"--cache_dir {cache} lies in --output_dir {self.path}, which holds one run; give another folder."
+            )
 
     def open(self, source: Path | None = None, keeps: Collection[str] = ()) -> None:
         """Create the folder, or clear it of an earlier run; with `source`, the checkpoint to go on from, keep its log.
