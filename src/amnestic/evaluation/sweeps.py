@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from ..data.batches import Batch, nothing, pad
 from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
-from ..model.generate import Generated, Settings, agreed_tokens, generate
+from ..model.generate import Generated, Settings, agreed_tokens, generate, stops
 from ..model.gradient_norms import gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
@@ -69,6 +70,12 @@ class Subject:
             None if self.retrained is None else frozenset(self.retrained),
             self.notes,
         )
+
+    @cached_property
+    def stops(self) -> Sequence[int]:
+        """Return the tokens that end an answer; those that close any example are among them, whichever is continued."""
+        rows = [row for examples in self.splits.values() for row in examples]
+        return stops(self.loaded.model, self.loaded.tokenizer, rows)
 
     def name(self, loaded: Loaded) -> str:
         """Return the name in the store of the model or of the reference."""
@@ -230,9 +237,8 @@ def generations(subject: Subject, needs: Sequence[Generation], tables: Mapping[S
 def prompt_key(subject: Subject, row: Encoded) -> bytes:
     """Return a hash of what a greedy answer depends on besides the model."""
     tokens = row.input_ids[: row.prompt_length].astype("<i8").tobytes()
-    ends = row.input_ids[-1:].astype("<i8").tobytes() if row.closes else b""
-    limit = subject.options.max_new_tokens
-    return hashlib.blake2b(b"|".join([tokens, ends, str(limit).encode()]), digest_size=16).digest()
+    limits = f"{subject.options.max_new_tokens} {subject.stops}"
+    return hashlib.blake2b(b"|".join([tokens, limits.encode()]), digest_size=16).digest()
 
 
 def agreement(subject: Subject, need: Generation, tables: Mapping[SweptNeed, Any]) -> list[int]:
@@ -260,7 +266,7 @@ def continuations(
             subject.loaded,
             subject.loaded.tokenizer,
             [examples[key] for key in left],
-            Settings(subject.options.max_new_tokens, subject.options.per_device_eval_batch_size),
+            Settings(subject.options.max_new_tokens, subject.options.per_device_eval_batch_size, subject.stops),
             [agreed[key] for key in left],
             keep,
         )
