@@ -206,9 +206,14 @@ def table(rows: Alternates, values: Sequence[np.ndarray]) -> Likelihoods:
         counts=np.array([len(part) for part in values], dtype=np.int64),
         closes=np.array([row.closes for row in rows.rows], dtype=bool),
         example=rows.example,
-        answers=[row.answer for row in rows.rows],
+        answers=[_scored_text(row) for row in rows.rows],
         is_span=_marked(rows.rows),
     )
+
+
+def _scored_text(row: Encoded) -> str:
+    """Return the answer; of a corpus chunk, of which its first half is scored too, the whole text."""
+    return row.prompt + row.answer if row.is_scored[: row.prompt_length].any() else row.answer
 
 
 def _marked(rows: Sequence[Encoded]) -> np.ndarray | None:
