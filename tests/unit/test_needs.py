@@ -5,12 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from amnestic.data.encode import Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
-from amnestic.evaluation.needs import Generation, Likelihood
+from amnestic.evaluation import sweeps
+from amnestic.evaluation.needs import Generation, GradientNorm, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.plan import planned
 from amnestic.evaluation.store import Store
 from amnestic.evaluation.sweeps import CONTINUATIONS, Subject, prompt_key, sweep
 from amnestic.model.load import load
@@ -64,3 +67,27 @@ def test_what_ends_an_answer_does_not_depend_on_what_is_left_to_continue(tiny_mo
     known.keep("model", CONTINUATIONS, first)
     found = sweep(replace(subject, store=known), [Generation("q")], {})[Generation("q")]
     assert found.tokens.tolist() == expected.tokens.tolist()
+
+
+def test_gradient_norms_are_found_again(
+    tiny_model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of each distinct row once, and as long as the same parameters are trainable."""
+    loaded = load(ModelOptions(model=str(tiny_model()), device="cpu"))
+    encoder = Encoder(loaded.tokenizer, DataOptions(max_length=64))
+    given = [Example(f"q:{i}", "question", "Who?", answer) for i, answer in enumerate(("Ines.", "Ines.", "No, Jo."))]
+    rows, need = encoder.encode("q", given).examples, GradientNorm("q")
+
+    def subject() -> Subject:
+        return Subject(loaded, {"q": rows}, EvaluationOptions(), store=Store(tmp_path))
+
+    assert planned(subject(), [need]).gradients == 2
+    norms = sweep(subject(), [need], {})[need]
+    assert norms[0] == norms[1] != norms[2]
+    assert planned(subject(), [need]).gradients == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(sweeps, "gradient_norms", None)
+        np.testing.assert_array_equal(sweep(subject(), [need], {})[need], norms)
+    loaded.model.get_input_embeddings().requires_grad_(False)
+    assert planned(subject(), [need]).gradients == 2
+    assert (sweep(subject(), [need], {})[need] < norms).all()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .needs import SweptNeed
-from .sweeps import CONTINUATIONS, SCORES, Order, Subject, prompt_key, reading, row_key
+from .sweeps import CONTINUATIONS, SCORES, Order, Subject, norms_left, prompt_key, reading, row_key
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def planned(subject: Subject, needs: Sequence[SweptNeed]) -> Plan:
         prompts=len(prompts),
         known_prompts=len(continued),
         answer_tokens=sum(row.scored for row in left),
-        gradients=sum(len(subject.splits[need.split]) for need in order.norms),
+        gradients=sum(len(norms_left(subject, subject.splits[need.split])) for need in order.norms),
     )
 
 

@@ -77,6 +77,12 @@ class Subject:
         rows = [row for examples in self.splits.values() for row in examples]
         return stops(self.loaded.model, self.loaded.tokenizer, rows)
 
+    @cached_property
+    def trained(self) -> bytes:
+        """Return a hash of the names of the model's trainable parameters."""
+        names = [name for name, parameter in self.loaded.model.named_parameters() if parameter.requires_grad]
+        return hashlib.blake2b("\n".join(names).encode(), digest_size=16).digest()
+
     def name(self, loaded: Loaded) -> str:
         """Return the name in the store of the model or of the reference."""
         return self.names[loaded is self.reference]
@@ -95,7 +101,7 @@ class Subject:
         return loaded
 
 
-SCORES, CONTINUATIONS = "scores", "continuations"
+SCORES, CONTINUATIONS, NORMS = "scores", "continuations", "gradient norms"
 """Kinds of what the store keeps."""
 
 
@@ -321,8 +327,31 @@ def _generated_rows(subject: Subject, need: GeneratedLikelihood, answers: Genera
 
 
 def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed, Any]:
-    """Return the gradient norms of the true answers of each need."""
-    return {need: gradient_norms(subject.loaded, subject.splits[need.split], subject.advance) for need in needs}
+    """Return the gradient norms of the true answers of each need; what one split's rows gave is kept in the store."""
+    return {need: _norms(subject, subject.splits[need.split]) for need in needs}
+
+
+def _norms(subject: Subject, rows: Sequence[Encoded]) -> np.ndarray:
+    left = norms_left(subject, rows)
+    if left:
+        found = gradient_norms(subject.loaded, [*left.values()], subject.advance)
+        parts = {key: np.array([norm]) for key, norm in zip(left, found, strict=True)}
+        subject.store.keep(subject.name(subject.loaded), NORMS, parts)
+    keys = [_norm_key(subject, row) for row in rows]
+    known = subject.store.find(subject.name(subject.loaded), NORMS, keys)
+    return np.array([known[key][0] for key in keys], dtype=float)
+
+
+def norms_left(subject: Subject, rows: Sequence[Encoded]) -> dict[bytes, Encoded]:
+    """Return the distinct ones of `rows` whose gradient norms are not known, by key."""
+    distinct = {_norm_key(subject, row): row for row in rows}
+    known = subject.store.find(subject.name(subject.loaded), NORMS, distinct)
+    return {key: row for key, row in distinct.items() if key not in known}
+
+
+def _norm_key(subject: Subject, row: Encoded) -> bytes:
+    """Return a hash of what the norm of a row's gradient depends on besides the model: its tokens, and what trains."""
+    return hashlib.blake2b(row_key(row) + subject.trained, digest_size=16).digest()
 
 
 @contextmanager

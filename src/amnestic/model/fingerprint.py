@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib.metadata import version
 from typing import Any
 
 from .load import Loaded, digest
@@ -17,13 +18,10 @@ def fingerprint_of(loaded: Loaded) -> str:
     Two models of the same weights differ by their configuration (a window, a rotary base, an adapter's scale), by the
     saved buffers, by precision, device and form of attention, and by how many vocabulary rows the tokenizer knows.
     """
-    import transformers
-
-    from .. import __version__
-
     model = loaded.model
     described = [
-        *(__version__, transformers.__version__, str(model.dtype), device_of(model).type, loaded.vocabulary),
+        *map(version, ("amnestic", "transformers")),
+        *(str(model.dtype), device_of(model).type, loaded.vocabulary),
         str(getattr(model.config, "_attn_implementation", None)),
         _plain(model.config),
         _adapters(model),
