@@ -272,6 +272,7 @@ class Execution:
 
     def measure(self, title: str, loaded: Loaded, measuring: Measuring) -> Recorded:
         """Measure a model with every metric that is asked for."""
+        measuring = measuring.anew()  # training changes weights in place
         asked = measuring.suite(loaded)
         subject = measuring.subject(loaded, self.progress.advance)
         self.progress.start(title, planned(subject, asked.needs).units)

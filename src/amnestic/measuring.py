@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -17,8 +17,8 @@ from .evaluation.metric import Measurement
 from .evaluation.options import EvaluationOptions
 from .evaluation.store import Store
 from .evaluation.sweeps import Subject, row_key
-from .model.load import Loaded, digest
-from .model.sharding import device_of
+from .model.fingerprint import fingerprint_of
+from .model.load import Loaded
 
 
 @dataclass(frozen=True)
@@ -177,11 +177,6 @@ def evenly(examples: Sequence[T], most: int) -> Sequence[T]:
     return take(examples, np.linspace(0, len(examples) - 1, most).round().astype(int))
 
 
-def fingerprint_of(loaded: Loaded) -> str:
-    """Return what stands for a model where its scores are kept: its weights, and how they are computed with."""
-    return f"{digest(loaded)} {loaded.model.dtype} {device_of(loaded.model).type}"
-
-
 @dataclass(frozen=True)
 class Measuring:
     """How models are measured, and beside which others."""
@@ -211,6 +206,10 @@ class Measuring:
             names,
             advance=advance,
         )
+
+    def anew(self) -> "Measuring":
+        """Return the same for models whose weights may have changed since others were measured."""
+        return replace(self, _names={})
 
     def _name(self, loaded: Loaded) -> str:
         """Return what stands for a model; hashing all of its weights is done once, by all processes together."""

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from amnestic.data.batches import pad
 from amnestic.data.encode import Encoded
-from amnestic.data.trees import common, in_order, read_tokens, tree, trees
+from amnestic.data.trees import LAID_OUT, common, in_order, read_tokens, tree, trees
 from amnestic.model.signals import Form, Needs, read
 
 NEEDS = Needs(head=frozenset({"token_logp", "is_argmax", "margin", "moments"}))
@@ -128,3 +128,14 @@ def test_the_last_token_is_not_read() -> None:
 def test_what_two_rows_have_in_common_ends_at_the_first_difference() -> None:
     one = np.array([4, 5, 6])
     assert [common(one, np.array(other)) for other in ([4, 5, 7], [4], [5, 5, 6], [4, 5, 6, 7], [])] == [2, 1, 0, 3, 0]
+
+
+def test_a_long_beginning_of_many_rows_is_not_laid_out_for_all_of_them_at_once() -> None:
+    """Attention holds each row whole, however much the rows share: a pass must not grow with their number."""
+    beginning = [1] * 100
+    rows = [row([*beginning, 2 + i // 40, 2 + i % 40], 101) for i in range(600)]
+    budget = 4 * 102
+    runs = [run for run, _ in trees(rows, budget)]
+    assert sorted(i for run in runs for i in run) == list(range(600))
+    assert max(sum(len(rows[i].input_ids) - 1 for i in run) for run in runs) <= LAID_OUT * budget
+    assert sum(used for _, used in trees(rows, budget)) < 600 * 101 / 5  # shared parts are still read once a pass

@@ -13,6 +13,10 @@ import torch
 from .batches import HOST_BOUNDARIES, SEGMENT_PLACES, SEGMENT_ROWS, Batch, Share
 from .encode import Encoded
 
+LAID_OUT = 3
+"""Most positions that attention lays out, for each one that a pass may read: a long beginning that thousands of short
+rows share would be laid out thousands of times."""
+
 
 @dataclass(frozen=True)
 class Tree:
@@ -31,17 +35,20 @@ def in_order(rows: Sequence[Encoded]) -> list[int]:
 
 
 def trees(rows: Sequence[Encoded], tokens: int) -> Iterator[tuple[list[int], int]]:
-    """Yield the indices of `rows` in runs that share beginnings, and the positions of each: so many, or of one row."""
+    """Yield the indices of `rows` in runs that share beginnings, and the positions of each: so many, or of one row.
+
+    The rows of a run have LAID_OUT times as many positions together at most.
+    """
     run: list[int] = []
-    used, before = 0, np.zeros(0, dtype=np.int64)
+    used, laid_out, before = 0, 0, np.zeros(0, dtype=np.int64)
     for i in in_order(rows):
         fed = read_tokens(rows[i])
         more = len(fed) - common(before, fed)
-        if run and used + more > tokens:
+        if run and (used + more > tokens or laid_out + len(fed) > LAID_OUT * tokens):
             yield run, used
-            run, used, more = [], 0, len(fed)
+            run, used, laid_out, more = [], 0, 0, len(fed)
         run.append(i)
-        used, before = used + more, fed
+        used, laid_out, before = used + more, laid_out + len(fed), fed
     if run:
         yield run, used
 

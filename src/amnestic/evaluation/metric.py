@@ -59,7 +59,7 @@ class Likelihoods:
     example: np.ndarray
     """(R,) int64: the example of the split that the row answers; rising, and 0, 1, ... for the true answers."""
     answers: Sequence[str]
-    """(R,) the answer of each row, as text."""
+    """(R,) the answer of each row, as text; of a corpus text, which has no prompt, the whole of it."""
     is_span: np.ndarray | None = None
     """(N,) bool: the token overlaps a span that its row marks; None where no row of the split marks any."""
 

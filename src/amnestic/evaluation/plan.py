@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from .needs import SweptNeed
-from .sweeps import CONTINUATIONS, SCORES, Order, Subject, judged_positions, prompt_key, reading, row_key
+from .sweeps import (
+    CONTINUATIONS,
+    SCORES,
+    Order,
+    Subject,
+    judged_positions,
+    norms_left,
+    prompt_key,
+    reading,
+    row_key,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +86,7 @@ def planned(subject: Subject, needs: Sequence[SweptNeed]) -> Plan:
         prompts=len(prompts),
         known_prompts=len(continued),
         answer_tokens=sum(row.scored for row in left),
-        gradients=sum(len(subject.splits[need.split]) for need in order.norms),
+        gradients=sum(len(norms_left(subject, subject.splits[need.split])) for need in order.norms),
         judged=sum(judged_positions(subject, need) for need in order.generated),
     )
 

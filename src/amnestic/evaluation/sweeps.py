@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
 from ..model.decoding import Counts
-from ..model.generate import Generated, Settings, agreed_tokens, generate
+from ..model.generate import Generated, Settings, agreed_tokens, generate, stops
 from ..model.gradient_norms import gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
@@ -74,6 +75,18 @@ class Subject:
             self.notes,
         )
 
+    @cached_property
+    def stops(self) -> Sequence[int]:
+        """Return the tokens that end an answer; those that close any example are among them, whichever is continued."""
+        rows = [row for examples in self.splits.values() for row in examples]
+        return stops(self.loaded.model, self.loaded.tokenizer, rows)
+
+    @cached_property
+    def trained(self) -> bytes:
+        """Return a hash of the names of the model's trainable parameters."""
+        names = [name for name, parameter in self.loaded.model.named_parameters() if parameter.requires_grad]
+        return hashlib.blake2b("\n".join(names).encode(), digest_size=16).digest()
+
     def name(self, loaded: Loaded) -> str:
         """Return the name in the store of the model or of the reference."""
         return self.names[loaded is self.reference]
@@ -92,7 +105,7 @@ class Subject:
         return loaded
 
 
-SCORES, CONTINUATIONS = "scores", "continuations"
+SCORES, CONTINUATIONS, NORMS = "scores", "continuations", "gradient norms"
 """Kinds of what the store keeps."""
 
 
@@ -204,9 +217,14 @@ def table(rows: Alternates, values: Sequence[np.ndarray]) -> Likelihoods:
         counts=np.array([len(part) for part in values], dtype=np.int64),
         closes=np.array([row.closes for row in rows.rows], dtype=bool),
         example=rows.example,
-        answers=[row.answer for row in rows.rows],
+        answers=[_scored_text(row) for row in rows.rows],
         is_span=_marked(rows.rows),
     )
+
+
+def _scored_text(row: Encoded) -> str:
+    """Return the answer; of a corpus chunk, of which its first half is scored too, the whole text."""
+    return row.prompt + row.answer if row.is_scored[: row.prompt_length].any() else row.answer
 
 
 def _marked(rows: Sequence[Encoded]) -> np.ndarray | None:
@@ -235,9 +253,8 @@ def generations(subject: Subject, needs: Sequence[Generation], tables: Mapping[S
 def prompt_key(subject: Subject, row: Encoded) -> bytes:
     """Return a hash of what a greedy answer depends on besides the model."""
     tokens = row.input_ids[: row.prompt_length].astype("<i8").tobytes()
-    ends = row.input_ids[-1:].astype("<i8").tobytes() if row.closes else b""
-    limit = subject.options.max_new_tokens
-    return hashlib.blake2b(b"|".join([tokens, ends, str(limit).encode()]), digest_size=16).digest()
+    limits = f"{subject.options.max_new_tokens} {subject.stops}"
+    return hashlib.blake2b(b"|".join([tokens, limits.encode()]), digest_size=16).digest()
 
 
 def agreement(subject: Subject, need: Generation, tables: Mapping[SweptNeed, Any]) -> list[int]:
@@ -261,12 +278,12 @@ def continuations(
         subject.advance(sum(examples[key].scored for key in part))
 
     if left:
-        counts = Counts()
+        options, counts = subject.options, Counts()
         generate(
             subject.loaded,
             subject.loaded.tokenizer,
             [examples[key] for key in left],
-            Settings(subject.options.max_new_tokens, subject.options.per_device_eval_batch_size, counts),
+            Settings(options.max_new_tokens, options.per_device_eval_batch_size, subject.stops, counts),
             [agreed[key] for key in left],
             keep,
         )
@@ -334,8 +351,31 @@ def _generated_rows(subject: Subject, need: GeneratedLikelihood, answers: Genera
 
 
 def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed, Any]:
-    """Return the gradient norms of the true answers of each need."""
-    return {need: gradient_norms(subject.loaded, subject.splits[need.split], subject.advance) for need in needs}
+    """Return the gradient norms of the true answers of each need; what one split's rows gave is kept in the store."""
+    return {need: _norms(subject, subject.splits[need.split]) for need in needs}
+
+
+def _norms(subject: Subject, rows: Sequence[Encoded]) -> np.ndarray:
+    left = norms_left(subject, rows)
+    if left:
+        found = gradient_norms(subject.loaded, [*left.values()], subject.advance)
+        parts = {key: np.array([norm]) for key, norm in zip(left, found, strict=True)}
+        subject.store.keep(subject.name(subject.loaded), NORMS, parts)
+    keys = [_norm_key(subject, row) for row in rows]
+    known = subject.store.find(subject.name(subject.loaded), NORMS, keys)
+    return np.array([known[key][0] for key in keys], dtype=float)
+
+
+def norms_left(subject: Subject, rows: Sequence[Encoded]) -> dict[bytes, Encoded]:
+    """Return the distinct ones of `rows` whose gradient norms are not known, by key."""
+    distinct = {_norm_key(subject, row): row for row in rows}
+    known = subject.store.find(subject.name(subject.loaded), NORMS, distinct)
+    return {key: row for key, row in distinct.items() if key not in known}
+
+
+def _norm_key(subject: Subject, row: Encoded) -> bytes:
+    """Return a hash of what the norm of a row's gradient depends on besides the model: its tokens, and what trains."""
+    return hashlib.blake2b(row_key(row) + subject.trained, digest_size=16).digest()
 
 
 @contextmanager

@@ -37,6 +37,8 @@ class Settings:
     """The token that ends an answer is one of them."""
     batch_size: int
     """Most answers at once of a model that transformers' own loop decodes."""
+    stops: Sequence[int] | None = None
+    """Tokens that end an answer; None: those that `stops` finds for the examples."""
     counts: Counts = field(default_factory=Counts)
     """Is told what it took."""
 
@@ -65,10 +67,10 @@ def generate(
     soon after it was found, also where an error ends the work; of what others found at the end.
     """
     answers = _Answers(tokenizer, keep)
-    stops = _stops(loaded.model, tokenizer, examples)
+    ends = stops(loaded.model, tokenizer, examples) if settings.stops is None else settings.stops
     begun: list[Begun] = []
     for i, example in enumerate(examples):
-        row, has_ended = _begin(loaded, i, example, agreed[i] if agreed is not None else 0, settings, stops)
+        row, has_ended = _begin(loaded, i, example, agreed[i] if agreed is not None else 0, settings, ends)
         if row.most > 0 and not has_ended:
             begun.append(row)
         else:
@@ -76,7 +78,7 @@ def generate(
     with answers.told():
         if begun:
             with forward_only(loaded.model):
-                _decode(loaded, begun, settings, stops, answers)
+                _decode(loaded, begun, settings, ends, answers)
     return answers.gathered(len(examples))
 
 
@@ -133,34 +135,32 @@ class _Answers:
 
 
 def _begin(
-    loaded: Loaded, index: int, example: Encoded, agreed: int, settings: Settings, stops: Sequence[int]
+    loaded: Loaded, index: int, example: Encoded, agreed: int, settings: Settings, ends: Sequence[int]
 ) -> tuple[Begun, bool]:
     """Return an answer as far as it is known, and whether it ends there."""
     start, limit = example.prompt_length, loaded.position_limit
     most = settings.max_new_tokens if limit is None else min(settings.max_new_tokens, limit + 1 - start)
-    known, has_ended = until(example.input_ids[start : start + min(agreed, most)].tolist(), stops)
+    known, has_ended = until(example.input_ids[start : start + min(agreed, most)].tolist(), ends)
     tokens = example.input_ids[: start + len(known)].copy()
     return Begun(index, tokens, start, most - len(known)), has_ended
 
 
-def _decode(
-    loaded: Loaded, begun: Sequence[Begun], settings: Settings, stops: Sequence[int], answers: _Answers
-) -> None:
+def _decode(loaded: Loaded, begun: Sequence[Begun], settings: Settings, ends: Sequence[int], answers: _Answers) -> None:
     """Decode what is begun; every process names all of it, and keeps its own."""
     fit = examine_decoding(loaded, begun, loaded.position_limit or sys.maxsize)
     if fit.reason is not None:
         note = f"answers are decoded in padded batches, not all at once: {type(loaded.model).__name__} {fit.reason}."
         if len(begun) > settings.batch_size and note not in loaded.notes:
             loaded.notes.append(note)
-        decode_padded(loaded, begun, settings.batch_size, stops, answers.finish, settings.counts)
+        decode_padded(loaded, begun, settings.batch_size, ends, answers.finish, settings.counts)
         return
     own = sorted(begun, key=lambda row: row.length)[processes.rank() :: processes.count()]
-    Decoding(loaded, frozenset(stops), answers.finish, settings.counts).run(own, fit.token_bytes)
+    Decoding(loaded, frozenset(ends), answers.finish, settings.counts).run(own, fit.token_bytes)
 
 
-def _stops(model: Any, tokenizer: Any, examples: Sequence[Encoded]) -> list[int]:
+def stops(model: Any, tokenizer: Any, examples: Sequence[Encoded]) -> list[int]:
     """Return the tokens that end an answer: the tokenizer's, the model's, and those that close these examples."""
-    stops = {tokenizer.eos_token_id} | {int(example.input_ids[-1]) for example in examples if example.closes}
+    found = {tokenizer.eos_token_id} | {int(example.input_ids[-1]) for example in examples if example.closes}
     configured = getattr(model.generation_config, "eos_token_id", None)
-    stops |= set(configured) if isinstance(configured, list) else {configured}
-    return sorted(token for token in stops if token is not None)
+    found |= set(configured) if isinstance(configured, list) else {configured}
+    return sorted(token for token in found if token is not None)
