@@ -18,6 +18,7 @@ from amnestic.data.options import DataOptions
 from amnestic.evaluation.collect import Collected, collect, suite
 from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
+from amnestic.evaluation.store import Store
 from amnestic.evaluation.sweeps import Subject
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
@@ -223,10 +224,28 @@ def test_a_number_that_is_none_is_listed_and_not_lost(bench: Bench, monkeypatch:
     found = collect(bench.subject, suite(bench.subject.contents))
     expected = "its value is nan: some tokens have no probability that is a number."
     assert found.undefined["forget.probability"] == found.undefined["forget.token_probability"] == expected
-    assert "some examples have no score" in found.undefined["mia.loss.auc"]
+    for attack in ("loss", "zlib", "min_k", "min_k_plus_plus"):
+        assert "some examples have no score" in found.undefined[f"mia.{attack}.auc"]
     kept = ("forget.truth_ratio", "forget.rouge", "real_authors.probability", "forget.extraction_strength")
     assert {key: found.measurements[key].value for key in kept} == {key: bench.value(key) for key in kept}
     assert all(math.isfinite(measured.value) for measured in found.measurements.values())
+
+
+def test_gradients_that_are_no_numbers_leave_the_rest_its_values(bench: Bench) -> None:
+    """One weight so large that losses overflow: the attack says why it has no value, and what reads texts has its."""
+    model: Any = bench.subject.loaded.model
+    weight = model.get_output_embeddings().weight
+    before = weight[5].clone()
+    with torch.no_grad():
+        weight[5] = 1e308
+    try:
+        subject = replace(bench.subject, store=Store())
+        found = collect(subject, suite(subject.contents, ["mia.grad_norm.auc", "empty_answers"]))
+    finally:
+        with torch.no_grad():
+            weight[5] = before
+    assert "of 9 examples is no finite number; measure in a wider precision" in found.undefined["mia.grad_norm.auc"]
+    assert "forget.empty_answers" in found.measurements
 
 
 def wrong_losses(bench: Bench, split: str, i: int) -> list[float]:

@@ -15,7 +15,7 @@ from amnestic.evaluation.needs import Generation, GradientNorm, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.evaluation.plan import planned
 from amnestic.evaluation.store import Store
-from amnestic.evaluation.sweeps import CONTINUATIONS, Subject, prompt_key, sweep
+from amnestic.evaluation.sweeps import CONTINUATIONS, Subject, prompt_key, row_key, sweep
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 
@@ -91,3 +91,13 @@ def test_gradient_norms_are_found_again(
     loaded.model.get_input_embeddings().requires_grad_(False)
     assert planned(subject(), [need]).gradients == 2
     assert (sweep(subject(), [need], {})[need] < norms).all()
+
+
+def test_other_limits_and_other_scored_tokens_have_other_keys(tiny_model: Callable[..., Path]) -> None:
+    loaded = load(ModelOptions(model=str(tiny_model()), device="cpu"))
+    encoder = Encoder(loaded.tokenizer, DataOptions(max_length=64))
+    row = encoder.encode("q", [Example("q:0", "question", "Who?", "Ines Marek.")]).examples[0]
+    keys = {prompt_key(Subject(loaded, {"q": [row]}, EvaluationOptions(max_new_tokens=n)), row) for n in (3, 4)}
+    assert len(keys) == 2
+    less = replace(row, is_scored=row.is_scored & (np.arange(len(row.input_ids)) > row.prompt_length))
+    assert row_key(row) != row_key(less)

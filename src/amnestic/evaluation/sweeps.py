@@ -23,7 +23,7 @@ from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
 from ..model.decoding import Counts
 from ..model.generate import Generated, Settings, agreed_tokens, generate, stops
-from ..model.gradient_norms import gradient_norms
+from ..model.gradient_norms import NotFiniteError, gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
 from ..model.signals import Needs, read
@@ -358,7 +358,10 @@ def gradients(subject: Subject, needs: Sequence[GradientNorm]) -> dict[SweptNeed
 def _norms(subject: Subject, rows: Sequence[Encoded]) -> np.ndarray:
     left = norms_left(subject, rows)
     if left:
-        found = gradient_norms(subject.loaded, [*left.values()], subject.advance)
+        try:
+            found = gradient_norms(subject.loaded, [*left.values()], subject.advance)
+        except NotFiniteError as error:  # metrics that read other things have their values all the same
+            found = error.norms
         parts = {key: np.array([norm]) for key, norm in zip(left, found, strict=True)}
         subject.store.keep(subject.name(subject.loaded), NORMS, parts)
     keys = [_norm_key(subject, row) for row in rows]

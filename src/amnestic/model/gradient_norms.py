@@ -31,6 +31,19 @@ FACTORS = (2.0**12, 2.0**6, 1.0)
 BYTES = 2**30
 """Of gradients that exist at once where each row has a backward pass of its own."""
 
+
+class NotFiniteError(RunError):
+    """The gradients of some examples are no finite numbers."""
+
+    def __init__(self, norms: np.ndarray) -> None:
+        """Say of how many of all `norms` (B,) that is so."""
+        super().__init__(
+            f"the gradient of {int((~np.isfinite(norms)).sum())} of {len(norms)} examples is no finite number; measure "
+            "in a wider precision, as with --dtype float32."
+        )
+        self.norms = norms
+
+
 Advance = Callable[[int], None]
 Squares = dict[str, Tensor]
 """Trainable parameter -> squared norm of each row's gradient, (R,) float64."""
@@ -58,10 +71,7 @@ def gradient_norms(loaded: Loaded, examples: Sequence[Encoded], advance: Advance
             loaded.notes.append(note)
         norms = _one_by_one(loaded, examples, advance)
     if not np.isfinite(norms).all():
-        raise RunError(
-            f"the gradient of {int((~np.isfinite(norms)).sum())} of {len(norms)} examples is no finite number; measure "
-            "in a wider precision, as with --dtype float32."
-        )
+        raise NotFiniteError(norms)
     return norms
 
 

@@ -154,8 +154,8 @@ class MinKAttack(LikelihoodAttack):
 
 
 def lowest_mean(values: np.ndarray, count: int) -> float:
-    """Return the mean of the `count` lowest of `values` (n,)."""
-    return float(np.sort(values)[:count].mean())
+    """Return the mean of the `count` lowest of `values` (n,); NaN where one of them is, wherever it would be sorted."""
+    return float("nan") if np.isnan(values).any() else float(np.sort(values)[:count].mean())
 
 
 @metric("mia.min_k_plus_plus.auc")
@@ -199,7 +199,13 @@ class GradientNormAttack(Attack):
         return {"members": GradientNorm(MEMBERS), "non_members": GradientNorm(NON_MEMBERS)}
 
     def compute(self, members: np.ndarray, non_members: np.ndarray) -> Measurement:
-        """Return the AUC; in [0, 1]."""
+        """Return the AUC; in [0, 1]. Raises UndefinedError where a gradient is no finite number."""
+        norms = np.concatenate([members, non_members])
+        if count := int((~np.isfinite(norms)).sum()):
+            raise UndefinedError(
+                f"the gradient of {count} of {len(norms)} examples is no finite number; measure in a wider precision, "
+                "as with --dtype float32"
+            )
         return separation(members, non_members)
 
 
