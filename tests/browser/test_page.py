@@ -83,7 +83,7 @@ def benchmark(results: Results) -> dict[str, Any]:
     shares = ("probability", "normalized_probability", "truth_ratio", "truth_ratio_arithmetic", "extraction_strength")
     splits = ("real_authors", "world_facts", "holdout")
     many = {f"{split}.{name}": 2.905e-7 for split in splits for name in shares}
-    many |= dict.fromkeys(("forget_quality_log10", "privleak", "privleak_ou"), -0.00098002)
+    many |= dict.fromkeys(("forget_quality_log10", "privleak", "privleak_ou"), -70.3125)
     many |= {"forget_quality": 0.00098002}
     many |= dict.fromkeys(("model_utility", "mia.min_k_plus_plus_ou.auc", "mia.grad_norm.auc"), 0.52109)
     for models in ("metrics", "reference_metrics", "retrained_metrics"):
