@@ -77,6 +77,20 @@ def crowded(results: Results) -> dict[str, Any]:
     return {"results": found}
 
 
+def benchmark(results: Results) -> dict[str, Any]:
+    """What a benchmark measures: five splits, and the model as a whole; with a sign or a power in each column."""
+    found = results()
+    shares = ("probability", "normalized_probability", "truth_ratio", "truth_ratio_arithmetic", "extraction_strength")
+    splits = ("real_authors", "world_facts", "holdout")
+    many = {f"{split}.{name}": 2.905e-7 for split in splits for name in shares}
+    many |= dict.fromkeys(("forget_quality_log10", "privleak", "privleak_ou"), -70.3125)
+    many |= {"forget_quality": 0.00098002}
+    many |= dict.fromkeys(("model_utility", "mia.min_k_plus_plus_ou.auc", "mia.grad_norm.auc"), 0.52109)
+    for models in ("metrics", "reference_metrics", "retrained_metrics"):
+        found[models] |= many
+    return {"results": found}
+
+
 def hostile(results: Results) -> dict[str, Any]:
     """Each text that nobody checked tries to be more than text."""
     everything = " ".join(HOSTILE).replace("\x00", "")
@@ -105,7 +119,19 @@ def training(results: Results) -> dict[str, Any]:
     return {"results": found | {"metrics": {"data.probability": 0.994}}, "models": ("after",)}
 
 
-REPORTS = (feasible, infeasible, whole_split, far_missed, one_step, long_run, crowded, hostile, bare, training)
+REPORTS = (
+    feasible,
+    infeasible,
+    whole_split,
+    far_missed,
+    one_step,
+    long_run,
+    crowded,
+    benchmark,
+    hostile,
+    bare,
+    training,
+)
 NAMES = [make.__name__ for make in REPORTS]
 VIEWS = [(320, "light"), (400, "light"), (1000, "light"), (1600, "light"), (1600, "dark"), (400, "dark")]
 BOUND_PLOT, FORGET, RETAIN, MULTIPLIER, LOSS = (
