@@ -136,7 +136,8 @@ class TestRedacted:
         assert len(words) > 20
         assert told(runs.redacted.folder, words) == {}
         assert told(runs.plain.folder, [QUESTION, ANSWER]) == {
-            name: {QUESTION, ANSWER} for name in ("forget.parquet", "retain.parquet", "report.html")
+            **{name: {QUESTION, ANSWER} for name in ("forget.parquet", "retain.parquet", "report.html")},
+            "results.json": {QUESTION},  # in the first prompt
         }
         assert set(told(runs.plain.folder, [SYSTEM])) == {
             *("config.yaml", "results.json", "report.html", "forget.parquet"),
@@ -278,7 +279,7 @@ class TestErrorsOfRedactedRuns:
             raise ValueError(ANSWER) from KeyError(QUESTION)
 
         monkeypatch.setenv("AMNESTIC_DEBUG", debug)
-        monkeypatch.setattr("amnestic.inputs.read_examples", fail)
+        monkeypatch.setattr("amnestic.benchmarks.base.read_examples", fail)
         assert f"error: ValueError: {ANSWER} (run again" in unlearn(bound=9).err
         outcome = unlearn(bound=9, redact=True)
         assert outcome.status == 1
@@ -291,7 +292,7 @@ class TestErrorsOfRedactedRuns:
             raise amnestic.InputError("no such row.") from KeyError(QUESTION)
 
         monkeypatch.setenv("AMNESTIC_DEBUG", debug)
-        monkeypatch.setattr("amnestic.inputs.read_examples", fail)
+        monkeypatch.setattr("amnestic.benchmarks.base.read_examples", fail)
         assert (QUESTION in unlearn(bound=9).err) == (debug == "1")
         outcome = unlearn(bound=9, redact=True)
         assert outcome.err.endswith("error: no such row.\n")

@@ -69,7 +69,7 @@ def alternates_of(encoder: Encoder, examples: Sequence[Example], encoded: Sequen
 
     `examples` hold those that `encoded` was made from, found by their ids; an example without tokens to score is in
     neither. Each answer takes the place of the true one: same template, same closing token. Raises InputError where
-    nothing of an answer is left to score within the limit, and for answers beyond it that are not to be cut.
+    nothing of an answer is left to score within the limit; a kind with answers that are to be dropped is left out.
     """
     kinds = [kind for kind in ALTERNATES if rows_with(examples, kind).any()]
     if not kinds:
@@ -79,16 +79,26 @@ def alternates_of(encoder: Encoder, examples: Sequence[Example], encoded: Sequen
     if len(found) != len(places):  # chunks of corpus texts have ids of their own, and no other answers
         return {}
     chosen = take(examples, [found[place] for place in range(len(encoded))])
-    return {kind: _encoded(encoder, kind, chosen) for kind in kinds if rows_with(chosen, kind).all()}
+    found_kinds = {kind: _encoded(encoder, kind, chosen) for kind in kinds if rows_with(chosen, kind).all()}
+    return {kind: rows for kind, rows in found_kinds.items() if rows is not None}
 
 
-def _encoded(encoder: Encoder, kind: str, examples: Sequence[Example]) -> Alternates:
+def _encoded(encoder: Encoder, kind: str, examples: Sequence[Example]) -> Alternates | None:
+    """Return the answers of one kind; None where some are too long, and what is too long is to be dropped."""
     given, counts = example_rows(), []
     for example in examples:
         answers = example.alternates[kind]
         given.extend(replace(example, answer=answer, forget_spans=(), alternates={}) for answer in answers)
         counts.append(len(answers))
-    split = encoder.encode(kind, given)
+    drops = encoder.options.too_long == "drop"
+    try:
+        split = encoder.encode(kind, given)
+    except InputError:
+        if drops:  # all of them
+            return None
+        raise
+    if split.left_out and drops:
+        return None
     if split.left_out:
         lacking = Counter(example.id for example in given) - Counter(row.id for row in split.examples)
         cause = f"too long, with more than {encoder.limit} tokens" if split.too_long else "without a token to score"

@@ -33,8 +33,8 @@ class Likelihood:
             return f"there are no {self.split} rows; give {MORE.get(self.split, 'them')}"
         if self.answer not in contents.answers[self.split]:
             return (
-                f"not every {self.split} row has a {self.answer}; give files with that column, as the *_perturbed "
-                "files of TOFU have"
+                f"not every {self.split} row has a {self.answer} within --max_length; give files with that column, as "
+                "the *_perturbed files of TOFU have"
             )
         return None if self.reader == "model" else _no_reference(contents)
 
