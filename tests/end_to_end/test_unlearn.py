@@ -25,6 +25,8 @@ RUN_FOLDER = [
     "train.jsonl",
 ]
 METRICS = [
+    "distinct_ngrams",
+    "empty_answers",
     "entropy",
     "exact_memorization",
     "extraction_strength",
@@ -32,6 +34,9 @@ METRICS = [
     "probability",
     "rouge",
     "token_probability",
+    "truth_ratio",
+    "truth_ratio_arithmetic",
+    "unended_answers",
 ]
 TEMPLATE = (
     "{% for message in messages %}<bos>{{ message['role'] }}\n{{ message['content'] }}"

@@ -208,7 +208,7 @@ def test_a_long_answer_is_cut_and_counted(tokenizer: Any) -> None:
 
 
 def test_a_long_answer_that_is_an_error_is_refused(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="^1 of 2 perturbed_answer rows are longer than 60 tokens"):
+    with pytest.raises(InputError, match=r"^1 of 2 perturbed_answer rows are longer than 60 tokens"):
         alternates_of(*encoded(tokenizer, LONG, too_long="error", max_length=60))
 
 
