@@ -50,9 +50,23 @@ def _strength(hits: np.ndarray) -> float:
     return 1 - min(given, len(hits) - 1) / len(hits)
 
 
+@dataclass(frozen=True)
+class WithoutLast(MinKAttack):
+    """An attack of the Min-K family as OpenUnlearning reads it: without the last scored token of an answer."""
+
+    def scores(self, answers: Likelihoods) -> np.ndarray:
+        """Return the mean of the lowest values, negated; 0 where nothing is left."""
+        rows = (own[:-1] for own in answers.per_example(self.values(answers)))
+        return np.array([-lowest_mean(own, self.count(len(own))) if len(own) else 0.0 for own in rows])
+
+    def count(self, n: int) -> int:
+        """Return how many of n tokens are read, the product rounded down as it is."""
+        return max(1, int(self.k * n))
+
+
 @metric("mia.min_k_ou.auc")
 @dataclass(frozen=True)
-class OpenMinKAttack(MinKAttack):
+class OpenMinKAttack(WithoutLast):
     """Min-K% without an answer's last scored token, of max(1, int(k n)) tokens; 0 where nothing is left."""
 
     label: ClassVar = "Membership by Min-K% (OU), AUC"
@@ -61,18 +75,10 @@ class OpenMinKAttack(MinKAttack):
     on_request: ClassVar = True
     place: ClassVar = 56
 
-    def scores(self, answers: Likelihoods) -> np.ndarray:
-        """Return the mean loss of the least likely tokens."""
-        return _open_scores(self, answers)
-
-    def count(self, n: int) -> int:
-        """Return how many of n tokens are read, the product rounded down as it is."""
-        return max(1, int(self.k * n))
-
 
 @metric("mia.min_k_plus_plus_ou.auc")
 @dataclass(frozen=True)
-class OpenMinKPlusPlusAttack(MinKPlusPlusAttack):
+class OpenMinKPlusPlusAttack(WithoutLast, MinKPlusPlusAttack):
     """Min-K%++ without an answer's last scored token, of max(1, int(k n)) tokens; 0 where nothing is left."""
 
     label: ClassVar = "Membership by Min-K%++ (OU), AUC"
@@ -80,19 +86,6 @@ class OpenMinKPlusPlusAttack(MinKPlusPlusAttack):
     source: ClassVar = OPEN_UNLEARNING
     on_request: ClassVar = True
     place: ClassVar = 57
-
-    def scores(self, answers: Likelihoods) -> np.ndarray:
-        """Return the mean of the lowest standardised values, negated."""
-        return _open_scores(self, answers)
-
-    def count(self, n: int) -> int:
-        """Return how many of n tokens are read, the product rounded down as it is."""
-        return max(1, int(self.k * n))
-
-
-def _open_scores(attack: MinKAttack, answers: Likelihoods) -> np.ndarray:
-    rows = (own[:-1] for own in answers.per_example(attack.values(answers)))
-    return np.array([-lowest_mean(own, attack.count(len(own))) if len(own) else 0.0 for own in rows])
 
 
 @metric("privleak_ou")
