@@ -1,8 +1,7 @@
 """One evaluation: the data that a model is measured on, what it is held beside, and the folder of the outcome."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from .errors import InputError, Interrupted
 from .evaluation.collect import Suite, collect, metric_classes, suite, wanted_metrics
 from .evaluation.metric import Contents, Measurement
 from .evaluation.needs import OfRetrained
-from .evaluation.plan import planned, vocabulary_rows
+from .evaluation.plan import Plan, planned, vocabulary_rows
 from .evaluation.store import FILE, Store
 from .inputs import Given, Inputs, Loading, gather_measured, load_beside
 from .interruption import Interruption
@@ -24,7 +23,7 @@ from .measuring import Measured, Measuring, Recorded, evenly, joined
 from .model.load import Loaded, digest
 from .model.options import AdapterOptions
 from .model.sharding import device_of
-from .progress import Progress
+from .progress import Progress, timed
 from .reports.environment import environment, file_hashes
 from .reports.files import read_json
 from .reports.redaction import Redaction
@@ -82,13 +81,9 @@ class Evaluating:
             return " Nothing was written."
         return " What was computed is kept: the same command goes on with what is missing."
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> AbstractContextManager[None]:
         """Add the seconds of the context to those of `stage`."""
-        begin = time.perf_counter()
-        self.seconds.setdefault(stage, 0.0)
-        yield
-        self.seconds[stage] += time.perf_counter() - begin
+        return timed(self.seconds, stage)
 
     def gather(self) -> Inputs:
         """Load the model, and read and encode what it is measured on; raises InputError for what cannot be used."""
@@ -126,9 +121,9 @@ class Evaluating:
         That is done for whatever a metric reads of it, and nothing else.
         """
         if isinstance(retrained, Loaded):
-            contents = replace(measuring.subject(retrained).contents, retrained=frozenset())
-            asked = of_retrained(contents, measuring.options.metrics)
-            retrained = self.run(retrained, measuring, asked, "measure the retrained model").measurements
+            asked = of_retrained(measuring.subject(retrained).contents, measuring.options.metrics)
+            plan = planned(measuring.subject(retrained), asked.needs)
+            retrained = self.run(retrained, measuring, asked, plan, "measure the retrained model").measurements
         return replace(measuring, retrained=retrained)
 
     def only_planned(self, inputs: Inputs, measuring: Measuring, retrained: Any) -> dict[str, Any]:
@@ -138,8 +133,8 @@ class Evaluating:
             measuring = replace(measuring, store=Store(cache))
         known = frozenset(retrained) if isinstance(retrained, dict) else None
         if isinstance(retrained, Loaded):
-            contents = replace(measuring.subject(retrained).contents, retrained=frozenset())
-            known = frozenset(item.key for item in of_retrained(contents, measuring.options.metrics).metrics)
+            asked = of_retrained(measuring.subject(retrained).contents, measuring.options.metrics)
+            known = frozenset(item.key for item in asked.metrics)
         subject = measuring.subject(inputs.loaded)
         asked = suite(replace(subject.contents, retrained=known), measuring.options.metrics)
         plan = planned(subject, asked.needs)
@@ -155,10 +150,10 @@ class Evaluating:
             "not_computed": asked.not_computed,
         }
 
-    def run(self, loaded: Loaded, measuring: Measuring, asked: Suite, title: str) -> Recorded:
+    def run(self, loaded: Loaded, measuring: Measuring, asked: Suite, plan: Plan, title: str) -> Recorded:
         """Measure a model for the metrics `asked`."""
         subject = measuring.subject(loaded, self.progress.advance)
-        self.progress.start(title, planned(subject, asked.needs).units)
+        self.progress.start(title, plan.units)
         return Recorded.of(collect(subject, asked), asked, measuring.measured)
 
     def announce(self, inputs: Inputs, plan: Mapping[str, Any], asked: Suite) -> None:
@@ -261,7 +256,8 @@ def _was_interrupted(place: Path) -> bool:
 
 
 def of_retrained(contents: Contents, names: tuple[str, ...]) -> Suite:
-    """Return the suite of what the metrics called `names` read of a retrained model."""
+    """Return the suite of what the metrics called `names` read of a retrained model, which has none beside it."""
+    contents = replace(contents, retrained=frozenset())
     wanted = wanted_metrics(contents, names)
     needs = [need for item in wanted for need in item.needs().values()]
     return Suite.of([need.metric for need in needs if isinstance(need, OfRetrained)], contents)

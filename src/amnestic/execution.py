@@ -1,9 +1,8 @@
 """What every command that trains does around its training: announce, time, measure, save, check, write."""
 
 import shlex
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +25,7 @@ from .model.compiling import compiled
 from .model.fidelity import SAMPLED, Sample
 from .model.load import Loaded, checkpointed, digest, merge_adapter, reload, round_to_saved, save
 from .model.sharding import device_of
-from .progress import Observers, Progress
+from .progress import Observers, Progress, timed
 from .reports.environment import environment, file_hashes
 from .reports.redaction import Redaction
 from .reports.render import render_report
@@ -190,13 +189,9 @@ class Execution:
         """
         return self.config.adapter.use_peft or self.config.training.gradient_checkpointing
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
+    def timed(self, stage: str) -> AbstractContextManager[None]:
         """Add the seconds of the context to those of `stage`."""
-        begin = time.perf_counter()
-        self.seconds.setdefault(stage, 0.0)
-        yield
-        self.seconds[stage] += time.perf_counter() - begin
+        return timed(self.seconds, stage)
 
     @property
     def batch_size(self) -> int:

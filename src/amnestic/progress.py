@@ -3,9 +3,20 @@
 Only the command line prints; everything else reports to a `Progress`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
+
+
+@contextmanager
+def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
+    """Add the seconds of the context to those of `stage`, which is among them from its beginning."""
+    begin = time.perf_counter()
+    seconds.setdefault(stage, 0.0)
+    yield
+    seconds[stage] += time.perf_counter() - begin
 
 
 class Progress:

@@ -202,9 +202,10 @@ def _evaluate(evaluating: Evaluating, config: EvalConfig) -> Run:
             measuring = evaluating.beside(retrained, measuring)
             del retrained
         asked = measuring.suite(loaded)
-        evaluating.announce(inputs, planned(measuring.subject(loaded), asked.needs).facts, asked)
+        plan = planned(measuring.subject(loaded), asked.needs)
+        evaluating.announce(inputs, plan.facts, asked)
         with evaluating.timed("measure"):
-            recorded = evaluating.run(loaded, measuring, asked, "measure the model")
+            recorded = evaluating.run(loaded, measuring, asked, plan, "measure the model")
         results = evaluating.conclude(inputs, measuring, recorded)
     return Run(loaded.model, loaded.tokenizer, results, folder)
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import InputError, UnexpectedError, outline
+from ..progress import timed
 from .metric import METRICS, Contents, Measurement, Metric, UndefinedError
 from .needs import MORE, Generation, OfRetrained, SweptNeed, why_missing
-from .sweeps import Subject, sweep, timed
+from .sweeps import Subject, sweep
 
 DEFAULT, ALL = "default", "all"
 

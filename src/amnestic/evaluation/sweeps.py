@@ -4,10 +4,8 @@
 """
 
 import hashlib
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +25,7 @@ from ..model.gradient_norms import NotFiniteError, gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
 from ..model.signals import Needs, read
+from ..progress import timed
 from .metric import Contents, Generations, Likelihoods, Measurement
 from .needs import GeneratedLikelihood, Generation, GradientNorm, Likelihood, SweptNeed
 from .options import EvaluationOptions
@@ -379,14 +378,6 @@ def norms_left(subject: Subject, rows: Sequence[Encoded]) -> dict[bytes, Encoded
 def _norm_key(subject: Subject, row: Encoded) -> bytes:
     """Return a hash of what the norm of a row's gradient depends on besides the model: its tokens, and what trains."""
     return hashlib.blake2b(row_key(row) + subject.trained, digest_size=16).digest()
-
-
-@contextmanager
-def timed(seconds: dict[str, float], stage: str) -> Iterator[None]:
-    """Add the seconds of the context to those of `stage`."""
-    begin = time.perf_counter()
-    yield
-    seconds[stage] = seconds.get(stage, 0.0) + time.perf_counter() - begin
 
 
 @dataclass(frozen=True)
