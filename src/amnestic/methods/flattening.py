@@ -26,10 +26,9 @@ class PDU(Method):
     """
 
     needs: ClassVar[Needs] = Needs(head=frozenset({"margin"}))
-    retention: ClassVar[tuple[Retention, ...]] = (
-        Retention(NLL(), Bounded(rate=5.0, initial=100.0, warmup_epochs=5.0)),
-    )
+    bounded: ClassVar[Bounded] = Bounded(rate=5.0, initial=100.0, warmup_epochs=5.0)
+    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), bounded),)
 
-    def objective(self, model: Passes) -> Tensor:
+    def objective(self, model: Passes, reference: Passes) -> Tensor:
         """Return the squared margin at each predicting position, (N,)."""
         return losses.flattening(model.forget.margin)

@@ -20,27 +20,51 @@ from .sharding import is_sharded
 
 @dataclass(frozen=True)
 class Needs:
-    """Which signals of a forward pass somebody reads."""
+    """Which signals of a forward pass somebody reads, at the positions that predict scored tokens."""
 
     head: frozenset[HeadNeed] = frozenset()
     """Names of head signals: token_logp, margin, is_argmax, each (N,); moments, (N, 2); and at most one CrossEntropyTo,
     read as ``cross_entropy`` (N,)."""
+    unshifted: frozenset[str] = frozenset()
+    """Names of head signals one position later, where the scored token stands; read as ``unshifted_margin`` and so on."""
+    hidden: frozenset[int] = frozenset()
+    """Blocks whose output is read, ``hidden(l)``, (N, D); counted from 0, before any norm behind the block."""
 
     def __post_init__(self) -> None:
         """Raise ValueError for a signal that does not exist, and for two cross-entropies."""
         named = {need for need in self.head if isinstance(need, str)}
-        if unknown := named - set(HEAD_SIGNALS):
+        if unknown := (named | self.unshifted) - set(HEAD_SIGNALS):
             raise ValueError(f"unknown head signals {sorted(unknown)}; known: {sorted(HEAD_SIGNALS)}")
         if len(self.head - named) > 1:
             raise ValueError("two cross-entropies were declared; expected at most one for each reader.")
 
     def __or__(self, other: "Needs") -> "Needs":
         """Return what serves both readers."""
-        return Needs(head=self.head | other.head)
+        return Needs(self.head | other.head, self.unshifted | other.unshifted, self.hidden | other.hidden)
+
+    def __bool__(self) -> bool:
+        """Return whether anything is read."""
+        return bool(self.head or self.unshifted or self.hidden)
+
+    @property
+    def names(self) -> list[str]:
+        """Return the attributes of `Signals` that they are read by."""
+        at_head = [*map(name_of, self.head), *map(name_unshifted, self.unshifted)]
+        return sorted(at_head) + [name_hidden(block) for block in sorted(self.hidden)]
+
+    @property
+    def projects(self) -> bool:
+        """Return whether the reference's distribution over the vocabulary is read."""
+        return any(isinstance(need, CrossEntropyTo) and need.target.needs_reference for need in self.head)
+
+    @property
+    def last_block(self) -> int | None:
+        """Return the block behind which nothing is read; None where the head is."""
+        return None if self.head or self.unshifted else max(self.hidden, default=0)
 
 
 class Signals:
-    """The declared signals of one split in a pass, as attributes, each (N,); reading any other is an error."""
+    """The declared signals of one split in a pass, as attributes, each (N,) or (N, D); any other is an error."""
 
     def __init__(self, values: dict[str, Tensor], row: Tensor, answers: int) -> None:
         """`row` (N,) is the answer that each scored token belongs to, of so many `answers`."""
@@ -55,9 +79,14 @@ class Signals:
             return values[name]  # type: ignore[no-any-return]
         raise AttributeError(f"signal '{name}' was not declared; declared: {', '.join(sorted(values)) or 'none'}")
 
+    def hidden(self, block: int) -> Tensor:
+        """Return the output of a block, (N, D); raises AttributeError where the reader did not declare it."""
+        found: Tensor = getattr(self, name_hidden(block))
+        return found
+
     def only(self, needs: Needs) -> "Signals":
         """Return the part of these signals that `needs` declares."""
-        return Signals({name_of(need): self.values[name_of(need)] for need in needs.head}, self.row, self.answers)
+        return Signals({name: self.values[name] for name in needs.names}, self.row, self.answers)
 
     def of(self, part: Part) -> "Signals":
         """Return the signals of `part` alone, as if nothing else had been scored."""
@@ -88,6 +117,16 @@ PLAIN = Form()
 def name_of(need: HeadNeed) -> str:
     """Return the attribute of `Signals` that a declared need is read by."""
     return need if isinstance(need, str) else need.name
+
+
+def name_unshifted(need: str) -> str:
+    """Return the attribute of `Signals` that a head signal one position later is read by."""
+    return f"unshifted_{need}"
+
+
+def name_hidden(block: int) -> str:
+    """Return the name that the output of a block has among the values of `Signals`."""
+    return f"hidden_{block}"
 
 
 def read(
