@@ -274,7 +274,9 @@ def test_unshifted_margins_stand_one_position_later(loaded, fuses):
     logp = plain.flatten(0, 1)[batch.shares["forget"].of(batch.positions)].log_softmax(-1)
     wanted = logp.gather(-1, batch.shares["forget"].of(batch.targets)[:, None]).squeeze(-1)
     torch.testing.assert_close(found["forget"].token_logp.double(), wanted, rtol=1e-5, atol=1e-5)
-    with pytest.raises(AttributeError, match="signal 'margin' was not declared; declared: token_logp, unshifted_margin"):
+    with pytest.raises(
+        AttributeError, match="signal 'margin' was not declared; declared: token_logp, unshifted_margin"
+    ):
         found["forget"].margin  # noqa: B018
 
 

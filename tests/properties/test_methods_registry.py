@@ -159,7 +159,9 @@ def test_no_cut_changes_gradient_losses_or_multiplier(model_of, tmp_path, name, 
         assert again.units.tolist() == found.units.tolist()
         assert moved == pytest.approx(multipliers, rel=1e-6)
         for key, value in gradient.items():
-            torch.testing.assert_close(value, expected[key], rtol=0, atol=2e-6 * largest, msg=lambda m, k=key: f"{k} {m}")
+            torch.testing.assert_close(
+                value, expected[key], rtol=0, atol=2e-6 * largest, msg=lambda m, k=key: f"{k} {m}"
+            )
 
 
 @every_method
