@@ -91,8 +91,9 @@ class SatImp(Method):
     """Gradient ascent on the tokens that are neither forgotten nor certain: sg(p^beta1 (1 - p)^beta2) log p.
 
     Yang et al., 2025, arXiv:2505.11953 (saturation and importance); sg stops the gradient. Bounded below for a beta1
-    above 0. It fails on texts that the model knows by heart: at p near 1 the weight is near 0, so hardly anything moves.
-    Published with a factor of 0.1 beside a retention of weight 1, which is the direction of a retention of weight 10.
+    above 0. It fails on texts that the model knows by heart: at p near 1 the weight is near 0, so hardly anything
+    moves. Published with a factor of 0.1 beside a retention of weight 1, which is the direction of a retention of
+    weight 10.
     """
 
     beta1: float = 5.0

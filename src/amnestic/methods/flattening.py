@@ -21,9 +21,9 @@ class PDU(Method):
     """Flatten the logits where the answer is predicted, while a multiplier holds the retain loss at its bound.
 
     Entesari et al., 2025, arXiv:2506.05314: mean over the answer's predicting positions of (max z - mean z)^2, in
-    float32. At least 0, and 0 only at the uniform distribution. It fails as gently as it holds: a bound below what the
-    multiplier can enforce is reported, and what is flat speaks no language. The multiplier's defaults are the paper's
-    for TOFU; they fit a squared margin of some hundreds.
+    float32. At least 0, and 0 only at the uniform distribution. It fails by babble: where the logits are flat any
+    token is as good as another, so the model neither refuses nor answers in sentences. The multiplier's defaults are
+    the paper's for TOFU; they fit a squared margin of some hundreds.
 
     Departures: vocabulary rows beyond the tokenizer's do not count, and the positions are those that predict the answer
     (the authors' code takes them one later).

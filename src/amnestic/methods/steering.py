@@ -28,7 +28,7 @@ class RMU(Method):
     Li et al., 2024, arXiv:2403.03218 (representation misdirection): u is uniform on [0, 1)^D, normalized, the same for
     the whole run. Only the down projections of blocks l-2 to l move, and no block above l is run. Published with
     the distance of the retain split's rows from the reference's, times alpha. At least 0. It fails where c is small
-    beside the length of the hidden rows (larger models took 11 to 300), and what it hides comes back with little
+    beside the length of the hidden rows (public settings go up to 300), and what it hides comes back with little
     training.
     """
 
@@ -97,5 +97,6 @@ def direction(seed: int, width: int, device: torch.device, dtype: torch.dtype) -
     Python promises to keep the sequence of `random.Random`; torch does not keep its own.
     """
     generator = random.Random(f"rmu {seed}")
-    u = torch.tensor([generator.random() for _ in range(width)], dtype=torch.float64)
-    return torch.nn.functional.normalize(u, dim=0).to(device=device, dtype=dtype)
+    with torch.inference_mode(False):  # made while measuring, it has to serve training as well
+        u = torch.tensor([generator.random() for _ in range(width)], dtype=torch.float64)
+        return torch.nn.functional.normalize(u, dim=0).to(device=device, dtype=dtype)
