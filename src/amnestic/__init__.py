@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .comparing import compare
     from .config import EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
@@ -25,6 +26,7 @@ __all__ = [
     "RunError",
     "UnlearnConfig",
     "__version__",
+    "compare",
     "evaluate",
     "finetune",
     "unlearn",
@@ -41,6 +43,7 @@ _MODULES = {
     "Progress": "progress",
     "RunError": "errors",
     "UnlearnConfig": "config",
+    "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
     "unlearn": "run",

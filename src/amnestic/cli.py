@@ -74,10 +74,15 @@ LIST_EXAMPLES = """Examples:
   amnestic list methods
   amnestic list metrics --explain truth_ratio
   amnestic list metrics --json"""
+COMPARE_EXAMPLES = """Examples:
+  amnestic compare runs/npo-1 runs/npo-2 runs/pdu-1 --output_dir comparison
+  amnestic compare runs/* --overwrite --json > rows.json"""
 ENV_EXAMPLES = """Examples:
   amnestic env
   amnestic env --json > environment.json"""
 
+COMPARISON = "amnestic-comparison"
+"""Folder of a comparison that is given none."""
 NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
@@ -158,6 +163,7 @@ def application() -> App:
         (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
     ):
         app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
+    app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
     return app
@@ -321,6 +327,24 @@ def _undisturbed() -> Iterator[None]:
             import_module("huggingface_hub.utils.logging").set_verbosity_error()
             warnings.simplefilter("ignore")
         yield
+
+
+def compare_runs(
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.")],
+    output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
+    overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
+    json: Json = False,
+) -> None:
+    """Compare runs of unlearn: a leaderboard and a page with the trade-off and the curves of each."""
+    from .comparing import compare
+    from .console import open_console, show_leaderboard
+
+    with _undisturbed():
+        board = compare(runs, output_dir=output_dir, overwrite=overwrite)
+    if json:
+        _print_json(board.document)
+    else:
+        show_leaderboard(open_console(sys.stdout), board, output_dir)
 
 
 def show_environment(*, json: Json = False) -> None:

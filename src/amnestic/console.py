@@ -14,6 +14,7 @@ from rich.text import Text
 
 from .progress import Progress
 from .reports.display import duration, size, visible
+from .reports.leaderboard import Leaderboard
 from .reports.results import comparison
 
 PREVIEW = 800
@@ -261,6 +262,19 @@ def show_results(console: Console, results: Mapping[str, Any], output_dir: Path,
         files["results"] = output_dir / "results.json"
     console.print()
     console.print(pairs({name: path for name, path in files.items() if path.exists()}))
+
+
+def show_leaderboard(console: Console, board: Leaderboard, folder: str | Path) -> None:
+    """Write the rows of a comparison, what must be read with them, and where the files are."""
+    console.print(
+        Text(visible(board.verdict), style="bold red" if board.status in ("infeasible", "failed") else "bold")
+    )
+    console.print()
+    console.print(board.table())
+    console.print()
+    for note in board.notes:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"leaderboard": Path(folder, "leaderboard.md"), "report": Path(folder, "report.html")}))
 
 
 def _measured(results: Mapping[str, Any]) -> Table:
