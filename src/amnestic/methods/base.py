@@ -36,6 +36,8 @@ class Method(ABC):
     """Signals that `objective` reads; reading any other is an error."""
     retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded()),)
     """What the method is published with; a run may replace it."""
+    in_all: ClassVar[bool] = True
+    """Whether it takes part where every method is compared; a variant of another one does not."""
 
     @abstractmethod
     def objective(self, model: Passes) -> Tensor:
