@@ -11,7 +11,7 @@ import numpy as np
 from .config import UnlearnConfig
 from .constraints.bound import CONFIDENCE, Bound, Probe, Reached, Sums
 from .constraints.multiplier import Bounded
-from .constraints.options import BoundOptions, MultiplierOptions
+from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .data.encode import Encoded, fact, token_digests
@@ -260,12 +260,17 @@ def _to_train(forget: Sequence[Encoded], keep_context: bool) -> Sequence[Encoded
     return forget
 
 
+def probe_places(rows: int, options: ProbeOptions) -> np.ndarray:
+    """Return which of so many retain rows are the probe, in order."""
+    size = min(rows, options.probe_size)
+    return np.sort(np.random.default_rng(PROBE_SEED).choice(rows, size, replace=False))
+
+
 def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequence[Encoded], Sequence[Encoded]]:
     """Return (probe, rows that training draws from); the probe is held out where the split is large enough."""
     if len(retain) <= options.probe_size:
         return retain, retain
-    chosen = np.random.default_rng(PROBE_SEED).choice(len(retain), options.probe_size, replace=False)
-    probe = take(retain, np.sort(chosen))
+    probe = take(retain, probe_places(len(retain), options))
     if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
         return probe, retain
     # by content: a copy of a probe row is no row of training

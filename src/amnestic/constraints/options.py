@@ -8,7 +8,22 @@ from ..errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundOptions:
+class ProbeOptions:
+    """Where the loss on the retain split is measured."""
+
+    probe_size: int = 256
+    """Retain examples on which the bound is verified."""
+    train_on_probe: bool = False
+    """Let training draw the probe's examples even where the split is large enough to hold them out."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if self.probe_size < 1:
+            raise InputError(f"--probe_size is {self.probe_size}; expected at least 1 example.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundOptions(ProbeOptions):
     """How far the loss on the retain split may rise, and where that is measured."""
 
     keep: float | None = None
@@ -17,16 +32,13 @@ class BoundOptions:
     """The paper's form: the bound is (1 + alpha) times the retain loss before unlearning [default: none]."""
     bound: float | None = None
     """The bound itself, in nats a token [default: none]."""
-    probe_size: int = 256
-    """Retain examples on which the bound is verified."""
     keep_context: bool = False
     """Hold the rest of the marked answers as well: what stands around the spans to forget, by a bound of the same form
     and a multiplier of its own."""
-    train_on_probe: bool = False
-    """Let training draw the probe's examples even where the split is large enough to hold them out."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
+        super().__post_init__()
         given = [name for name in ("keep", "alpha", "bound") if getattr(self, name) is not None]
         if len(given) > 1:
             raise InputError(f"--{given[0]} and --{given[1]} were given; expected one of --keep, --alpha, --bound.")
@@ -36,8 +48,6 @@ class BoundOptions:
             raise InputError(f"--alpha is {self.alpha}; expected a finite number above 0.")
         if self.bound is not None and not 0 < self.bound < math.inf:
             raise InputError(f"--bound is {self.bound}; expected finite nats a token, above 0.")
-        if self.probe_size < 1:
-            raise InputError(f"--probe_size is {self.probe_size}; expected at least 1 example.")
 
 
 @dataclass(frozen=True, kw_only=True)
