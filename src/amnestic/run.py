@@ -8,7 +8,8 @@ from typing import Any
 from . import processes
 from .benchmarks.base import Benchmark
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
-from .constraints.retention import NLL
+from .constraints.multiplier import Fixed
+from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .errors import InputError
 from .evaluating import SPLITS, Evaluating
@@ -22,7 +23,7 @@ from .progress import Progress
 from .reports.verdict import verdict
 from .retrained import files_of, find_retrained
 from .training.loop import Loop, Plan
-from .training.problem import Problem, Term
+from .training.problem import Problem, retain_term
 from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
 
 
@@ -224,7 +225,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
         examples = inputs.splits["data"].examples
         rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
         plan = Plan.of(config.training, rows.steps_per_epoch)
-        loss = Term("data", "token", NLL.needs, NLL().values)
+        loss = retain_term(Retention(NLL(), Fixed(), "data"))
         problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.form)
         execution.identify(inputs)
     execution.announce(inputs, plan, {})

@@ -107,7 +107,7 @@ class Weighted(Method):
 
     retention = (Retention(NLL(), Fixed(0.5)),)
 
-    def objective(self, model):
+    def objective(self, model, reference):
         raise NotImplementedError
 
 

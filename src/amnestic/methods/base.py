@@ -45,8 +45,10 @@ class Method(ABC):
     name: ClassVar[str]
     unit: ClassVar[Literal["token", "answer"]] = "token"
     """What `objective` returns a value for, and what its mean is taken over."""
+    skips_first: ClassVar[bool] = False
+    """Whether the first token of each answer (of what is to be forgotten of it) is left out of the mean."""
     alternate: ClassVar[Literal["refusal", "generated"] | None] = None
-    """The second answer to each prompt that it reads: a refusal, or one that the model itself makes; fixed for a run."""
+    """The second answer to each prompt that it reads, the same in a whole run: a refusal, or one of the model's own."""
     is_bounded_below: ClassVar[bool] = True
     """Whether the objective has a least value; without one it pulls ever harder, and a bound caps its multiplier."""
     same_when_bounded: ClassVar[str | None] = None
