@@ -53,7 +53,11 @@ __all__ = [
 
 C = TypeVar("C")
 
-RIVALS = (("keep", "alpha", "bound", "retain_weight"), ("num_train_epochs", "max_steps"), ("warmup_epochs", "warmup_steps"))
+RIVALS = (
+    ("keep", "alpha", "bound", "retain_weight"),
+    ("num_train_epochs", "max_steps"),
+    ("warmup_epochs", "warmup_steps"),
+)
 """Options of which one replaces the others."""
 
 

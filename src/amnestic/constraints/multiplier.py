@@ -147,6 +147,23 @@ class Multiplier:
         return int(self.capped), max(0, self.steps - self.warmup_steps)
 
     @property
+    def ends(self) -> dict[str, float]:
+        """Return what results.json records of the end of a run; waits for a device."""
+        held, steps = self.cap_binds
+        binds = {} if self.control.cap is None else {"cap_binds": held / max(1, steps)}
+        return {"final": float(self.value)} | binds
+
+    def caution(self, of: str = "") -> str:
+        """Return a note for the user where the cap held it, with `of` behind the word multiplier; else nothing."""
+        held, steps = self.cap_binds
+        if not held or self.control.cap is None:
+            return ""
+        return (
+            f"the cap of {self.control.cap:g} held the multiplier{of} in {held} of {steps} steps: the bound asked for "
+            "more than it may pull; raise --multiplier_cap."
+        )
+
+    @property
     def state(self) -> dict[str, Tensor]:
         """Return all that moves on the device, by name, for a checkpoint; `steps` is the host's."""
         names = ("value", "pending", "measured", "integral", "is_capped", "capped")

@@ -32,7 +32,7 @@ class BoundOptions:
     """Loss on what is kept: negative log-likelihood, KL divergence from the model before, or distance from its hidden
     rows; the last two take --bound or --retain_weight [default: nll under a bound, the method's published one else]."""
     retention_layer: int | None = None
-    """Block that --retention hidden reads, counted from 0 [default: 7, or the middle one of a model of fewer than 14]."""
+    """Block that --retention hidden reads, counted from 0 [default: 7; of fewer than 14 blocks the middle one]."""
     probe_size: int = 256
     """Retain examples on which the bound is verified."""
     keep_context: bool = False

@@ -51,12 +51,14 @@ def _refuse_names(names: Iterable[str]) -> None:
     for name in names:
         if name in seen:
             raise InputError(
-                f"two sources of --retain are called '{name}'; expected --retain NAME=FILE, with a name of its own each."
+                f"two sources of --retain are called '{name}'; expected --retain NAME=FILE, each with its own name."
             )
         if not _NAME.fullmatch(name):
             raise InputError(f"--retain names a retention '{name}'; expected letters, digits and _ alone.")
         if name in RESERVED:
-            raise InputError(f"--retain names a retention '{name}', which a run calls something else; give another name.")
+            raise InputError(
+                f"--retain names a retention '{name}', which a run calls something else; give another name."
+            )
         seen.add(name)
 
 
