@@ -33,6 +33,7 @@ from .config import (
     read_yaml,
 )
 from .credentials import masked_output
+from .data.options import KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
@@ -93,6 +94,8 @@ NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
 GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
+WORDED = float | Literal["none"] | None
+"""The type of a number that may be switched off by the word none."""
 Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
 Explain = Annotated[
     str | None,
@@ -265,7 +268,7 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         consume_multiple=option.annotation == tuple[str, ...],
         negative=() if option.annotation == tuple[str, ...] else None,
     )
-    annotation = getitem(Annotated, (option.annotation, parameter))
+    annotation = getitem(Annotated, (tuple[str, ...] if option.annotation == KEPT else option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -281,20 +284,30 @@ def _shown(default: Any) -> str:
 
 def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
     """Return what reads a flag of this type in place of Cyclopts, if anything does."""
-    if annotation in (int, float, int | None, float | None):
+    if annotation in (int, float, int | None, float | None, WORDED):
         return _exact_number
+    if annotation == KEPT:
+        return _texts
     return _names if annotation == tuple[str, ...] else None
+
+
+def _texts(annotation: Any, tokens: Sequence[Token]) -> list[str]:
+    """Return what a flag was given, once for each time."""
+    return [token.value for token in tokens]
 
 
 def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return names([token.value for token in tokens])
 
 
-def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | None:
-    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one."""
+def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
+    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one.
+
+    none is the word where it is one of the values of the option, and else leaves the option open.
+    """
     text = tokens[0].value
     if text.lower() in ("none", "null") and annotation not in (int, float):
-        return None
+        return "none" if annotation == WORDED else None
     kind, expected = (int, "a whole number") if annotation in (int, int | None) else (float, "a number")
     try:
         return kind(text)
