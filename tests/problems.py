@@ -96,7 +96,7 @@ class Case:
         return found, [float(multiplier.value) for multiplier in multipliers]
 
     def gradients(self, problem: Problem, batches: Sequence[Any]) -> tuple[dict[str, torch.Tensor], Taken, list[float]]:
-        """Return the gradient of a step, by the name of the parameter, and what `taken` does; the model is as before."""
+        """Return the gradient of a step, by the name of the parameter, and what `taken` does; undo the step."""
         before = self.weights()
         found, multipliers = self.taken(problem, batches)
         with torch.no_grad():

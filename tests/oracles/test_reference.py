@@ -98,7 +98,7 @@ def test_cached_and_live_say_what_the_model_was(loaded, tmp_path, mode, packs, f
     loaded = packed(replace(loaded, form=replace(loaded.form, fuses=fuses)), packs)
     case = Case(loaded, Reading(), ())
     if mode == "cached" and not fuses:
-        with pytest.raises(InputError, match="is no plain linear layer, .* --reference_mode live"):
+        with pytest.raises(InputError, match=r"is no plain linear layer, .* --reference_mode live"):
             case.problem(tmp_path, mode)
         return
     before = deepcopy(loaded.model)
@@ -275,7 +275,7 @@ def test_unshifted_margins_stand_one_position_later(loaded, fuses):
     wanted = logp.gather(-1, batch.shares["forget"].of(batch.targets)[:, None]).squeeze(-1)
     torch.testing.assert_close(found["forget"].token_logp.double(), wanted, rtol=1e-5, atol=1e-5)
     with pytest.raises(
-        AttributeError, match="signal 'margin' was not declared; declared: token_logp, unshifted_margin"
+        AttributeError, match=r"signal 'margin' was not declared; declared: token_logp, unshifted_margin"
     ):
         found["forget"].margin  # noqa: B018
 

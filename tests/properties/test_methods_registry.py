@@ -192,7 +192,7 @@ def test_there_is_one_value_for_each_unit(model_of, tmp_path, name):
     assert problem.counts(batch) == [len(values)]
     assert values.dtype == torch.float32
     assert values.requires_grad
-    by_number = {id: count for id, count in zip([row.id for row in case.rows["forget"]], scored, strict=True)}
+    by_number = dict(zip([row.id for row in case.rows["forget"]], scored, strict=True))
     for number, id in enumerate(batch.shares["forget"].ids):
         assert (owners == number).sum() == (by_number[id] if case.method.unit == "token" else 1)
 

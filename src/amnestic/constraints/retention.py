@@ -1,11 +1,13 @@
 """What a run keeps: a loss on the retain split, and how its multiplier is controlled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor
 
 from .. import losses
+from ..errors import InputError
 from ..model.head import CrossEntropyTo, Reference
 from ..model.signals import Needs, Signals
 from .multiplier import Bounded, Fixed
@@ -16,6 +18,8 @@ class RetainLoss(Protocol):
 
     name: ClassVar[str]
     """What it is called on the command line and in results."""
+    starts_at_zero: ClassVar[bool]
+    """It compares with the model before, and so is 0 until the first step."""
 
     @property
     def needs(self) -> Needs:
@@ -37,6 +41,7 @@ class NLL:
     """Negative log-likelihood of the answer's tokens, in nats a token."""
 
     name: ClassVar[str] = "nll"
+    starts_at_zero: ClassVar[bool] = False
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
     reference_needs: ClassVar[Needs] = Needs()
 
@@ -54,6 +59,7 @@ class KL:
     """
 
     name: ClassVar[str] = "kl"
+    starts_at_zero: ClassVar[bool] = True
     needs: ClassVar[Needs] = Needs(head=frozenset({CrossEntropyTo(Reference(), whole=True)}))
     reference_needs: ClassVar[Needs] = Needs(head=frozenset({"moments"}))
 
@@ -71,6 +77,7 @@ class HiddenDistance:
     """
 
     name: ClassVar[str] = "hidden"
+    starts_at_zero: ClassVar[bool] = True
     layer: int = 0
     """The block, counted from 0."""
 
@@ -87,6 +94,22 @@ class HiddenDistance:
     def values(self, model: Signals, reference: Signals) -> Tensor:
         """Return the distance at each scored token, (N,)."""
         return losses.distance(model.hidden(self.layer), reference.hidden(self.layer))
+
+
+def retain_loss(name: str, layer: int | None, blocks: Callable[[], int]) -> RetainLoss:
+    """Return the loss called `name`; a distance of hidden rows is one at `layer`, or in the middle of the `blocks`.
+
+    Raises InputError for a layer that the model does not have.
+    """
+    if name != HiddenDistance.name:
+        return {loss.name: loss for loss in (NLL(), KL())}[name]
+    count = blocks()
+    chosen = min(7, count // 2) if layer is None else layer
+    if chosen >= count:
+        raise InputError(
+            f"--retention_layer is {chosen}, and the model has {count} blocks; expected at most {count - 1}."
+        )
+    return HiddenDistance(chosen)
 
 
 @dataclass(frozen=True)
