@@ -171,7 +171,7 @@ def _unlearn_results(
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
-        "method": described(task.method),
+        "method": described(task.method) | task.alike,
         **task.multiplier_facts(trained.multipliers),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
