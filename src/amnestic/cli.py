@@ -20,6 +20,7 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Nam
 
 from . import launch
 from .config import (
+    BenchConfig,
     DemoConfig,
     EvalConfig,
     FinetuneConfig,
@@ -41,6 +42,7 @@ from .reports.display import visible
 from .reports.files import plain
 
 if TYPE_CHECKING:
+    from .benching.outcome import Comparison
     from .run import Run
 
 INFEASIBLE = 3
@@ -68,6 +70,10 @@ FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
+BENCH_EXAMPLES = """Examples:
+  amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
+  amnestic bench --benchmark tofu:forget10 --model path/or/id \\
+    --methods npo,my_methods.Mine --trials 20 --output_dir comparison --plan"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -75,10 +81,15 @@ LIST_EXAMPLES = """Examples:
   amnestic list methods
   amnestic list metrics --explain truth_ratio
   amnestic list metrics --json"""
+COMPARE_EXAMPLES = """Examples:
+  amnestic compare runs/npo-1 runs/npo-2 runs/pdu-1 --output_dir comparison
+  amnestic compare runs/* --overwrite --json > rows.json"""
 ENV_EXAMPLES = """Examples:
   amnestic env
   amnestic env --json > environment.json"""
 
+COMPARISON = "amnestic-comparison"
+"""Folder of a comparison that is given none."""
 NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
@@ -94,7 +105,11 @@ Explain = Annotated[
         group=GENERAL,
     ),
 ]
-Runner = Callable[[Any, Progress], "Run"]
+Runner = Callable[[Any, Progress], Any]
+Build = Callable[[Any, Mapping[str, Any], str], Any]
+"""Makes a configuration of a class from options by name; the last argument is the file that they are from."""
+Show = Callable[[Any, bool, bool], int]
+"""Writes what a runner returned, as JSON or quietly where that is asked for, and returns the exit status."""
 
 
 @masked_output()
@@ -161,6 +176,9 @@ def application() -> App:
         (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
     ):
         app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
+    command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
+    app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
+    app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
     return app
@@ -194,7 +212,22 @@ def _demo(config: DemoConfig, progress: Progress) -> "Run":
     return demo(config, progress)
 
 
-def _configured(config_class: Any, runner: Runner) -> Callable[..., int]:
+def _bench(config: BenchConfig, progress: Progress) -> "Comparison":
+    """Compare methods under one bound and without, with several seeds, by ordinary runs that can be resumed."""
+    from .benching.main import run_bench
+
+    return run_bench(config, progress)
+
+
+def _bench_config(_: Any, mapping: Mapping[str, Any], source: str) -> BenchConfig:
+    from .benching.plan import bench_config
+
+    return bench_config(mapping, source)
+
+
+def _configured(
+    config_class: Any, runner: Runner, build: Build = from_mapping, show: Show | None = None
+) -> Callable[..., int]:
     """Return a command that takes the options of `config_class` as flags and hands them to `runner`.
 
     Its signature has one keyword for each option, but it is called with those alone that were given.
@@ -202,7 +235,7 @@ def _configured(config_class: Any, runner: Runner) -> Callable[..., int]:
 
     def command(config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
         mapping = override(read_yaml(config) if config else {}, given)
-        return _run(runner, from_mapping(config_class, mapping, config or ""), json, quiet)
+        return _run(runner, build(config_class, mapping, config or ""), json, quiet, show or _show_run)
 
     groups = {
         title: Group.create_ordered(title, help_formatter=NAMES)
@@ -287,8 +320,8 @@ def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | Non
         raise ValueError(f"'{text}' found, {expected} expected.") from None
 
 
-def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
-    from .console import open_console, show_results, watching
+def _run(runner: Runner, config: Any, as_json: bool, quiet: bool, show: Show) -> int:
+    from .console import open_console, watching
 
     is_redacted = getattr(config, "run", config).redact
     with (
@@ -297,7 +330,13 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
         watching(open_console(sys.stderr), quiet or launch.rank() > 0) as progress,
         _discreet(is_redacted),
     ):
-        run = runner(config, progress)
+        outcome = runner(config, progress)
+    return show(outcome, as_json, quiet)
+
+
+def _show_run(run: "Run", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_results
+
     if launch.rank():
         pass  # the first process shows them
     elif as_json:
@@ -305,6 +344,17 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     else:
         show_results(open_console(sys.stdout), run.results, run.output_dir, quiet)
     return 0 if run.feasible else INFEASIBLE
+
+
+def _show_comparison(comparison: "Comparison", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_comparison
+
+    if as_json:
+        board = comparison.leaderboard
+        _print_json({"plan": comparison.planned} if board is None else {"rows": board.records})
+    else:
+        show_comparison(open_console(sys.stdout), comparison, quiet)
+    return FAILURE if comparison.failed else 0
 
 
 @contextmanager
@@ -339,6 +389,24 @@ def _undisturbed() -> Iterator[None]:
             import_module("huggingface_hub.utils.logging").set_verbosity_error()
             warnings.simplefilter("ignore")
         yield
+
+
+def compare_runs(
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.")],
+    output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
+    overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
+    json: Json = False,
+) -> None:
+    """Compare runs of unlearn: a leaderboard and a page with the trade-off and the curves of each."""
+    from .comparing import compare
+    from .console import open_console, show_leaderboard
+
+    with _undisturbed():
+        board = compare(runs, output_dir=output_dir, overwrite=overwrite)
+    if json:
+        _print_json(board.document)
+    else:
+        show_leaderboard(open_console(sys.stdout), board, output_dir)
 
 
 def show_environment(*, json: Json = False) -> None:

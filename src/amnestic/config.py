@@ -18,9 +18,10 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from .benchmarks.options import BenchEvaluation, BenchModel, BenchOptions, BenchTraining
 from .config_file import read_yaml, yaml_text
-from .constraints.options import BoundOptions, MultiplierOptions
-from .data.options import KEPT, EvalData, FinetuneData, UnlearnData, kept_sources
+from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
+from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData, kept_sources
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .errors import InputError, nearest
@@ -34,6 +35,7 @@ from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraini
 
 __all__ = [
     "RIVALS",
+    "BenchConfig",
     "DemoConfig",
     "EvalConfig",
     "FinetuneConfig",
@@ -134,6 +136,31 @@ class EvalConfig:
     data: EvalData
     evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRun(RunOptions):
+    """Where a comparison goes."""
+
+    output_dir: str = "amnestic-bench"
+    """Folder of the comparison; one that was interrupted in it goes on."""
+    overwrite: bool = False
+    """Replace the runs in it that had other options; those that had the same stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Everything that decides a comparison of ``amnestic bench``."""
+
+    bench: BenchOptions
+    run: BenchRun = field(default_factory=BenchRun)
+    model: BenchModel = field(default_factory=BenchModel)
+    template: DataOptions = field(default_factory=DataOptions)
+    multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
+    training: BenchTraining = field(default_factory=BenchTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
+    evaluation: BenchEvaluation = field(default_factory=BenchEvaluation)
 
 
 @dataclass(frozen=True, kw_only=True)

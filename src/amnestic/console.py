@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich import progress as bars
 from rich.console import Console, RenderableType
@@ -14,7 +14,11 @@ from rich.text import Text
 
 from .progress import Progress
 from .reports.display import duration, size, visible
+from .reports.leaderboard import Leaderboard
 from .reports.results import comparison
+
+if TYPE_CHECKING:
+    from .benching.outcome import Comparison
 
 PREVIEW = 800
 """Most characters that are shown of a stretch of scored, or of unscored, tokens."""
@@ -53,6 +57,10 @@ class ConsoleProgress(Progress):
     def note(self, text: str) -> None:
         """Write a sentence for the user."""
         self.console.print(f"note: {visible(text)}")
+
+    def report(self, text: str) -> None:
+        """Write a line about a part that has ended."""
+        self.console.print(visible(text))
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Write one rendered example with its scored tokens marked."""
@@ -268,6 +276,35 @@ def show_results(console: Console, results: Mapping[str, Any], output_dir: Path,
         files["results"] = output_dir / "results.json"
     console.print()
     console.print(pairs({name: path for name, path in files.items() if path.exists()}))
+
+
+def show_leaderboard(console: Console, board: Leaderboard, folder: str | Path) -> None:
+    """Write the rows of a comparison, what must be read with them, and where the files are."""
+    console.print(
+        Text(visible(board.verdict), style="bold red" if board.status in ("infeasible", "failed") else "bold")
+    )
+    console.print()
+    console.print(board.table())
+    console.print()
+    for note in board.notes:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"leaderboard": Path(folder, "leaderboard.md"), "report": Path(folder, "report.html")}))
+
+
+def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> None:
+    """Write the leaderboard of a comparison and where its files are, or what would be run where nothing was."""
+    if comparison.leaderboard is None:
+        planned, bench = comparison.planned, comparison.plan.config.bench
+        done = sum(state == "done" for state in planned.values())
+        trials = f", after {bench.trials} trials of each method and share" if bench.trials else ""
+        console.print(f"{len(planned)} runs, {done} of them done already{trials}.")
+        if not quiet:
+            console.print(pairs(planned))
+        return
+    if quiet:
+        console.print(visible(comparison.leaderboard.verdict))
+        return
+    show_leaderboard(console, comparison.leaderboard, comparison.output_dir)
 
 
 def _measured(results: Mapping[str, Any]) -> Table:

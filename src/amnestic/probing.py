@@ -9,7 +9,7 @@ import numpy as np
 
 from .constraints.bound import Probe, Sums
 from .constraints.multiplier import Bounded
-from .constraints.options import BoundOptions
+from .constraints.options import BoundOptions, ProbeOptions
 from .constraints.retention import Retention
 from .data.encode import Encoded, token_digests
 from .data.records import is_among, take
@@ -62,12 +62,17 @@ class Kept:
         return "held out of training" if self.is_held_out else "part of the training rows"
 
 
+def probe_places(rows: int, options: ProbeOptions) -> np.ndarray:
+    """Return which of so many rows of a split are its probe, in order."""
+    size = min(rows, options.probe_size)
+    return np.sort(np.random.default_rng(PROBE_SEED).choice(rows, size, replace=False))
+
+
 def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequence[Encoded], Sequence[Encoded]]:
     """Return (probe, rows that training draws from); the probe is held out where the split is large enough."""
     if len(retain) <= options.probe_size:
         return retain, retain
-    chosen = np.random.default_rng(PROBE_SEED).choice(len(retain), options.probe_size, replace=False)
-    probe = take(retain, np.sort(chosen))
+    probe = take(retain, probe_places(len(retain), options))
     if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
         return probe, retain
     # by content: a copy of a probe row is no row of training

@@ -12,7 +12,22 @@ FORMS = ("keep", "alpha", "bound")
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoundOptions:
+class ProbeOptions:
+    """Where the loss on the retain split is measured."""
+
+    probe_size: int = 256
+    """Retain examples on which the bound is verified."""
+    train_on_probe: bool = False
+    """Let training draw the probe's examples even where the split is large enough to hold them out."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        if self.probe_size < 1:
+            raise InputError(f"--probe_size is {self.probe_size}; expected at least 1 example.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoundOptions(ProbeOptions):
     """What is kept, how far its loss may rise, and where that is measured."""
 
     keep: float | Literal["none"] | None = None
@@ -33,16 +48,13 @@ class BoundOptions:
     rows; the last two take --bound or --retain_weight [default: nll under a bound, the method's published one else]."""
     retention_layer: int | None = None
     """Block that --retention hidden reads, counted from 0 [default: 7; of fewer than 14 blocks the middle one]."""
-    probe_size: int = 256
-    """Retain examples on which the bound is verified."""
     keep_context: bool = False
     """Hold the rest of the marked answers as well: what stands around the spans to forget, by a bound of the same form
     and a multiplier of its own."""
-    train_on_probe: bool = False
-    """Let training draw the probe's examples even where the split is large enough to hold them out."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
+        super().__post_init__()
         _refuse_share("keep", None if self.keep == "none" else self.keep)
         if self.alpha is not None and not 0 < self.alpha < math.inf:
             raise InputError(f"--alpha is {self.alpha}; expected a finite number above 0.")
@@ -53,8 +65,6 @@ class BoundOptions:
             _refuse_limit(f"bound_of.{name}", limit)
         if self.retain_weight is not None and not 0 <= self.retain_weight < math.inf:
             raise InputError(f"--retain_weight is {self.retain_weight}; expected a finite number of at least 0.")
-        if self.probe_size < 1:
-            raise InputError(f"--probe_size is {self.probe_size}; expected at least 1 example.")
         if self.retention_layer is not None and self.retention_layer < 0:
             raise InputError(f"--retention_layer is {self.retention_layer}; expected a block, counted from 0.")
         self._refuse_rivals()

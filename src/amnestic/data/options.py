@@ -122,6 +122,28 @@ class AlternatesOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondAnswersOptions:
+    """What a method that teaches another answer in the place of the true one takes for it."""
+
+    alternate_answer_column: str | None = None
+    """Column of the answer that dpo and altpo teach in the place of the true one; a row with null there gets one as the
+    method makes it [default: alternate_answer, where there is one]."""
+    alternates_file: str | None = None
+    """File of these answers: JSON Lines with id (forget:0 is the first row) and answer, as alternatives.jsonl of a run
+    folder; it must name every forget row [default: none]."""
+    refusals: str | None = None
+    """File of the refusals that dpo teaches, one a line; each row gets one of them by lot, for the whole run
+    [default: some hundred that come with amnestic]."""
+
+    def refuse_rival_answers(self) -> None:
+        """Raise InputError where second answers are named in two ways."""
+        if self.alternates_file is not None and self.alternate_answer_column is not None:
+            raise InputError(
+                "--alternates_file and --alternate_answer_column both say where second answers stand; give one of them."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
     """A benchmark in the place of files of one's own."""
 
@@ -150,10 +172,12 @@ class SpansOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
+class UnlearnData(BenchmarkOptions, SpansOptions, SecondAnswersOptions, AlternatesOptions, DataOptions):
     """What to forget and what to keep."""
 
-    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"forget", "retain", "benchmark", "data"}
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
+        *("forget", "retain", "benchmark", "data", "alternates_file", "refusals")
+    }
 
     forget: str | None = None
     """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
@@ -166,6 +190,7 @@ class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions
         """Raise InputError for values that no run could use."""
         super().__post_init__()
         self.refuse_rivals("forget", "retain")
+        self.refuse_rival_answers()
         if lacking := self.lacking(vars(self)):
             raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
 
@@ -188,7 +213,9 @@ class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions
 class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What a model is measured on."""
 
-    indifferent: ClassVar[frozenset[str]] = UnlearnData.indifferent | {"holdout"}
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
+        *("forget", "retain", "holdout", "benchmark", "data")
+    }
 
     forget: str | None = None
     """What should be forgotten: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set

@@ -213,7 +213,7 @@ class _Pass:
         hidden = frozenset(block for need in every for block in need.hidden)
         reads_head = bool(self.projected) or any(need.last_block is None for need in every)
         last = None if reads_head or not hidden else max(hidden)
-        with ending_at(self.model, last), outputs(self.model, hidden) as rows:
+        with outputs(self.model, hidden) as rows, ending_at(self.model, last):
             if last is not None:
                 logits = self._without_head()
             elif self.form.fuses:

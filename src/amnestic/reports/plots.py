@@ -78,7 +78,7 @@ def _side(place: float, low: float, high: float) -> Literal["left", "center", "r
 
 def forget_plot(steps: Records, course: Course) -> Plot | None:
     """Return the forget loss over optimiser steps, with the candidates' values; None without records."""
-    line, candidates = _series(steps, "forget_loss"), _series(course.candidates, "forget_loss")
+    line, candidates = series(steps, "forget_loss"), series(course.candidates, "forget_loss")
     if not line.values and not candidates.values:
         return None
     with panel("forget-loss", "Forget loss") as drawing:
@@ -95,7 +95,7 @@ def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], held: He
     of all but the leading split, whose alone are recorded.
     """
     name = held.name
-    line, candidates = _series(steps, f"{name}_loss"), _series(course.candidates, held.key("reached"))
+    line, candidates = series(steps, f"{name}_loss"), series(course.candidates, held.key("reached"))
     if not line.values and not candidates.values:
         return None
     with panel(f"{name}-loss", f"{name.replace('_', ' ').capitalize()} loss", held.unit) as drawing:
@@ -105,7 +105,7 @@ def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], held: He
         if not bound.get("whole_split") and name != "context":
             explanation = "candidate, on the probe"
             if held.leads:
-                drawing.limits(candidates, _series(course.candidates, "upper_limit"), RETAIN)
+                drawing.limits(candidates, series(course.candidates, "upper_limit"), RETAIN)
                 explanation += ", with its upper limit"
         drawing.candidates(candidates, course.kept_step, RETAIN, explanation)
         drawing.written(course.kept_step)
@@ -114,7 +114,7 @@ def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], held: He
 
 def multiplier_plot(steps: Records, course: Course, held: Held = LEADING) -> Plot | None:
     """Return a multiplier over optimiser steps, with its warm start shaded; None without records."""
-    line = _series(steps, held.key("multiplier"))
+    line = series(steps, held.key("multiplier"))
     if not line.values:
         return None
     warm = [record["step"] for record in steps if record.get("epoch", math.inf) <= course.warmup_epochs]
@@ -129,7 +129,7 @@ def multiplier_plot(steps: Records, course: Course, held: Held = LEADING) -> Plo
 
 def loss_plot(steps: Records) -> Plot | None:
     """Return the loss of plain training over optimiser steps; None without records."""
-    line = _series(steps, "loss")
+    line = series(steps, "loss")
     if not line.values:
         return None
     with panel("loss", "Loss", "nats a token") as drawing:
@@ -137,7 +137,7 @@ def loss_plot(steps: Records) -> Plot | None:
     return drawing.plot()
 
 
-def _series(records: Records, name: str) -> Series:
+def series(records: Records, name: str) -> Series:
     """Return the finite values called `name` in the order of their steps; of a step taken twice, the later record."""
     by_step = {record["step"]: record.get(name) for record in records}
     points = sorted((step, value) for step, value in by_step.items() if value is not None and math.isfinite(value))

@@ -19,6 +19,7 @@ from .results import JsonLines, read_jsonl, write_json, write_text
 CONTENTS = {
     "config.yaml",
     "environment.json",
+    "alternatives.jsonl",
     "train.jsonl",
     "checkpoints",
     "model",
@@ -79,7 +80,7 @@ class RunFolder:
                 f"--output_dir {path} holds '{strange[0]}', which no run wrote; --overwrite replaces only earlier runs."
             )
         if found and is_resuming:
-            self._lock = _lock(self.path)  # before anything in it is read
+            self._lock = lock_folder(self.path)  # before anything in it is read
 
     def refuse_inputs(self, files: Iterable[Path]) -> None:
         """Raise InputError where a file that the run reads lies in the folder: opening it would delete the file."""
@@ -108,7 +109,7 @@ class RunFolder:
             return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path) if self._lock is None else self._lock
+            self._lock = lock_folder(self.path) if self._lock is None else self._lock
             self.is_open = True
             state = None if source is None else read_state(source)
             records = _records(source, state) if source is not None and state is not None else []
@@ -174,6 +175,11 @@ class RunFolder:
 
         write_folder(self.path / name, shared)
 
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a JSON Lines file of the folder."""
+        if self.is_written_here:
+            write_text(self.path / name, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
+
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder."""
         if not self.is_written_here:
@@ -206,7 +212,7 @@ def _records(source: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [r for r in records if (r["step"] in measured if "candidate" in r else r["step"] <= state["step"])]
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """Keep other processes out of the folder until the returned descriptor is closed; raises InputError if one is in.
 
     Where the system or the file system knows no locks, there is none.
