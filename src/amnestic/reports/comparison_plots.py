@@ -40,6 +40,8 @@ FAR = 22
 """From here on a line leads from a label to its mark."""
 LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
 BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
+MOST_TOLD = 6
+"""Marks that are told one by one to who listens to the page."""
 POINTS = 60_000
 """Points that all lines of a page may have together: some 20 bytes each."""
 
@@ -102,14 +104,9 @@ def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide:
         return None
     width, height = (WIDE, 460) if is_wide else (WIDTH, 380)
     name = f"{title.lower().replace(' ', '-')}-{'wide' if is_wide else 'narrow'}"
-    with panel(name, title, height=height, width=width) as drawing:
+    with panel(name, title, height=height, top=30, width=width) as drawing:
         axes = drawing.axes
-        runs = [
-            (entry.values[forgotten.key], entry.values[KEPT], LOOKS[entry.state])
-            for mark in marks
-            for entry in mark.row.entries
-            if forgotten.key in entry.values and KEPT in entry.values
-        ]
+        runs = _runs(marks, forgotten.key)
         axes.set_xlabel(forgotten.label)
         _scale(drawing, [mark.forgotten for mark in marks] + [x for x, _, _ in runs])
         _range(drawing, [mark.kept for mark in marks] + [y for _, y, _ in runs])
@@ -117,9 +114,15 @@ def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide:
         for number, (x, y, look) in enumerate(runs):
             axes.plot([_floor(axes, x)], [y], ls="", ms=3.5, gid=f"run-{number}", **_style(look))
         _draw_means(drawing, marks)
-        _label(axes, marks, (width, height), is_wide)
-        drawing.sentences = [_sentence(mark) for mark in marks]
+        _label(axes, marks, [(x, y) for x, y, _ in runs], is_wide)
+        drawing.sentences = _sentences(marks)
     return drawing.plot()
+
+
+def _runs(marks: Sequence[Mark], forgotten: str) -> list[tuple[float, float, Look]]:
+    """Return the runs behind the means, as far as they have both coordinates."""
+    entries = [entry for mark in marks for entry in mark.row.entries if {forgotten, KEPT} <= entry.values.keys()]
+    return [(entry.values[forgotten], entry.values[KEPT], LOOKS[entry.state]) for entry in entries]
 
 
 def _style(look: Look) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def _range(drawing: Panel, places: Sequence[float]) -> None:
     low, high = min(places), max(*places, 1.0)
     start = 0.0 if low < 0.5 else low - 0.15 * (high - low or 0.1)
     drawing.axes.set_ylim(start - 0.04 * (high - start), high + 0.08 * (high - start))
-    drawing.axes.set_ylabel("Retention kept, %")
+    drawing.axes.text(0, 1.02, "Retention kept, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
     drawing.axes.locator_params(axis="y", nbins=6)
     drawing.axes.yaxis.set_major_formatter(lambda value, _: tick(round(100 * value, 4)))
 
@@ -177,23 +180,34 @@ def _draw_means(drawing: Panel, marks: Sequence[Mark]) -> None:
     drawing.explain("small", MUTED, "small: one run")
 
 
-def _label(axes: "Axes", marks: Sequence[Mark], size: tuple[int, int], is_wide: bool) -> None:
+def _label(axes: "Axes", marks: Sequence[Mark], runs: Sequence[tuple[float, float]], is_wide: bool) -> None:
     """Write beside each mean what it is, with a line to the mark where the label had to move away."""
-    figure_width, figure_height = size
-    box = axes.get_position()
-    frame = Box(box.x0 * figure_width, box.y0 * figure_height, box.x1 * figure_width, box.y1 * figure_height)
-    scale = 72 / axes.figure.dpi
-    found = axes.transData.transform([(_floor(axes, mark.forgotten), mark.kept) for mark in marks])
-    points = [(float(x) * scale, float(y) * scale) for x, y in found]
+    points = _drawn_at(axes, [(mark.forgotten, mark.kept) for mark in marks])
+    obstacles = [Box.around(x, y, 11, 11) for x, y in points]
+    obstacles += [Box.around(x, y, 5, 5) for x, y in _drawn_at(axes, runs)]
+    left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
     texts = [_text(mark, is_wide) for mark in marks]
     room = 1.0 if is_wide else 1.25
     sizes = [(LETTER * room * len(text) + 4, LINE * room) for text in texts]
-    centres = placed(points, sizes, frame, [Box.around(x, y, 11, 11) for x, y in points])
+    centres = placed(points, sizes, Box(left, bottom, right, top), obstacles)
     for number, ((x, y), centre, text, (width, _)) in enumerate(zip(points, centres, texts, sizes, strict=True)):
         shift = (centre[0] - x, centre[1] - y)
         if max(abs(shift[0]) - width / 2, abs(shift[1])) > FAR:
             axes.annotate("", (x, y), shift, zorder=2, gid=f"lead-{number}", arrowprops=LEAD, **BY_POINTS)
         axes.annotate(text, (x, y), shift, ha="center", va="center", color=INK, zorder=5, **BY_POINTS)
+
+
+def _drawn_at(axes: "Axes", places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return where values are drawn, in the units of the plot's SVG from its lower left corner."""
+    if not places:
+        return []
+    found = axes.transData.transform([(_floor(axes, x), y) for x, y in places])
+    return [(float(x) * _scale_of(axes), float(y) * _scale_of(axes)) for x, y in found]
+
+
+def _scale_of(axes: "Axes") -> float:
+    """Return how many units of the plot's SVG one pixel of the figure is."""
+    return 72 / float(axes.figure.dpi)
 
 
 def _text(mark: Mark, is_wide: bool) -> str:
@@ -202,6 +216,14 @@ def _text(mark: Mark, is_wide: bool) -> str:
     named = str(visible(mark.row.method, 60))
     short = named.rpartition(".")[2] or named  # of a dotted path, the class
     return short if len(short) <= 24 else f"{short[:23]}…"
+
+
+def _sentences(marks: Sequence[Mark]) -> list[str]:
+    """Return what a listener is told of the plot: every mark of a few, of many the front alone."""
+    if len(marks) <= MOST_TOLD:
+        return [_sentence(mark) for mark in marks]
+    best = "; ".join(str(visible(mark.row.name, 120)) for mark in front(marks))
+    return [f"{len(marks)} means, whose numbers the leaderboard holds. From most forgotten to most kept: {best}."]
 
 
 def _sentence(mark: Mark) -> str:

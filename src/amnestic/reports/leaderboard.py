@@ -136,4 +136,4 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _all_of(count: int) -> str:
-    return "the one bounded run" if count == 1 else f"all {count} bounded runs"
+    return {1: "the one bounded run", 2: "both bounded runs"}.get(count, f"all {count} bounded runs")

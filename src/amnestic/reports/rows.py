@@ -52,7 +52,7 @@ class Row:
 
     @property
     def held(self) -> str:
-        """Return in how many of its runs the bound was held, after the word for all of them: ``held 2 of 2``."""
+        """Return what became of the bound, and in how many runs: ``held 2 of 2``, ``missed 1 of 2``, ``free``."""
         if self.state is None:
             return ""
         states = [entry.state for entry in self.entries]
@@ -60,7 +60,7 @@ class Row:
         if self.state == "failed":
             return text
         if self.is_bounded:
-            text = f"{text} {states.count('feasible')} of {len(states)}"
+            text = f"{text} {states.count(self.state)} of {len(states)}"
         return f"{text}, {states.count('failed')} failed" if "failed" in states else text
 
 
