@@ -4,8 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .benching.main import bench
     from .comparing import compare
-    from .config import EvalConfig, FinetuneConfig, UnlearnConfig
+    from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
     from .methods.flattening import PDU
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PDU",
     "AmnesticError",
+    "BenchConfig",
     "EvalConfig",
     "Example",
     "FinetuneConfig",
@@ -26,6 +28,7 @@ __all__ = [
     "RunError",
     "UnlearnConfig",
     "__version__",
+    "bench",
     "compare",
     "evaluate",
     "finetune",
@@ -35,6 +38,7 @@ __all__ = [
 _MODULES = {
     "PDU": "methods.flattening",
     "AmnesticError": "errors",
+    "BenchConfig": "config",
     "EvalConfig": "config",
     "Example": "data.example",
     "FinetuneConfig": "config",
@@ -43,6 +47,7 @@ _MODULES = {
     "Progress": "progress",
     "RunError": "errors",
     "UnlearnConfig": "config",
+    "bench": "benching.main",
     "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
