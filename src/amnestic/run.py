@@ -167,7 +167,7 @@ def _unlearn_results(
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
-        "method": described(task.method),
+        "method": described(task.method) | _twin(task.method),
         **task.multiplier_facts(trained.multipliers),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
@@ -178,6 +178,11 @@ def _unlearn_results(
     status = "unconstrained" if not probes else "feasible" if trained.kept.holds else "infeasible"
     sentence = verdict(facts, [split.name for split in task.kept])
     return {"command": "unlearn", "status": status, "verdict": sentence} | facts
+
+
+def _twin(method: Method) -> dict[str, str]:
+    """Return which method this one is under a bound, where its class says so; comparisons tell it."""
+    return {} if method.same_when_bounded is None else {"same_when_bounded": method.same_when_bounded}
 
 
 def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 METHODS = ("grad_ascent", "grad_diff", "npo", "simnpo", "dpo", "altpo", "wga", "satimp", "undial", "ceu", "rmu", "pdu")
-VIEWS = [(320, "light"), (320, "dark"), (800, "light"), (1000, "dark"), (1600, "light"), (1600, "dark")]
+VIEWS = [(320, "dark"), (800, "light"), (1600, "light"), (1600, "dark")]
 PWNED = "<script>window.pwned=1</script><img src=x onerror='window.pwned=2'></bdi></td></table><h1>owned</h1>"
 KEPT, FORGOTTEN = "Retention kept", "Probability of an answer, forget"
 

@@ -35,6 +35,20 @@ def test_two_seeds_of_real_runs_are_one_row(runs, tmp_path, capsys):
     assert page.count("<figure>") == 2 + 3
 
 
+def test_a_method_that_a_bound_makes_another_is_named(unlearn, tmp_path, capsys):
+    run = unlearn(method="grad_diff", bound=9).folder
+    assert main(["compare", str(run), "--output_dir", str(tmp_path / "out")]) == 0
+    assert "note: Under a bound grad_diff is grad_ascent: " in capsys.readouterr().out
+
+
+def test_a_free_run_is_called_free(unlearn, tmp_path, capsys):
+    run = unlearn(method="grad_diff").folder
+    assert main(["compare", str(run), "--output_dir", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 run had no bound: nothing held what it kept.")
+    assert "Under a bound" not in shown
+
+
 def test_json_is_what_the_file_holds_and_python_does_the_same(runs, tmp_path, capsys):
     assert main(["compare", str(runs[0]), "--json", "--output_dir", str(tmp_path / "a")]) == 0
     printed = json.loads(capsys.readouterr().out)

@@ -149,6 +149,14 @@ class TestRows:
         found = board(*(entry(bound=None, retentions=retentions) for retentions in weights))
         assert [row.setting for row in found.rows[1:]] == ["free, retain weight 1", "free, retain weight 5"]
 
+    def test_a_second_bound_tells_runs_apart(self) -> None:
+        names = {"retain": {"loss": "nll"}, "general": {"loss": "nll"}}
+        runs = [entry(retentions=names, general_bound=KEEP | {"requested": keep}) for keep in (0.9, 0.95)]
+        assert [row.setting for row in board(*runs).rows[1:]] == [
+            "keep 0.98, general bound keep 0.9",
+            "keep 0.98, general bound keep 0.95",
+        ]
+
     def test_a_missing_number_has_the_reason_that_the_run_gave(self) -> None:
         with_quality = entry("pdu")
         with_quality.results["metrics"]["forget_quality_log10"] = -2.0
@@ -177,6 +185,11 @@ class TestNotes:
             run.results["method"] = method
         assert any(note.startswith(sentence) for note in board(bounded).notes)
         assert not any(note.startswith(sentence) for note in board(free).notes)
+
+    def test_a_cap_that_binds_is_said(self) -> None:
+        runs = [entry("wga", seed, multiplier={"cap_binds": share}) for seed, share in ((0, 0.25), (1, 0.5), (2, 0.0))]
+        assert board(*runs).notes[0] == "The cap held the multiplier of wga, keep 0.98 in up to 50\u00a0% of the steps."
+        assert board(entry("wga", multiplier={"cap_binds": 0.0})).notes == board(entry("wga")).notes
 
     @pytest.mark.parametrize(
         ("change", "sentence"),

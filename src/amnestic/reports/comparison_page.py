@@ -138,4 +138,5 @@ def _courses(rows: Sequence[Row]) -> Iterator[Courses]:
 def _course(entry: Entry) -> Course:
     path = entry.folder / "train.jsonl"
     records = list(read_jsonl(path)) if path.is_file() else []
-    return Course(entry.seed, [record for record in records if not record.get("candidate")])
+    leading = next(iter((entry.results or {}).get("retentions") or ()), "retain")
+    return Course(entry.seed, leading, [record for record in records if not record.get("candidate")])

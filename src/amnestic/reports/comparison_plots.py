@@ -241,8 +241,10 @@ class Curve(NamedTuple):
     bound: str | None = None
 
 
+HELD_LOSS = "retain_loss"
+"""Stands for the loss of whatever leads, which has the name of its retention in front."""
 CURVES = (
-    Curve("retain_loss", "Retain loss", "nats a token", RETAIN, "bound"),
+    Curve(HELD_LOSS, "Retain loss", "nats a token", RETAIN, "bound"),
     Curve("forget_loss", "Forget loss", "", FORGET),
     Curve("multiplier", "Multiplier", "", INK),
 )
@@ -252,7 +254,13 @@ class Course(NamedTuple):
     """What one run of a row recorded."""
 
     seed: int
+    held: str
+    """The retention whose bound and multiplier lead."""
     steps: Records
+
+    def line(self, curve: Curve) -> Series:
+        """Return the values of a curve over the steps."""
+        return series(self.steps, f"{self.held}_loss" if curve.key == HELD_LOSS else curve.key)
 
 
 def course_plots(number: int, courses: Sequence[Course], most: int) -> list[Plot]:
@@ -262,7 +270,7 @@ def course_plots(number: int, courses: Sequence[Course], most: int) -> list[Plot
 
 
 def _course_plot(number: int, curve: Curve, courses: Sequence[Course], most: int) -> Plot | None:
-    found = [(course, series(course.steps, curve.key)) for course in courses]
+    found = [(course, course.line(curve)) for course in courses]
     lines = [(course, line) for course, line in found if line.values]
     if not lines:
         return None

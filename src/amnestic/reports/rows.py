@@ -8,6 +8,7 @@ from typing import Any
 from .display import setting
 from .entries import FREE, Entry, State
 from .figures import Figure, figures, missing_reason, values_of
+from .results import bounds_of
 from .seeds import Spread, spread
 
 BEFORE, RETRAINED = "model before", "retrained model"
@@ -150,8 +151,9 @@ def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hyper-parameters of a run's method, and its fixed weights, as texts."""
+    """Return the hyper-parameters of a run's method, its fixed weights and all its bounds, as texts."""
     named = {name: value for name, value in results["method"].items() if name not in ("name", "same_when_bounded")}
     for name, held in (results.get("retentions") or {}).items():
         named |= {f"{name} loss": held.get("loss"), f"{name} weight": held.get("weight")}
+    named |= {f"{name} bound": f"{held['kind']} {held['requested']:g}" for name, held in bounds_of(results).items()}
     return {name: setting(value) for name, value in named.items() if value is not None}
