@@ -1,6 +1,7 @@
 """The leaderboard of several runs: means and intervals, rows, what must be said with them, and its files."""
 
 import csv
+import io
 import json
 import math
 import re
@@ -13,12 +14,12 @@ from rich.console import Console
 
 from amnestic.comparing import compare
 from amnestic.errors import InputError
-from amnestic.reports.comparison_plots import front, marks_of
 from amnestic.reports.entries import setting_of
 from amnestic.reports.figures import KEPT
 from amnestic.reports.labels import Box, placed
 from amnestic.reports.leaderboard import FILES, Entry, Leaderboard, write_comparison
 from amnestic.reports.seeds import Spread, spread
+from amnestic.reports.tradeoff import front, marks_of
 
 KEEP = {"kind": "keep", "requested": 0.98, "value": 0.03, "L_ref": 0.01, "reached": 0.02, "upper_limit": 0.025}
 BEFORE = {"forget.probability": 0.9, "retain.probability": 0.95, "retain.token_probability": 0.8}
@@ -226,13 +227,13 @@ class TestTradeOff:
         found = board(*(entry(name, forget=forget, kept=kept) for name, (forget, kept) in places.items()))
         marks = marks_of(found.rows, "forget.probability")
         assert [mark.row.method for mark in front(marks)] == ["a", "b", "d"]
-        assert [mark.number for mark in marks] == [0, 1, 2, 3, 4, 5]
+        assert [mark.row.number for mark in marks] == [0, 1, 2, 3, 4, 5]
 
     def test_labels_lie_within_the_frame_and_on_nothing(self) -> None:
         marks = [(50.0 + 3 * number, 95.0) for number in range(12)]
         frame, sizes = Box(0, 0, 300, 100), [(30.0, 12.0)] * 12
         obstacles = [Box.around(x, y, 8, 8) for x, y in marks]
-        boxes = [Box.around(x, y, *size) for (x, y), size in zip(placed(marks, sizes, frame, obstacles), sizes)]  # noqa: B905
+        boxes = [Box.around(x, y, 30.0, 12.0) for x, y in placed(marks, sizes, frame, obstacles)]
         assert all(box.is_within(frame) for box in boxes)
         everything = [*boxes, *obstacles]
         assert [box.overlap(other) for box in boxes for other in everything if other is not box] == [0] * 12 * 23
@@ -284,10 +285,9 @@ class TestFiles:
         assert "- Benchmark: fiction" in text
 
     def test_the_terminals_table_fits_80_columns(self, written: tuple[Path, Leaderboard]) -> None:
-        console = Console(width=80, file=open("/dev/null", "w"), record=True)  # noqa: PTH123, SIM115
-        with console.file:
-            console.print(written[1].table())
-        shown = console.export_text()
+        console = Console(width=80, file=io.StringIO())
+        console.print(written[1].table())
+        shown = console.file.getvalue()
         assert max(map(len, shown.splitlines())) <= 80
         assert re.search(r"npo +keep 0.98 +held 2 of 2 +0.2 ", shown)
         assert re.search(r"pdu +keep 0.98 +failed +- ", shown)

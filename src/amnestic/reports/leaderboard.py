@@ -42,7 +42,7 @@ class Leaderboard:
     def of(cls, entries: Sequence[Entry], facts: Mapping[str, str]) -> "Leaderboard":
         """Return the leaderboard of at least one run; what cannot be compared is said in its notes."""
         columns = figures_of(entries)
-        notes = [*differences(entries), *caveats(entries), _of_intervals(entries)]
+        notes = [*_of_differences(entries), *caveats(entries), _of_intervals(entries)]
         return cls(tuple(entries), tuple(columns), tuple(rows(entries, columns)), tuple(notes), dict(facts))
 
     @property
@@ -119,6 +119,14 @@ def write_comparison(folder: Path, entries: Sequence[Entry], facts: Mapping[str,
     write_json(folder / "leaderboard.json", board.document)
     write_text(folder / "report.html", render_comparison(board))
     return board
+
+
+def _of_differences(entries: Sequence[Entry]) -> list[str]:
+    """Return what the first run that cannot be compared differs in, and how many others there are."""
+    first, *others = differences(entries) or [""]
+    if not first:
+        return []
+    return [f"{first} The same can be said of {_counted(len(others), 'further run')}." if others else first]
 
 
 def _of_intervals(entries: Sequence[Entry]) -> str:

@@ -24,6 +24,8 @@ WORDS: Mapping[State, str] = {
 class Row:
     """The runs of a method in one setting, or a model that they are held beside."""
 
+    number: int
+    """From 1 on in the order of the rows; 0 for a model beside them."""
     method: str
     setting: str
     """As of its runs, with what else sets them apart from other rows; nothing for a model beside them."""
@@ -78,21 +80,26 @@ def rows(entries: Sequence[Entry], columns: Sequence[Figure]) -> list[Row]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.method, entry.setting), []).append(entry)
-    found = [_beside(BEFORE, entries, columns, lambda entry: entry.before)]
-    found.append(_beside(RETRAINED, entries, columns, lambda entry: entry.retrained))
-    for (method, named), group in groups.items():
-        for variant, runs in _variants(group).items():
-            found.append(_row(method, f"{named}, {variant}" if variant else named, runs, columns))
-    return [row for row in found if row.entries or row.values]
+    variants = [
+        (method, f"{named}, {variant}" if variant else named, runs)
+        for (method, named), group in groups.items()
+        for variant, runs in _variants(group).items()
+    ]
+    beside = [
+        _beside(BEFORE, entries, columns, lambda entry: entry.before),
+        _beside(RETRAINED, entries, columns, lambda entry: entry.retrained),
+    ]
+    found = [_row(number, *variant, columns) for number, variant in enumerate(variants, start=1)]
+    return [row for row in beside if row.values] + found
 
 
-def _row(method: str, named: str, entries: Sequence[Entry], columns: Sequence[Figure]) -> Row:
+def _row(number: int, method: str, named: str, entries: Sequence[Entry], columns: Sequence[Figure]) -> Row:
     missing = {}
     for column in columns:
         if reasons := [_reason(column.key, entry) for entry in entries if column.key not in entry.values]:
             missing[column.key] = reasons[0]
     values = _means([entry.values for entry in entries], columns)
-    return Row(method, named, tuple(entries), values, missing)
+    return Row(number, method, named, tuple(entries), values, missing)
 
 
 def _reason(key: str, entry: Entry) -> str:
@@ -118,7 +125,7 @@ def _beside(
     models = {_rounded(values): values for values in by_seed.values() if values}
     values = _means(list(models.values()), columns)
     missing = {column.key: "not measured" for column in columns if column.key not in values}
-    return Row(name, "", (), values, missing)
+    return Row(0, name, "", (), values, missing)
 
 
 def _rounded(values: Mapping[str, float]) -> str:

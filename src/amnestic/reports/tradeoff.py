@@ -1,4 +1,4 @@
-"""The plots of a comparison: what is kept against what is forgotten, and the course of the runs of each row."""
+"""The plot of a comparison's trade-off: what rows keep against what they forget."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -6,24 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .display import measured, visible
 from .figures import KEPT, Figure
 from .labels import Box, placed
-from .panel import (
-    BAD,
-    BOUND,
-    DASHED,
-    FORGET,
-    INK,
-    MUTED,
-    PAGE,
-    RETAIN,
-    WIDTH,
-    Panel,
-    Plot,
-    Series,
-    panel,
-    thinned,
-    tick,
-)
-from .plots import Records, series
+from .panel import BAD, DASHED, FORGET, INK, MUTED, PAGE, RETAIN, WIDTH, Panel, Plot, panel, tick
 from .rows import BEFORE, Row
 
 if TYPE_CHECKING:
@@ -42,8 +25,6 @@ LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
 BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
 MOST_TOLD = 6
 """Marks that are told one by one to who listens to the page."""
-POINTS = 60_000
-"""Points that all lines of a page may have together: some 20 bytes each."""
 
 
 class Look(NamedTuple):
@@ -67,8 +48,6 @@ BESIDE = {True: Look("s", "square", INK, False, "model before"), False: Look("^"
 class Mark(NamedTuple):
     """A row in the plot of the trade-off."""
 
-    number: int
-    """As in the table; 0 for a model beside the runs."""
     row: Row
     forgotten: float
     kept: float
@@ -80,10 +59,9 @@ class Mark(NamedTuple):
 
 
 def marks_of(rows: Sequence[Row], forgotten: str) -> list[Mark]:
-    """Return the rows that have both coordinates; rows of runs are numbered from 1, whether they have them or not."""
-    numbers = {id(row): number for number, row in enumerate((row for row in rows if row.entries), start=1)}
+    """Return the rows that have both coordinates."""
     return [
-        Mark(numbers.get(id(row), 0), row, row.values[forgotten].mean, row.values[KEPT].mean)
+        Mark(row, row.values[forgotten].mean, row.values[KEPT].mean)
         for row in rows
         if forgotten in row.values and KEPT in row.values
     ]
@@ -92,7 +70,7 @@ def marks_of(rows: Sequence[Row], forgotten: str) -> list[Mark]:
 def front(marks: Iterable[Mark]) -> list[Mark]:
     """Return the marks of methods beyond which none both forgets and keeps more, from the most forgotten on."""
     best: list[Mark] = []
-    for mark in sorted((mark for mark in marks if mark.number), key=lambda mark: (mark.forgotten, -mark.kept)):
+    for mark in sorted((mark for mark in marks if mark.row.entries), key=lambda mark: (mark.forgotten, -mark.kept)):
         if not best or mark.kept > best[-1].kept:
             best.append(mark)
     return best
@@ -136,7 +114,7 @@ def _scale(drawing: Panel, places: Sequence[float]) -> None:
 
     axes = drawing.axes
     if max(places) > 100 * max(min(places), LEAST / 10):
-        low = max(min(place for place in places if place > 0), LEAST)
+        low = max(min(places), LEAST)
         drawing.unit = "log scale of what was forgotten"
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
@@ -168,7 +146,7 @@ def _draw_front(drawing: Panel, best: Sequence[Mark]) -> None:
         places = [_floor(drawing.axes, mark.forgotten) for mark in best]
         kept = [mark.kept for mark in best]
         drawing.axes.plot(places, kept, color=MUTED, ls=DASHED, lw=1.4, drawstyle="steps-post", gid="front")
-        drawing.explain("dashed", MUTED, "front: no method forgets and keeps more")
+        drawing.explain("dashed", MUTED, "front: no method forgets more and keeps more")
 
 
 def _draw_means(drawing: Panel, marks: Sequence[Mark]) -> None:
@@ -211,8 +189,8 @@ def _scale_of(axes: "Axes") -> float:
 
 
 def _text(mark: Mark, is_wide: bool) -> str:
-    if not is_wide and mark.number:
-        return str(mark.number)
+    if not is_wide and mark.row.number:
+        return str(mark.row.number)
     named = str(visible(mark.row.method, 60))
     short = named.rpartition(".")[2] or named  # of a dotted path, the class
     return short if len(short) <= 24 else f"{short[:23]}…"
@@ -229,77 +207,3 @@ def _sentences(marks: Sequence[Mark]) -> list[str]:
 def _sentence(mark: Mark) -> str:
     held = f"; bound: {mark.row.held}" if mark.row.is_bounded else ""
     return f"{visible(mark.row.name, 120)}: forgotten {measured(mark.forgotten)}, kept {measured(mark.kept)}{held}."
-
-
-class Curve(NamedTuple):
-    """What one plot of a course shows, by its names in train.jsonl."""
-
-    key: str
-    title: str
-    unit: str
-    colour: str
-    bound: str | None = None
-
-
-HELD_LOSS = "retain_loss"
-"""Stands for the loss of whatever leads, which has the name of its retention in front."""
-CURVES = (
-    Curve(HELD_LOSS, "Retain loss", "nats a token", RETAIN, "bound"),
-    Curve("forget_loss", "Forget loss", "", FORGET),
-    Curve("multiplier", "Multiplier", "", INK),
-)
-
-
-class Course(NamedTuple):
-    """What one run of a row recorded."""
-
-    seed: int
-    held: str
-    """The retention whose bound and multiplier lead."""
-    steps: Records
-
-    def line(self, curve: Curve) -> Series:
-        """Return the values of a curve over the steps."""
-        return series(self.steps, f"{self.held}_loss" if curve.key == HELD_LOSS else curve.key)
-
-
-def course_plots(number: int, courses: Sequence[Course], most: int) -> list[Plot]:
-    """Return the curves of row `number`, a line a run of at most `most` points; what nobody recorded has no plot."""
-    drawn = (_course_plot(number, curve, courses, most) for curve in CURVES)
-    return [plot for plot in drawn if plot]
-
-
-def _course_plot(number: int, curve: Curve, courses: Sequence[Course], most: int) -> Plot | None:
-    found = [(course, course.line(curve)) for course in courses]
-    lines = [(course, line) for course, line in found if line.values]
-    if not lines:
-        return None
-    with panel(f"{curve.key}-{number}".replace("_", "-"), curve.title, curve.unit, height=190) as drawing:
-        for place, (course, line) in enumerate(lines):
-            drawing.axes.plot(*thinned(line, most), gid=f"{place}-line", **_line_style(curve, place, line))
-            drawing.sentences.append(f"Seed {course.seed}: {measured(line.values[-1])} at step {line.steps[-1]:.0f}.")
-        values = [value for _, line in lines for value in line.values]
-        drawing.explain("line", curve.colour, _counted(len(lines)), values)
-        if curve.bound:
-            _draw_bounds(drawing, [series(course.steps, curve.bound) for course, _ in lines])
-    return drawing.plot()
-
-
-def _line_style(curve: Curve, place: int, line: Series) -> dict[str, Any]:
-    """Return how a run's line is drawn: those of two seeds that lie on each other are told apart by their gaps."""
-    gaps = "-" if place % 2 == 0 else (0, (4, 1.5))
-    return {"color": curve.colour, "linewidth": 1.2, "linestyle": gaps, "marker": "o" if len(line.values) == 1 else ""}
-
-
-def _counted(seeds: int) -> str:
-    return "one seed" if seeds == 1 else f"{seeds} seeds"
-
-
-def _draw_bounds(drawing: Panel, bounds: Sequence[Series]) -> None:
-    """Draw the bound of each seed, once where they are the same."""
-    values = sorted({bound.values[-1] for bound in bounds if bound.values})
-    for number, value in enumerate(values):
-        drawing.axes.axhline(value, color=BOUND, linestyle=DASHED, linewidth=1.2, gid=f"{number}-bound")
-    if values:
-        ends = " to ".join(dict.fromkeys(measured(value) for value in (values[0], values[-1])))
-        drawing.explain("dashed", BOUND, f"bound {ends}", values)
