@@ -20,9 +20,10 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions
-from .data.options import EvalData, FinetuneData, UnlearnData
+from .data.options import AlternatesOptions, DataOptions, EvalData, FinetuneData, SpansOptions, UnlearnData
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
+from .ended_run import EndedRun
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, StandaloneEvaluation, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
@@ -130,6 +131,21 @@ class EvalConfig:
     data: EvalData
     evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
+
+    @staticmethod
+    def completed(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return options with those of the run that they name, for the ones that are not among them.
+
+        Raises InputError for a folder that is no run, and for another model than the run's.
+        """
+        name = mapping.get("run")
+        if not isinstance(name, str | os.PathLike):
+            return mapping
+        run = EndedRun.at(name)
+        if mapping.get("model") not in (None, str(run.model)):
+            raise InputError(f"--run {run.folder} brings its model, and --model was given too; give one of the two.")
+        rows = frozenset(leaf.name for kind in (DataOptions, SpansOptions, AlternatesOptions) for leaf in fields(kind))
+        return override(run.options(rows, mapping.get("benchmark")), mapping)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,7 +268,7 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
 
     Raises InputError for an unknown key, a value of the wrong type or a missing option.
     """
-    mapping = filled(mapping)
+    mapping = filled(config_class.completed(mapping) if hasattr(config_class, "completed") else mapping)
     known = {option.name: option for option in options(config_class)}
     place = f" in {source}" if source else ""
     for key in mapping:
