@@ -12,7 +12,7 @@ import os
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -268,7 +268,8 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
 
     Raises InputError for an unknown key, a value of the wrong type or a missing option.
     """
-    mapping = filled(config_class.completed(mapping) if hasattr(config_class, "completed") else mapping)
+    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(config_class, "completed", dict)
+    mapping = filled(completed(mapping))
     known = {option.name: option for option in options(config_class)}
     place = f" in {source}" if source else ""
     for key in mapping:
