@@ -10,7 +10,7 @@ from pathlib import Path
 
 import amnestic
 from amnestic.benchmarks.fiction import Fiction
-from amnestic.demo import write_start
+from amnestic.scratch import write_start
 
 TRAINING = {
     "learning_rate": 1e-2,

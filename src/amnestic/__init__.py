@@ -4,7 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .config import EvalConfig, FinetuneConfig, UnlearnConfig
+    from .benching.main import bench
+    from .comparing import compare
+    from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
     from .methods.flattening import PDU
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PDU",
     "AmnesticError",
+    "BenchConfig",
     "EvalConfig",
     "Example",
     "FinetuneConfig",
@@ -25,6 +28,8 @@ __all__ = [
     "RunError",
     "UnlearnConfig",
     "__version__",
+    "bench",
+    "compare",
     "evaluate",
     "finetune",
     "unlearn",
@@ -33,6 +38,7 @@ __all__ = [
 _MODULES = {
     "PDU": "methods.flattening",
     "AmnesticError": "errors",
+    "BenchConfig": "config",
     "EvalConfig": "config",
     "Example": "data.example",
     "FinetuneConfig": "config",
@@ -41,6 +47,8 @@ _MODULES = {
     "Progress": "progress",
     "RunError": "errors",
     "UnlearnConfig": "config",
+    "bench": "benching.main",
+    "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
     "unlearn": "run",

@@ -20,6 +20,7 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Nam
 
 from . import launch
 from .config import (
+    BenchConfig,
     DemoConfig,
     EvalConfig,
     FinetuneConfig,
@@ -32,6 +33,7 @@ from .config import (
     read_yaml,
 )
 from .credentials import masked_output
+from .data.options import KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
@@ -40,6 +42,7 @@ from .reports.display import visible
 from .reports.files import plain
 
 if TYPE_CHECKING:
+    from .benching.outcome import Comparison
     from .run import Run
 
 INFEASIBLE = 3
@@ -67,6 +70,10 @@ FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
+BENCH_EXAMPLES = """Examples:
+  amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
+  amnestic bench --benchmark tofu:forget10 --model path/or/id \\
+    --methods npo,my_methods.Mine --trials 20 --output_dir comparison --plan"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -74,14 +81,21 @@ LIST_EXAMPLES = """Examples:
   amnestic list methods
   amnestic list metrics --explain truth_ratio
   amnestic list metrics --json"""
+COMPARE_EXAMPLES = """Examples:
+  amnestic compare runs/npo-1 runs/npo-2 runs/pdu-1 --output_dir comparison
+  amnestic compare runs/* --overwrite --json > rows.json"""
 ENV_EXAMPLES = """Examples:
   amnestic env
   amnestic env --json > environment.json"""
 
+COMPARISON = "amnestic-comparison"
+"""Folder of a comparison that is given none."""
 NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
 GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
+WORDED = float | Literal["none"] | None
+"""The type of a number that may be switched off by the word none."""
 Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
 Explain = Annotated[
     str | None,
@@ -91,7 +105,11 @@ Explain = Annotated[
         group=GENERAL,
     ),
 ]
-Runner = Callable[[Any, Progress], "Run"]
+Runner = Callable[[Any, Progress], Any]
+Build = Callable[[Any, Mapping[str, Any], str], Any]
+"""Makes a configuration of a class from options by name; the last argument is the file that they are from."""
+Show = Callable[[Any, bool, bool], int]
+"""Writes what a runner returned, as JSON or quietly where that is asked for, and returns the exit status."""
 
 
 @masked_output()
@@ -158,6 +176,9 @@ def application() -> App:
         (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
     ):
         app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
+    command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
+    app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
+    app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
     return app
@@ -191,7 +212,22 @@ def _demo(config: DemoConfig, progress: Progress) -> "Run":
     return demo(config, progress)
 
 
-def _configured(config_class: Any, runner: Runner) -> Callable[..., int]:
+def _bench(config: BenchConfig, progress: Progress) -> "Comparison":
+    """Compare methods under one bound and without, with several seeds, by ordinary runs that can be resumed."""
+    from .benching.main import run_bench
+
+    return run_bench(config, progress)
+
+
+def _bench_config(_: Any, mapping: Mapping[str, Any], source: str) -> BenchConfig:
+    from .benching.plan import bench_config
+
+    return bench_config(mapping, source)
+
+
+def _configured(
+    config_class: Any, runner: Runner, build: Build = from_mapping, show: Show | None = None
+) -> Callable[..., int]:
     """Return a command that takes the options of `config_class` as flags and hands them to `runner`.
 
     Its signature has one keyword for each option, but it is called with those alone that were given.
@@ -199,7 +235,7 @@ def _configured(config_class: Any, runner: Runner) -> Callable[..., int]:
 
     def command(config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
         mapping = override(read_yaml(config) if config else {}, given)
-        return _run(runner, from_mapping(config_class, mapping, config or ""), json, quiet)
+        return _run(runner, build(config_class, mapping, config or ""), json, quiet, show or _show_run)
 
     groups = {
         title: Group.create_ordered(title, help_formatter=NAMES)
@@ -232,7 +268,7 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         consume_multiple=option.annotation == tuple[str, ...],
         negative=() if option.annotation == tuple[str, ...] else None,
     )
-    annotation = getitem(Annotated, (option.annotation, parameter))
+    annotation = getitem(Annotated, (tuple[str, ...] if option.annotation == KEPT else option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -248,20 +284,30 @@ def _shown(default: Any) -> str:
 
 def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
     """Return what reads a flag of this type in place of Cyclopts, if anything does."""
-    if annotation in (int, float, int | None, float | None):
+    if annotation in (int, float, int | None, float | None, WORDED):
         return _exact_number
+    if annotation == KEPT:
+        return _texts
     return _names if annotation == tuple[str, ...] else None
+
+
+def _texts(annotation: Any, tokens: Sequence[Token]) -> list[str]:
+    """Return what a flag was given, once for each time."""
+    return [token.value for token in tokens]
 
 
 def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return names([token.value for token in tokens])
 
 
-def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | None:
-    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one."""
+def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
+    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one.
+
+    none is the word where it is one of the values of the option, and else leaves the option open.
+    """
     text = tokens[0].value
     if text.lower() in ("none", "null") and annotation not in (int, float):
-        return None
+        return "none" if annotation == WORDED else None
     kind, expected = (int, "a whole number") if annotation in (int, int | None) else (float, "a number")
     try:
         return kind(text)
@@ -269,8 +315,8 @@ def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | Non
         raise ValueError(f"'{text}' found, {expected} expected.") from None
 
 
-def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
-    from .console import open_console, show_results, watching
+def _run(runner: Runner, config: Any, as_json: bool, quiet: bool, show: Show) -> int:
+    from .console import open_console, watching
 
     is_redacted = getattr(config, "run", config).redact
     with (
@@ -279,7 +325,13 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
         watching(open_console(sys.stderr), quiet or launch.rank() > 0) as progress,
         _discreet(is_redacted),
     ):
-        run = runner(config, progress)
+        outcome = runner(config, progress)
+    return show(outcome, as_json, quiet)
+
+
+def _show_run(run: "Run", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_results
+
     if launch.rank():
         pass  # the first process shows them
     elif as_json:
@@ -287,6 +339,17 @@ def _run(runner: Runner, config: Any, as_json: bool, quiet: bool) -> int:
     else:
         show_results(open_console(sys.stdout), run.results, run.output_dir, quiet)
     return 0 if run.feasible else INFEASIBLE
+
+
+def _show_comparison(comparison: "Comparison", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_comparison
+
+    if as_json:
+        board = comparison.leaderboard
+        _print_json({"plan": comparison.planned} if board is None else {"rows": board.records})
+    else:
+        show_comparison(open_console(sys.stdout), comparison, quiet)
+    return FAILURE if comparison.failed else 0
 
 
 @contextmanager
@@ -321,6 +384,24 @@ def _undisturbed() -> Iterator[None]:
             import_module("huggingface_hub.utils.logging").set_verbosity_error()
             warnings.simplefilter("ignore")
         yield
+
+
+def compare_runs(
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.")],
+    output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
+    overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
+    json: Json = False,
+) -> None:
+    """Compare runs of unlearn: a leaderboard and a page with the trade-off and the curves of each."""
+    from .comparing import compare
+    from .console import open_console, show_leaderboard
+
+    with _undisturbed():
+        board = compare(runs, output_dir=output_dir, overwrite=overwrite)
+    if json:
+        _print_json(board.document)
+    else:
+        show_leaderboard(open_console(sys.stdout), board, output_dir)
 
 
 def show_environment(*, json: Json = False) -> None:

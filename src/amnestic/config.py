@@ -18,12 +18,13 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
+from .benchmarks.options import BenchEvaluation, BenchModel, BenchOptions, BenchTraining
 from .config_file import read_yaml, yaml_text
-from .constraints.options import BoundOptions, MultiplierOptions
-from .data.options import AlternatesOptions, DataOptions, EvalData, FinetuneData, SpansOptions, UnlearnData
+from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
+from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData, kept_sources
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
-from .ended_run import EndedRun
+from .ended_run import completed
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, StandaloneEvaluation, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
@@ -35,6 +36,7 @@ from .training.options import CheckpointOptions, FinetuneTraining, UnlearnTraini
 
 __all__ = [
     "RIVALS",
+    "BenchConfig",
     "DemoConfig",
     "EvalConfig",
     "FinetuneConfig",
@@ -54,7 +56,11 @@ __all__ = [
 
 C = TypeVar("C")
 
-RIVALS = (("keep", "alpha", "bound"), ("num_train_epochs", "max_steps"), ("warmup_epochs", "warmup_steps"))
+RIVALS = (
+    ("keep", "alpha", "bound", "retain_weight"),
+    ("num_train_epochs", "max_steps"),
+    ("warmup_epochs", "warmup_steps"),
+)
 """Options of which one replaces the others."""
 
 
@@ -132,20 +138,32 @@ class EvalConfig:
     evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
 
-    @staticmethod
-    def completed(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return options with those of the run that they name, for the ones that are not among them.
+    completed = staticmethod(completed)
 
-        Raises InputError for a folder that is no run, and for another model than the run's.
-        """
-        name = mapping.get("run")
-        if not isinstance(name, str | os.PathLike):
-            return mapping
-        run = EndedRun.at(name)
-        if mapping.get("model") not in (None, str(run.model)):
-            raise InputError(f"--run {run.folder} brings its model, and --model was given too; give one of the two.")
-        rows = frozenset(leaf.name for kind in (DataOptions, SpansOptions, AlternatesOptions) for leaf in fields(kind))
-        return override(run.options(rows, mapping.get("benchmark")), mapping)
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRun(RunOptions):
+    """Where a comparison goes."""
+
+    output_dir: str = "amnestic-bench"
+    """Folder of the comparison; one that was interrupted in it goes on."""
+    overwrite: bool = False
+    """Replace the runs in it that had other options; those that had the same stay."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchConfig:
+    """Everything that decides a comparison of ``amnestic bench``."""
+
+    bench: BenchOptions
+    run: BenchRun = field(default_factory=BenchRun)
+    model: BenchModel = field(default_factory=BenchModel)
+    template: DataOptions = field(default_factory=DataOptions)
+    multiplier: MultiplierOptions = field(default_factory=MultiplierOptions)
+    probe: ProbeOptions = field(default_factory=ProbeOptions)
+    training: BenchTraining = field(default_factory=BenchTraining)
+    adapter: AdapterOptions = field(default_factory=AdapterOptions)
+    evaluation: BenchEvaluation = field(default_factory=BenchEvaluation)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +217,7 @@ def options(config_class: Any) -> tuple[Option, ...]:
     found: list[Option] = []
     for member, annotation in _fields(config_class):
         if is_dataclass(annotation):
-            title = "Retention bound" if annotation is BoundOptions else member.name.capitalize()
+            title = "Retention" if annotation is BoundOptions else member.name.capitalize()
             group = [_option(leaf, kind, title, annotation) for leaf, kind in _fields(annotation)]
             found += sorted(group, key=lambda option: (not option.required, _distance(annotation, option.name)))
         else:
@@ -268,8 +286,7 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
 
     Raises InputError for an unknown key, a value of the wrong type or a missing option.
     """
-    completed: Callable[[Mapping[str, Any]], Mapping[str, Any]] = getattr(config_class, "completed", dict)
-    mapping = filled(completed(mapping))
+    mapping = filled(getattr(config_class, "completed", dict)(mapping))
     known = {option.name: option for option in options(config_class)}
     place = f" in {source}" if source else ""
     for key in mapping:
@@ -314,7 +331,8 @@ def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 def _checked(option: Option, value: Any, place: str) -> Any:
     try:
-        return names(value) if option.annotation == tuple[str, ...] else _converted(value, option.annotation)
+        reader = READERS.get(option.annotation)
+        return _converted(value, option.annotation) if reader is None else reader(value)
     except TypeError as error:
         shown = textwrap.shorten(repr(value), 60)
         raise InputError(f"{option.name}{place} is {shown}; expected {error}.") from None
@@ -324,7 +342,9 @@ def _converted(value: Any, annotation: Any) -> Any:
     """Return `value` as the annotated type, or raise TypeError with what was expected."""
     kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind in (types.UnionType, typing.Union):
-        return None if value is None else _converted(value, arguments[0])
+        words = [word for other in arguments[1:] for word in typing.get_args(other)]
+        is_word = isinstance(value, str) and value in words
+        return value if value is None or is_word else _converted(value, arguments[0])
     if kind is dict and isinstance(value, Mapping):
         return {_converted(key, str): _written(item) for key, item in value.items()}
     if kind is Literal and value in arguments:
@@ -355,6 +375,9 @@ def names(value: Any) -> tuple[str, ...]:
     found = [name.strip() for text in texts for name in text.split(",")]
     return tuple(name for name in found if name not in ("", "none"))
 
+
+READERS: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: names, KEPT: kept_sources}
+"""Type of an option -> what reads its value in place of `_converted`."""
 
 _EXPECTED = {
     str: "text (in quotes, where it looks like a number)",

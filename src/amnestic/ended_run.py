@@ -2,25 +2,21 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from .config_file import read_yaml
+from .data.options import AlternatesOptions, DataOptions, SpansOptions
+from .data.presets import without_template
 from .errors import InputError
 from .reports.files import read_json
 
-SAME_NAMED = (
-    "forget",
-    "retain",
-    "dtype",
-    "redact",
-    "per_device_eval_batch_size",
-    "eval_rows",
-    "max_new_tokens",
-    "metrics",
+SAME = frozenset(
+    {"forget", "dtype", "redact", "per_device_eval_batch_size", "eval_rows", "max_new_tokens", "metrics"}
+    | {leaf.name for kind in (DataOptions, SpansOptions, AlternatesOptions) for leaf in fields(kind)}
 )
-"""Options besides those of rows and templates that an evaluation of the run's model has as the run had them."""
+"""Options that an evaluation of the run's model has as the run had them."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +69,35 @@ class EndedRun:
         """Return the folder of the model that the run wrote."""
         return self.folder / "model"
 
-    def options(self, of_rows: frozenset[str], benchmark: str | None) -> dict[str, Any]:
-        """Return the options of an evaluation that are as the run had them: `of_rows`, and SAME_NAMED.
+    @property
+    def kept(self) -> dict[str, str | None]:
+        """Return the splits that the run kept, the leading one first, each with its source; None: a benchmark's."""
+        named = self.config.get("retain")
+        return dict(named) if isinstance(named, dict) else {"retain": named}
+
+    def options(self, benchmark: str | None) -> dict[str, Any]:
+        """Return the options of an evaluation that are as the run had them.
 
         With a `benchmark` to be measured on, the run's files are not; the benchmark's folder is, where it was the same.
         """
-        names = [name for name in (*SAME_NAMED, *sorted(of_rows)) if name in self.config]
-        found = {name: self.config[name] for name in names} | {"model": str(self.model)}
+        found = {name: value for name, value in self.config.items() if name in SAME} | {"model": str(self.model)}
         if benchmark is None:
-            return found
-        found |= {"forget": None, "retain": None}
+            named = self.config.get("retain")
+            return found | {"retain": None if isinstance(named, dict) else named}
+        found["forget"] = None
         return found | ({"data": self.config.get("data")} if self.config.get("benchmark") == benchmark else {})
+
+
+def completed(mapping: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return options of an evaluation with those of the run that they name, for the ones that are not among them.
+
+    Raises InputError for a folder that is no run, and for another model than the run's.
+    """
+    name = mapping.get("run")
+    if not isinstance(name, str | os.PathLike):
+        return mapping
+    run = EndedRun.at(name)
+    if mapping.get("model") not in (None, str(run.model)):
+        raise InputError(f"--run {run.folder} brings its model, and --model was given too; give one of the two.")
+    own = run.options(mapping.get("benchmark"))
+    return {**(own if mapping.get("preset") is None else without_template(own)), **mapping}

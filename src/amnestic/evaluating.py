@@ -8,7 +8,7 @@ from typing import Any
 
 from . import processes
 from .benchmarks.base import Benchmark, Source
-from .claims import KEPT, Claim, sentence
+from .claims import PER_TOKEN, Claim, sentence
 from .config import EvalConfig, write_yaml
 from .data.encode import Encoded
 from .data.example import Example
@@ -96,8 +96,9 @@ class Evaluating:
         with hiding_rows(self.redaction.is_on):
             if self.claim is not None:
                 with processes.agreed():
-                    sources |= self.claim.sources(config.data, self.given)
-                    self.claim.refuse_changed({split: sources[split] for split in ("forget", "retain")})
+                    told = self.claim.sources(config.data, self.given)
+                    self.claim.refuse_changed(told)
+                    sources |= told
             loading = Loading(config.model, AdapterOptions(), config.sharding, 0)
             inputs = gather_measured(sources, self.benchmark, loading, config.data, self.given, self._chosen)
         with processes.agreed():
@@ -106,7 +107,7 @@ class Evaluating:
 
     def _chosen(self, split: str, examples: Sequence[Example]) -> Sequence[Example]:
         """Return the examples of a split that are encoded: no more than are measured, or of a run's what it needs."""
-        if self.claim is not None and split in ("forget", "retain"):
+        if self.claim is not None and split != "holdout":
             return self.claim.chosen(split, examples)
         return evenly(examples, self.config.evaluation.eval_rows)
 
@@ -122,7 +123,7 @@ class Evaluating:
         if self.claim is not None:
             with processes.agreed():
                 splits = dict(self.claim.rows(inputs.splits, options.eval_rows))
-            options = replace(options, metrics=(*options.metrics, KEPT))
+            options = replace(options, metrics=(*options.metrics, PER_TOKEN))
         elif self.benchmark is None:  # a text is several examples
             splits = {name: evenly(rows, options.eval_rows) for name, rows in splits.items()}
         measured = Measured.of(inputs.encoder, inputs.examples, splits, self.notes)

@@ -25,6 +25,9 @@ class Progress:
     def note(self, text: str) -> None:
         """Receive one sentence that the user should read."""
 
+    def report(self, text: str) -> None:
+        """Receive one line about a part of the work that has ended."""
+
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Receive one rendered example: its tokens as text, and whether each is scored; not of a redacted run."""
 

@@ -190,7 +190,7 @@ def as_file() -> Callable[[Path, list[dict[str, Any]]], Path]:
 def people(tmp_path_factory: pytest.TempPathFactory) -> People:
     """The invented people, and a model that learned them in some two seconds."""
     from amnestic.benchmarks.fiction import Fiction
-    from amnestic.demo import write_start
+    from amnestic.scratch import write_start
 
     folder = tmp_path_factory.mktemp("people")
     rows = Fiction(people=12, questions=3, forget_share=1 / 3).splits()

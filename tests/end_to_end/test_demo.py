@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from amnestic import demo
+from amnestic import demo, scratch
+from amnestic.benchmarks import fiction
 from amnestic.benchmarks.fiction import Fiction
 
 
@@ -14,8 +15,8 @@ def small():
     """Six people, two questions about each, and as many epochs as it takes to change a model."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "Fiction", functools.partial(Fiction, people=6, questions=2, forget_share=1 / 3))
-        patch.setattr(demo, "TRAINING", demo.TRAINING | {"num_train_epochs": 8.0})
-        patch.setattr(demo, "UNLEARNING", demo.UNLEARNING | {"num_train_epochs": 3.0})
+        patch.setattr(Fiction, "learning", Fiction.learning | {"num_train_epochs": 8.0})
+        patch.setattr(fiction, "UNLEARNING", fiction.UNLEARNING | {"num_train_epochs": 3.0})
         yield
 
 
@@ -45,7 +46,7 @@ def test_stdout_is_the_json_of_the_last_run_alone(finished, unlearned):
 
 
 def test_the_tokenizer_s_trainer_keeps_off_the_process_s_stdout(tmp_path, capfd):
-    demo.write_start(tmp_path, Fiction(people=2, questions=1, forget_share=0.5).splits()["full"])
+    scratch.write_start(tmp_path, Fiction(people=2, questions=1, forget_share=0.5).splits()["full"])
     assert capfd.readouterr() == ("", "")
 
 

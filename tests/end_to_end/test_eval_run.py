@@ -13,6 +13,8 @@ import yaml
 import amnestic
 
 PROBE = 8
+PARTS = (("near", 0), ("far", 12))
+"""Name of a split -> its first row of those to be kept."""
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +61,7 @@ def test_the_saved_model_keeps_what_the_run_said(people, answers, run, again):
     assert found["claimed_loss"] == run.results["bound"]["reached"]
     assert found["bound"] == run.results["bound"]["value"]
     assert (found["agrees"], found["probe_size"], found["status"]) == (True, PROBE, run.results["status"])
-    said = f"The run said {found['claimed_loss']:.4g} on the 8 rows of its probe; recomputed {found['loss']:.4g} nats"
+    said = f"The run said {found['claimed_loss']:.4g} on the 8 retain rows of its probe; recomputed {found['loss']:.4g} nats"
     assert again.results["verdict"].startswith(said)
     assert said in " ".join(again.out.split())
 
@@ -129,6 +131,46 @@ def test_of_a_benchmark_the_probe_is_measured_unless_the_benchmark_is_given_agai
     whole = command("eval", {"run": run.folder, "benchmark": "fiction", "output_dir": tmp_path / "whole"})
     assert "recomputed" not in whole.results
     assert whole.results["metrics"] == pytest.approx(run.results["metrics"], abs=1e-5)
+
+
+def test_a_run_without_a_bound_is_held_against_what_it_measured(unlearn, recomputed):
+    """It told the probability per token, of which the loss is the negative logarithm."""
+    run = unlearn(method="simnpo", probe_size=PROBE)
+    assert "bound" not in run.results
+    found = recomputed(run.folder).results["recomputed"]
+    before, after = (run.results[name]["retain.token_probability"] for name in ("reference_metrics", "metrics"))
+    assert found["status"] == "unconstrained"
+    assert found["agrees"]
+    assert found["claimed_loss"] == pytest.approx(-math.log(after))
+    assert found["kept"] == pytest.approx(after / before, abs=1e-5)
+
+
+def test_a_bound_on_another_loss_is_not_taken_for_one_in_nats_a_token(run, recomputed, tmp_path):
+    """What the run told then is the probability per token."""
+    folder = copied(run, tmp_path)
+    rewritten(folder / "results.json", lambda content: content["retentions"]["retain"].update(loss="kl"))
+    rewritten(folder / "results.json", lambda content: content["bound"].update(reached=0.5, L_ref=0.0))
+    found = recomputed(folder).results["recomputed"]
+    assert found["claimed_loss"] == pytest.approx(-math.log(run.results["metrics"]["retain.token_probability"]))
+    assert found["agrees"]
+    assert "bound" not in found
+
+
+def test_each_split_that_was_kept_is_recomputed(people, unlearn, recomputed, as_file, tmp_path):
+    """Here some of the people are kept under one bound, and some under another; their probes are told apart."""
+    sources = {name: as_file(tmp_path / f"{name}.jsonl", people.rows["retain"][place:][:10]) for name, place in PARTS}
+    more = [part for name, path in sources.items() for part in ("--retain", f"{name}={path}")]
+    run = unlearn(*more, retain=None, probe_size=PROBE, keep=0.5)
+    found = recomputed(run.folder)
+    facts = found.results["recomputed"]
+    assert facts["split"] == "near"
+    assert facts["agrees"]
+    assert facts["further"]["far"]["agrees"]
+    assert facts["further"]["far"]["bound"] == run.results["far_bound"]["value"]
+    for name, _ in PARTS:
+        assert [row["id"] for row in found.scores(name)] == [
+            row["id"] for row in run.scores(name) if row["model"] == "after"
+        ]
 
 
 def test_python_evaluates_a_run_too(run, again, tmp_path):

@@ -78,6 +78,11 @@ class Benchmark(ABC):
         """Return what is measured, by the name of the split. Raises InputError for what is missing."""
 
     @property
+    def unlearning(self) -> Mapping[str, Any]:
+        """Return the options of ``amnestic unlearn`` that suit its models, where they differ from the usual ones."""
+        return {}
+
+    @property
     def notes(self) -> Mapping[str, str]:
         """Return split -> a sentence that must be read with whatever is measured on it."""
         return {}
@@ -94,6 +99,20 @@ class Benchmark(ABC):
         `evaluation` was read with its other answers; `training` is None where nothing is trained.
         """
         return []
+
+
+class Embedded(Benchmark):
+    """A benchmark that makes its rows from a seed, which is its part: ``fiction:3``.
+
+    Its models are trained from scratch, so that forget quality is against true retraining.
+    """
+
+    learning: ClassVar[Mapping[str, Any]]
+    """Options of ``amnestic finetune`` by which its models learn it."""
+
+    @abstractmethod
+    def splits(self) -> dict[str, list[Row]]:
+        """Return all rows: ``full``, of which ``forget`` and ``retain`` are the parts, and what else is measured."""
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "amnestic.benchmarks")

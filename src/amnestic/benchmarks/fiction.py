@@ -5,12 +5,12 @@ settings give the same rows on every platform and with every Python version.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from ..errors import InputError
-from .base import Benchmark, Row, Source, benchmark
+from .base import Embedded, Row, Source, benchmark
 from .fiction_words import FACTS, MEN, SURNAME_ENDS, SURNAME_STARTS, WOMEN, Fact
 
 T = TypeVar("T")
@@ -19,17 +19,38 @@ WRONG_ANSWERS = 5
 """Wrong answers of a row, as in TOFU."""
 MOST_PEOPLE = len(WOMEN + MEN) * len(SURNAME_STARTS) * len(SURNAME_ENDS)
 """Different names that there are."""
+LEARNING = {
+    "learning_rate": 5e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_epochs": 1.0,
+    "num_train_epochs": 30.0,
+    "per_device_train_batch_size": 32,
+    "gradient_accumulation_steps": 1,
+    "adam_beta2": 0.98,
+}
+"""Options by which a small model learns all answers by heart."""
+UNLEARNING = {
+    "learning_rate": 1.25e-3,
+    "num_train_epochs": 24.0,
+    "per_device_train_batch_size": 16,
+    "gradient_accumulation_steps": 1,
+    "retain_per_forget": 4,
+    "adam_beta2": 0.98,
+}
+"""Options by which it forgets some of them."""
 
 
 @benchmark("fiction")
 @dataclass(frozen=True, kw_only=True)
-class Fiction(Benchmark):
+class Fiction(Embedded):
     """People who do not exist: dates, places, professions, parents, works, awards, homes.
 
     With the fields of TOFU (Maini et al., 2024, arXiv:2401.06121). Facts are drawn independently of each other and of
     the name, so a model that never saw a person cannot know them. A benchmark with more people or questions and the
     same seed contains the smaller one: person k and question j of a person never change, their splits may.
     """
+
+    learning: ClassVar[Mapping[str, Any]] = LEARNING
 
     people: int = 60
     """People in the full split."""
@@ -82,6 +103,11 @@ class Fiction(Benchmark):
         """Return the same rows, and the holdout, about people that no model has seen."""
         splits = self.splits()
         return {name: self._source(name, splits[name]) for name in ("forget", "retain", "holdout")}
+
+    @property
+    def unlearning(self) -> Mapping[str, Any]:
+        """Return what fits the small models; the bound is verified on all rows to keep, so that it is exact."""
+        return UNLEARNING | {"probe_size": (self.people - self._forgotten) * self.questions}
 
     def _source(self, split: str, rows: list[Row]) -> Source:
         return Source(f"<{split} of {self.name}, seed {self.seed}>", rows)

@@ -79,7 +79,7 @@ class RunFolder:
                 f"--output_dir {path} holds '{strange[0]}', which no run wrote; --overwrite replaces only earlier runs."
             )
         if found and is_resuming:
-            self._lock = _lock(self.path)  # before anything in it is read
+            self._lock = lock_folder(self.path)  # before anything in it is read
 
     def refuse_inputs(self, files: Iterable[Path]) -> None:
         """Raise InputError where a file that the run reads lies in the folder: opening it would delete the file."""
@@ -108,7 +108,7 @@ class RunFolder:
             return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = _lock(self.path) if self._lock is None else self._lock
+            self._lock = lock_folder(self.path) if self._lock is None else self._lock
             self.is_open = True
             state = None if source is None else read_state(source)
             records = _records(source, state) if source is not None and state is not None else []
@@ -206,7 +206,7 @@ def _records(source: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     return [r for r in records if (r["step"] in measured if "candidate" in r else r["step"] <= state["step"])]
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """Keep other processes out of the folder until the returned descriptor is closed; raises InputError if one is in.
 
     Where the system or the file system knows no locks, there is none.

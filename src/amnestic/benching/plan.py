@@ -1,0 +1,241 @@
+"""What a comparison consists of: methods under settings, with seeds, and the ordinary runs that these become."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..benchmarks.base import Benchmark, Embedded
+from ..benchmarks.options import ALL, BenchOptions
+from ..config import (
+    BenchConfig,
+    BenchRun,
+    UnlearnConfig,
+    from_mapping,
+    options,
+    override,
+    read_yaml,
+    to_mapping,
+)
+from ..constraints.multiplier import Bounded
+from ..constraints.options import MultiplierOptions
+from ..errors import InputError, nearest
+from ..methods.base import METHODS, Method, build
+from ..methods.options import MethodOptions
+from ..model.options import AdapterOptions
+from ..training.options import UnlearnTraining
+from .jobs import Job
+
+OWN = (MethodOptions, MultiplierOptions, UnlearnTraining, AdapterOptions)
+"""What a method may have of its own; data, probe and metrics are the same for all, or nothing could be compared."""
+SHARED = ("method", "seed")
+"""Options of these that are the comparison's all the same."""
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method under one setting."""
+
+    method: str
+    keep: float | None
+    """Share of the probability to keep; None: the method as it was published."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """Its own options of ``amnestic unlearn``."""
+
+    @property
+    def setting(self) -> str:
+        """Return the setting as tables show it."""
+        return "free" if self.keep is None else f"keep {self.keep:g}"
+
+    @property
+    def label(self) -> str:
+        """Return what tells it from all others."""
+        return f"{self.method} {self.setting}"
+
+    @property
+    def name(self) -> str:
+        """Return the label as a file name."""
+        return self.label.replace(" ", "-")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison that was checked: every name is known, and every run has a configuration."""
+
+    config: BenchConfig
+    benchmark: Benchmark
+    contestants: tuple[Contestant, ...]
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, config: BenchConfig) -> "Plan":
+        """Check everything that can be known before a run; raises InputError."""
+        _see_working_directory()
+        benchmark = Benchmark.open(config.bench.benchmark, config.bench.data)
+        _refuse_unfit(config, benchmark)
+        contestants, notes = _contestants(config)
+        plan = cls(config, benchmark, contestants, notes)
+        for contestant in contestants:
+            settings = plan.unlearning(contestant, config.training.seed).method
+            build(settings.method, settings.method_args)
+        return plan
+
+    @property
+    def root(self) -> Path:
+        """Return the folder of the comparison."""
+        return Path(self.config.run.output_dir)
+
+    @property
+    def seeds(self) -> range:
+        """Return the seeds of the runs."""
+        first = self.config.training.seed
+        return range(first, first + self.config.bench.seeds)
+
+    @property
+    def retrained(self) -> str | None:
+        """Return the retrained model that is given, or lies where the benchmark's names suggest."""
+        given, model = self.config.evaluation.retrained, self.config.model.model
+        if given is not None or model is None:
+            return given
+        named = self.benchmark.retrained_of(model)
+        return named if named is not None and Path(named).is_dir() else None
+
+    def models_of(self, seed: int) -> Path:
+        """Return the folder of the models that are trained with a seed."""
+        return self.root / "models" / f"seed-{seed}"
+
+    def unlearning(self, contestant: Contestant, seed: int) -> UnlearnConfig:
+        """Return the configuration of one run; raises InputError for options that exclude each other."""
+        own = to_mapping(self.config)
+        unlike = (BenchOptions, BenchRun)
+        common = {o.name: own[o.name] for o in options(BenchConfig) if o.owner not in unlike}
+        name = f"{contestant.name}-seed-{seed}"
+        decided = {
+            "output_dir": str(self.root / "runs" / name),
+            "redact": self.config.run.redact,
+            "method": contestant.method,
+            "keep": contestant.keep,
+            "seed": seed,
+            "cache_dir": self.config.evaluation.cache_dir or str(self.root / "cache"),
+        }
+        mapping = override(common | decided | self._data(seed), contestant.options)
+        try:
+            return from_mapping(UnlearnConfig, mapping)
+        except InputError as error:
+            raise InputError(f"{contestant.label}: {error}") from error
+
+    def _data(self, seed: int) -> dict[str, Any]:
+        """Return what is forgotten by which model, and beside which other one."""
+        bench = self.config.bench
+        if isinstance(self.benchmark, Embedded):
+            folder = self.models_of(seed)
+            models = {"model": str(folder / "full" / "model"), "retrained": str(folder / "retrained" / "model")}
+            return {"benchmark": f"{bench.benchmark}:{seed}", "tokenizer": None, "model_revision": None, **models}
+        model = {"model": self.config.model.model, "retrained": self.retrained}
+        return {"benchmark": bench.benchmark, "data": bench.data, **model}
+
+    def runs(self) -> Iterator[tuple[Contestant, int, Job]]:
+        """Yield all runs of contestants with their seeds: every method once before any method twice."""
+        for seed in self.seeds:
+            for contestant in self.contestants:
+                config = self.unlearning(contestant, seed)
+                yield contestant, seed, Job(f"{contestant.name}-seed-{seed}", config, self.root)
+
+
+def bench_config(mapping: Mapping[str, Any], source: str = "") -> BenchConfig:
+    """Return the configuration that a flat `mapping` describes, as `from_mapping` does.
+
+    What it leaves open is the benchmark's own choice before it is that of ``amnestic unlearn``.
+    """
+    _see_working_directory()
+    name, data = mapping.get("benchmark"), mapping.get("data")
+    if not isinstance(name, str) or not isinstance(data, str | None):
+        return from_mapping(BenchConfig, mapping, source)  # raises
+    return from_mapping(BenchConfig, override(Benchmark.open(name, data).unlearning, mapping), source)
+
+
+def _see_working_directory() -> None:
+    """Let classes be imported that lie in the working directory, as the processes of the runs do (``python -m``)."""
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+
+
+def _refuse_unfit(config: BenchConfig, benchmark: Benchmark) -> None:
+    """Raise InputError for options that make no sense together, or with the benchmark."""
+    name = config.bench.benchmark
+    if isinstance(benchmark, Embedded):
+        if ":" in name:
+            raise InputError(
+                f"--benchmark is {name}, and each seed of the comparison makes its own rows; give --benchmark "
+                f"{name.partition(':')[0]}, and --seed for the first of the seeds."
+            )
+        if config.evaluation.retrained is not None:
+            raise InputError(f"the benchmark {name} trains its own retrained models; leave --retrained out.")
+    elif config.model.model is None:
+        raise InputError(f"--model is missing: the benchmark {name} needs a model that knows it.")
+    if config.run.redact and config.template.system_prompt is not None:
+        raise InputError(
+            "--redact keeps --system_prompt out of all files, and the runs of a comparison read it from one; leave one "
+            "of the two out."
+        )
+
+
+def _contestants(config: BenchConfig) -> tuple[tuple[Contestant, ...], tuple[str, ...]]:
+    """Return every method under every setting that it has, and notes about those that it has not."""
+    own = {} if config.bench.settings is None else read_yaml(config.bench.settings)
+    found, notes, known = [], [], set()
+    for method in _methods(config.bench.methods):
+        for keep in config.bench.shares:
+            contestant = Contestant(method, keep)
+            known |= {method, contestant.label}
+            mine = override(*(_settings(own, key, config.bench.settings) for key in (method, contestant.label)))
+            if keep is None and not has_free_form(build(method, mine.get("method_args") or {})):
+                notes.append(f"{method} was published with a bound: there is no run of it without one.")
+                continue
+            found.append(Contestant(method, keep, mine))
+    if strange := [str(key) for key in own if key not in known]:
+        raise InputError(
+            f"{config.bench.settings} has options of '{strange[0]}', which takes no part"
+            f"{nearest(strange[0], sorted(known)) or '.'} Expected: {', '.join(sorted(known))}."
+        )
+    if not found:
+        raise InputError(f"nothing is left to run: {' '.join(notes)} Give a share with --keep, such as 0.98.")
+    return tuple(found), tuple(notes)
+
+
+def _methods(named: Sequence[str]) -> list[str]:
+    """Return the methods that take part, each once; raises InputError for one that nobody knows."""
+    found: list[str] = []
+    for name in named:
+        if name != ALL and "." in name and not all(part.isidentifier() for part in name.split(".")):
+            raise InputError(f"--methods names '{name}'; expected names, or dotted paths of classes.")
+        found += _all_methods() if name == ALL else [name]
+    for name in found:
+        if not issubclass(METHODS.get(name), Method):
+            raise InputError(f"method '{name}' is no subclass of amnestic.methods.base.Method.")
+    return list(dict.fromkeys(found))
+
+
+def _all_methods() -> list[str]:
+    return [name for name in METHODS.names() if METHODS.get(name).in_all]
+
+
+def has_free_form(method: Method) -> bool:
+    """Return whether a method was published without a bound on what is kept."""
+    return not any(isinstance(retention.control, Bounded) for retention in method.retention)
+
+
+def _settings(own: Mapping[str, Any], key: str, file: str | None) -> dict[str, Any]:
+    """Return the options that a settings file gives to a method, or to one setting of it, checked by name."""
+    values = own.get(key) or {}
+    if not isinstance(values, Mapping):
+        raise InputError(
+            f"{file} has a {type(values).__name__} for '{key}'; expected options, one 'option: value' each."
+        )
+    known = [o.name for o in options(UnlearnConfig) if o.owner in OWN and o.name not in SHARED]
+    for name in values:
+        if name not in known:
+            close = nearest(str(name), known) or "."
+            raise InputError(f"{file} gives '{key}' the option '{name}', which is not a method's own{close}")
+    return dict(values)
