@@ -167,6 +167,10 @@ class Execution:
             return measure()
         return self._memory.recall(name, measure)
 
+    def recall_texts(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what `recall` does, of what was generated: a redacted run keeps nothing, and makes it again."""
+        return make() if self.redaction.is_on else self.recall(name, make)
+
     def checkpoints(self) -> Checkpoints:
         """Return what writes the run's checkpoints, and reads the one that it goes on from."""
         return Checkpoints(

@@ -136,6 +136,7 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
+        task = task.answered(execution)
         probes = task.judge(execution)
         execution.announce(inputs, task.plan, task.facts(probes))
         measuring, recorded = execution.measuring(measured), {}
@@ -150,6 +151,9 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
         recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
     with execution.opened(inputs):
+        task.write_answers(execution)
+        with execution.timed("reference"):
+            task = task.referred(execution)
         with execution.timed("train"):
             trained = task.train(execution, probes)
         with execution.timed("save"):
