@@ -91,11 +91,17 @@ def finetune(
 
 
 def evaluate(
-    model: Any, *, output_dir: str | Path, tokenizer: Any = None, progress: Progress | None = None, **options: Any
+    model: Any = None,
+    *,
+    output_dir: str | Path,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Run:
     """Measure `model` on a ``benchmark`` ("tofu:forget10"), or on ``forget``, ``retain`` and ``holdout`` rows.
 
-    The same code as ``amnestic eval``.
+    The same code as ``amnestic eval``. Without a model, that of the ``run`` of unlearning whose folder is named, on the
+    rows that the run measured; ``results["recomputed"]`` holds it against what the run said.
 
     Arguments and errors are those of `unlearn`; ``results["metrics"]`` of what is returned holds the numbers, and
     ``results["not_computed"]`` why others are missing. The model is left as it is.
