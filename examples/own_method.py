@@ -29,7 +29,7 @@ class Floored(Method):
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
     retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded(rate=5.0, initial=10.0)),)
 
-    def objective(self, model: Passes) -> Tensor:
+    def objective(self, model: Passes, reference: Passes) -> Tensor:
         """Return log p of each scored token, (N,), and no gradient where it is below the floor."""
         return model.forget.token_logp.clamp(min=self.floor)
 

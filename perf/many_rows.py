@@ -23,7 +23,7 @@ from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoder
 from amnestic.data.options import DataOptions
 from amnestic.data.sources import read_examples
-from amnestic.unlearning import draw_probe
+from amnestic.probing import draw_probe
 
 STEPS = 100
 

@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from amnestic.constraints.multiplier import Multiplier
+from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
 from amnestic.data.batches import StepRows
 from amnestic.data.encode import Encoded, Encoder
@@ -208,10 +208,10 @@ class Ours:
             weight_decay=0.0,
             per_device_train_batch_size=case.options.budget,
         )
-        retention = Retention(NLL(), PDU.retention[0].control)
+        retention = Retention(NLL(), PDU.bounded)
         terms = (forget_term(PDU()), retain_term(retention))
         problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
-        multiplier = Multiplier(torch.tensor(LAMBDA, device=case.device), BOUND, RATE, warmup_steps=0, period=1)
+        multiplier = Bounded(rate=RATE, initial=LAMBDA).start(BOUND, 1, case.device)
         plan = Plan(1, 1, 0)
         self.loop = Loop(
             problem, case.splits, case.rows, plan, options, [multiplier], lambda r: None, lambda s, e: None

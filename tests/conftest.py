@@ -5,6 +5,7 @@ The folder ``shared`` beside the checkout holds TOFU and two trained models; tes
 
 import os
 import shutil
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -18,6 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `problems`, which several folders share
 
 import pytest
 from hypothesis import settings

@@ -14,8 +14,7 @@ from typing import Any
 
 from amnestic.evaluation.explanation import explain
 from amnestic.evaluation.metric import KNOWLEDGE, METRICS, UNTOUCHED, Metric
-from amnestic.methods.base import METHODS, Method
-from amnestic.model.signals import name_of
+from amnestic.methods.base import METHODS, Method, build
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKED = re.compile(r"<!-- table:(?P<name>\w+) -->\n.*?<!-- /table -->", re.DOTALL)
@@ -57,14 +56,15 @@ def methods() -> str:
 
 def method_row(cls: type[Method]) -> tuple[str, ...]:
     """Return the cells of one method."""
-    published = ", ".join(f"{code(retention.loss)} under {code(retention.control)}" for retention in cls.retention)
+    method = build(cls.name, {})
+    published = ", ".join(f"{code(held.loss)} under {code(held.control)}" for held in method.retention)
     summary = docstring(cls).partition("\n")[0]
     papers = ", ".join(f"arXiv:{number}" for number in dict.fromkeys(PAPER.findall(docstring(cls))))
     return (
         code(cls.name),
         summary,
         cls.unit,
-        code(*sorted(map(name_of, cls.needs.head))),
+        code(*method.needs.names),
         settings(cls),
         published,
         linked(papers),

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .benching.main import bench
+    from .comparing import compare
     from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
@@ -28,6 +29,7 @@ __all__ = [
     "UnlearnConfig",
     "__version__",
     "bench",
+    "compare",
     "evaluate",
     "finetune",
     "unlearn",
@@ -46,6 +48,7 @@ _MODULES = {
     "RunError": "errors",
     "UnlearnConfig": "config",
     "bench": "benching.main",
+    "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
     "unlearn": "run",

@@ -33,6 +33,7 @@ from .config import (
     read_yaml,
 )
 from .credentials import masked_output
+from .data.options import KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
@@ -80,14 +81,21 @@ LIST_EXAMPLES = """Examples:
   amnestic list methods
   amnestic list metrics --explain truth_ratio
   amnestic list metrics --json"""
+COMPARE_EXAMPLES = """Examples:
+  amnestic compare runs/npo-1 runs/npo-2 runs/pdu-1 --output_dir comparison
+  amnestic compare runs/* --overwrite --json > rows.json"""
 ENV_EXAMPLES = """Examples:
   amnestic env
   amnestic env --json > environment.json"""
 
+COMPARISON = "amnestic-comparison"
+"""Folder of a comparison that is given none."""
 NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
 GENERAL = Group("General", sort_key=0, help_formatter=NAMES)
+WORDED = float | Literal["none"] | None
+"""The type of a number that may be switched off by the word none."""
 Json = Annotated[bool, Parameter(help="Write JSON to stdout, and nothing else.", negative=(), group=GENERAL)]
 Explain = Annotated[
     str | None,
@@ -170,6 +178,7 @@ def application() -> App:
         app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
     command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
     app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
+    app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
     return app
@@ -259,7 +268,7 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         consume_multiple=option.annotation == tuple[str, ...],
         negative=() if option.annotation == tuple[str, ...] else None,
     )
-    annotation = getitem(Annotated, (option.annotation, parameter))
+    annotation = getitem(Annotated, (tuple[str, ...] if option.annotation == KEPT else option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -275,20 +284,30 @@ def _shown(default: Any) -> str:
 
 def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
     """Return what reads a flag of this type in place of Cyclopts, if anything does."""
-    if annotation in (int, float, int | None, float | None):
+    if annotation in (int, float, int | None, float | None, WORDED):
         return _exact_number
+    if annotation == KEPT:
+        return _texts
     return _names if annotation == tuple[str, ...] else None
+
+
+def _texts(annotation: Any, tokens: Sequence[Token]) -> list[str]:
+    """Return what a flag was given, once for each time."""
+    return [token.value for token in tokens]
 
 
 def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return names([token.value for token in tokens])
 
 
-def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | None:
-    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one."""
+def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
+    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one.
+
+    none is the word where it is one of the values of the option, and else leaves the option open.
+    """
     text = tokens[0].value
     if text.lower() in ("none", "null") and annotation not in (int, float):
-        return None
+        return "none" if annotation == WORDED else None
     kind, expected = (int, "a whole number") if annotation in (int, int | None) else (float, "a number")
     try:
         return kind(text)
@@ -365,6 +384,24 @@ def _undisturbed() -> Iterator[None]:
             import_module("huggingface_hub.utils.logging").set_verbosity_error()
             warnings.simplefilter("ignore")
         yield
+
+
+def compare_runs(
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.")],
+    output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
+    overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
+    json: Json = False,
+) -> None:
+    """Compare runs of unlearn: a leaderboard and a page with the trade-off and the curves of each."""
+    from .comparing import compare
+    from .console import open_console, show_leaderboard
+
+    with _undisturbed():
+        board = compare(runs, output_dir=output_dir, overwrite=overwrite)
+    if json:
+        _print_json(board.document)
+    else:
+        show_leaderboard(open_console(sys.stdout), board, output_dir)
 
 
 def show_environment(*, json: Json = False) -> None:

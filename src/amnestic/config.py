@@ -12,7 +12,7 @@ import os
 import textwrap
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 from .benchmarks.options import BenchEvaluation, BenchModel, BenchOptions, BenchTraining
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
-from .data.options import DataOptions, EvalData, FinetuneData, UnlearnData
+from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData, kept_sources
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .errors import InputError, nearest
@@ -55,7 +55,11 @@ __all__ = [
 
 C = TypeVar("C")
 
-RIVALS = (("keep", "alpha", "bound"), ("num_train_epochs", "max_steps"), ("warmup_epochs", "warmup_steps"))
+RIVALS = (
+    ("keep", "alpha", "bound", "retain_weight"),
+    ("num_train_epochs", "max_steps"),
+    ("warmup_epochs", "warmup_steps"),
+)
 """Options of which one replaces the others."""
 
 
@@ -210,7 +214,7 @@ def options(config_class: Any) -> tuple[Option, ...]:
     found: list[Option] = []
     for member, annotation in _fields(config_class):
         if is_dataclass(annotation):
-            title = "Retention bound" if annotation is BoundOptions else member.name.capitalize()
+            title = "Retention" if annotation is BoundOptions else member.name.capitalize()
             group = [_option(leaf, kind, title, annotation) for leaf, kind in _fields(annotation)]
             found += sorted(group, key=lambda option: (not option.required, _distance(annotation, option.name)))
         else:
@@ -324,7 +328,8 @@ def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any
 
 def _checked(option: Option, value: Any, place: str) -> Any:
     try:
-        return names(value) if option.annotation == tuple[str, ...] else _converted(value, option.annotation)
+        reader = READERS.get(option.annotation)
+        return _converted(value, option.annotation) if reader is None else reader(value)
     except TypeError as error:
         shown = textwrap.shorten(repr(value), 60)
         raise InputError(f"{option.name}{place} is {shown}; expected {error}.") from None
@@ -334,7 +339,9 @@ def _converted(value: Any, annotation: Any) -> Any:
     """Return `value` as the annotated type, or raise TypeError with what was expected."""
     kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind in (types.UnionType, typing.Union):
-        return None if value is None else _converted(value, arguments[0])
+        words = [word for other in arguments[1:] for word in typing.get_args(other)]
+        is_word = isinstance(value, str) and value in words
+        return value if value is None or is_word else _converted(value, arguments[0])
     if kind is dict and isinstance(value, Mapping):
         return {_converted(key, str): _written(item) for key, item in value.items()}
     if kind is Literal and value in arguments:
@@ -365,6 +372,9 @@ def names(value: Any) -> tuple[str, ...]:
     found = [name.strip() for text in texts for name in text.split(",")]
     return tuple(name for name in found if name not in ("", "none"))
 
+
+READERS: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: names, KEPT: kept_sources}
+"""Type of an option -> what reads its value in place of `_converted`."""
 
 _EXPECTED = {
     str: "text (in quotes, where it looks like a number)",

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from .progress import Progress
 from .reports.display import duration, size, visible
+from .reports.leaderboard import Leaderboard
 from .reports.results import comparison
 
 if TYPE_CHECKING:
@@ -86,13 +87,18 @@ class ConsoleProgress(Progress):
 
     def candidate(self, record: Mapping[str, Any]) -> None:
         """Write a line about a measured candidate."""
+        text = Text(f"epoch {record['epoch']:.4g}, step {record['step']}: forget loss {record['forget_loss']:.4g}")
+        if "reached" not in record:  # a run without a bound
+            self.console.print(text)
+            return
         limit = record.get("upper_limit")
-        retain = f"retain loss {record['reached']:.4g}" + (f" (at most {limit:.4g})" if limit is not None else "")
-        context = f", context loss {record['context_reached']:.4g}" if "context_reached" in record else ""
-        which = "bounds" if context else "bound"
-        verdict = Text(f"{which} held", style="green") if record["holds"] else Text(f"{which} not held", style="red")
-        losses = f"forget loss {record['forget_loss']:.4g}, {retain}{context}: "
-        self.console.print(Text(f"epoch {record['epoch']:.4g}, step {record['step']}: {losses}").append_text(verdict))
+        text.append(f", retain loss {record['reached']:.4g}" + (f" (at most {limit:.4g})" if limit is not None else ""))
+        others = {key.removesuffix("_reached"): value for key, value in record.items() if key.endswith("_reached")}
+        for name, value in others.items():
+            text.append(f", {name} loss {value:.4g}")
+        which = "bounds" if others else "bound"
+        held = Text(f"{which} held", style="green") if record["holds"] else Text(f"{which} not held", style="red")
+        self.console.print(text.append(": ").append_text(held))
 
     def close(self) -> None:
         """Leave the display without saying that the stage was completed."""
@@ -213,13 +219,15 @@ class _Bar(bars.Progress):
 
 
 def status(record: Mapping[str, Any]) -> Text:
-    """Return the values of a step on one line; the retain loss is red where it is above its bound."""
+    """Return the values of a step on one line; a loss that is held is red where it is above its bound."""
     text = Text(f"epoch {record['epoch']:.2f}")
     for key, label in (("loss", "loss"), ("forget_loss", "forget loss")):
         if record.get(key) is not None:
             text.append(f", {label} {record[key]:.4g}")
-    for name, prefix in (("retain", ""), ("context", "context_")):
-        loss, bound = record.get(f"{name}_loss"), record.get(f"{prefix}bound")
+    kept = [key.removesuffix("_loss") for key in record if key.endswith("_loss") and key != "forget_loss"]
+    for number, name in enumerate(kept):  # the first one's facts stand under plain names
+        prefix = f"{name}_" if number else ""
+        loss, bound = record[f"{name}_loss"], record.get(f"{prefix}bound")
         if loss is not None:
             exceeds = bound is not None and loss > bound
             text.append(f", {name} loss ").append(f"{loss:.4g}", style="red" if exceeds else "")
@@ -270,6 +278,19 @@ def show_results(console: Console, results: Mapping[str, Any], output_dir: Path,
     console.print(pairs({name: path for name, path in files.items() if path.exists()}))
 
 
+def show_leaderboard(console: Console, board: Leaderboard, folder: str | Path) -> None:
+    """Write the rows of a comparison, what must be read with them, and where the files are."""
+    console.print(
+        Text(visible(board.verdict), style="bold red" if board.status in ("infeasible", "failed") else "bold")
+    )
+    console.print()
+    console.print(board.table())
+    console.print()
+    for note in board.notes:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"leaderboard": Path(folder, "leaderboard.md"), "report": Path(folder, "report.html")}))
+
+
 def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> None:
     """Write the leaderboard of a comparison and where its files are, or what would be run where nothing was."""
     if comparison.leaderboard is None:
@@ -280,11 +301,10 @@ def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> 
         if not quiet:
             console.print(pairs(planned))
         return
-    console.print(comparison.leaderboard.table())
-    for entry in comparison.failed:
-        console.print(f"failed: {visible(f'{entry.method} {entry.setting}, seed {entry.seed}: {entry.error}')}")
-    if not quiet:
-        console.print(pairs({name: comparison.output_dir / name for name in ("leaderboard.md", "report.html")}))
+    if quiet:
+        console.print(visible(comparison.leaderboard.verdict))
+        return
+    show_leaderboard(console, comparison.leaderboard, comparison.output_dir)
 
 
 def _measured(results: Mapping[str, Any]) -> Table:

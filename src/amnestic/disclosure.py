@@ -36,6 +36,8 @@ PLACES = {
     "output_dir": "RUN",
 }
 """Options without which a command cannot be repeated -> what stands for a value that stays."""
+NUMBERS = {"method_args", "keep_of", "bound_of"}
+"""Options that map names to values, of which numbers may be told; retentions have their names in metrics anyway."""
 _SILENT = {"overwrite", "save_steps", "save_total_limit", "push_to_hub", "hub_private_repo", "push_infeasible"}
 _PUBLIC = re.compile(r"(?:\w[\w.-]*/)?\w[\w.-]*(?::[\w.-]*){0,2}")
 _FILE = re.compile(r"\.(jsonl?|csv|parquet|txt|ya?ml)$", re.IGNORECASE)
@@ -56,11 +58,11 @@ def disclosed(config: Any) -> dict[str, Any]:
         value = values[option.name]
         if option.name in _SILENT:
             continue
-        if option.name == "method_args":
-            found |= {f"method_args.{name}": item for name, item in value.items() if _is_number(item)}
+        if option.name in NUMBERS:
+            found |= {f"{option.name}.{name}": item for name, item in value.items() if _is_number(item)}
         elif value is not None and _is_plain(option):
             found[option.name] = value
-        elif option.name in NAMES and (name := public_name(value)):
+        elif option.name in NAMES and isinstance(value, str) and (name := public_name(value)):
             found[option.name] = name
     return found
 
@@ -70,6 +72,8 @@ def command_line(config: Any, command: str) -> str:
     shown = disclosed(config)
     defaults = {option.name: option.default for option in options(type(config))}
     flags = {name: shown.get(name, place) for name, place in PLACES.items() if to_mapping(config).get(name)}
+    if isinstance(kept := to_mapping(config).get("retain"), dict):
+        flags["retain"] = [f"{name}={public_name(source) or PLACES['retain']}" for name, source in kept.items()]
     flags |= {name: value for name, value in shown.items() if value != defaults.get(name)}
     return " \\\n  ".join([f"amnestic {command}", *(_flag(name, value) for name, value in flags.items())])
 
@@ -77,6 +81,8 @@ def command_line(config: Any, command: str) -> str:
 def _flag(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no_{name}"
+    if isinstance(value, list):
+        return " ".join(_flag(name, item) for item in value)
     return f"--{name} {shlex.quote(str(value))}"
 
 

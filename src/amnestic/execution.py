@@ -428,7 +428,7 @@ class Execution:
         }
         with self.sharing.guarded():
             self.folder.write("results.json", results)
-            if "bound" in results:
+            if self.command == "unlearn":
                 render_report(self.folder.path)
             self.progress.stop()
             return self.sharing.finish(self.config, results)

@@ -44,12 +44,17 @@ class Given:
         Raises InputError for a method that is neither a name nor an instance.
         """
         stated = {key: value for key, value in values.items() if value is not None}
+        kept = stated.pop("retain") if _names_several(stated.get("retain")) else {}
         objects = {key: value for key, value in stated.items() if not isinstance(value, str | Path)}
-        names: dict[str, Any] = {key: str(value) for key, value in stated.items() if key not in objects}
-        names |= {key: f"<{type(value).__name__} in memory>" for key, value in objects.items() if key != "tokenizer"}
+        names = {key: _name(value) for key, value in stated.items() if key != "tokenizer" or key not in objects}
         if "method" in objects:
             names |= _described(objects["method"])
         own = {key: objects.pop(key) for key in ("model", "tokenizer", "method") if key in objects}
+        if isinstance(kept, Mapping):
+            objects |= {name: value for name, value in kept.items() if not isinstance(value, str | Path)}
+            kept = {name: _name(value) for name, value in kept.items()}
+        if kept:
+            names["retain"] = kept
         return cls(**own, data=objects), names
 
 
@@ -242,17 +247,20 @@ def load_beside(inputs: Inputs, options: ModelOptions, name: str, flag: str) -> 
 
 
 def refuse_shared(inputs: Inputs) -> None:
-    """Raise InputError where the forget and the retain split share rows: they cannot be both forgotten and kept.
+    """Raise InputError where the forget split shares rows with one that is kept: they cannot be both.
 
     Rows are the same if their contents are, or if they become the same tokens.
     """
-    forget, retain = inputs.examples["forget"], inputs.examples["retain"]
-    tokens = [token_digests(inputs.splits[name].examples) for name in ("forget", "retain")]
-    if shared := max(shared_rows(forget, retain), int(is_among(*tokens).sum())):
-        raise InputError(
-            f"forget and retain share {shared} rows of {len(forget)} and {len(retain)}; take them out of one "
-            "of the two."
-        )
+    forget, tokens = inputs.examples["forget"], token_digests(inputs.splits["forget"].examples)
+    for name, kept in inputs.examples.items():
+        if name == "forget":
+            continue
+        alike = is_among(tokens, token_digests(inputs.splits[name].examples))
+        if shared := max(shared_rows(forget, kept), int(alike.sum())):
+            raise InputError(
+                f"forget and {name} share {shared} rows of {len(forget)} and {len(kept)}; take them out of one "
+                "of the two."
+            )
 
 
 def _refuse_unknown_tokens(loaded: Loaded, splits: Sequence[Split]) -> None:
@@ -263,6 +271,18 @@ def _refuse_unknown_tokens(loaded: Loaded, splits: Sequence[Split]) -> None:
             f"the tokenizer writes token {highest}, and the model knows the tokens below {known}; give the tokenizer "
             "that belongs to the model with --tokenizer."
         )
+
+
+def _names_several(retain: Any) -> bool:
+    """Return whether `retain` is not one source of rows: a mapping of names to sources, or a list of ``name=FILE``."""
+    if isinstance(retain, list | tuple):
+        return bool(retain) and all(isinstance(item, str | Path) for item in retain)
+    return isinstance(retain, Mapping)
+
+
+def _name(value: Any) -> Any:
+    """Return a name as text, and what stands for an object where names are written."""
+    return str(value) if isinstance(value, str | Path) else f"<{type(value).__name__} in memory>"
 
 
 def _described(method: Any) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: In
             name: {"examples": len(split.examples), "hash": fingerprint(split.examples)}
             for name, split in inputs.splits.items()
         },
-        "options": decisive(config) | {"effective batch": effective_batch(config.training)},
+        "options": decisive(config)
+        | {"effective batch": effective_batch(config.training), "order of the splits": [*inputs.splits]},
     }
     return dict(json.loads(json.dumps(content)))
 

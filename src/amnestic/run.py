@@ -1,14 +1,15 @@
 """The main path, top to bottom: load, encode, measure, train, save, check, report."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from . import processes
 from .benchmarks.base import Benchmark
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
-from .constraints.retention import NLL
+from .constraints.multiplier import Fixed
+from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .errors import InputError
 from .evaluating import SPLITS, Evaluating
@@ -18,12 +19,14 @@ from .inputs import Given, refuse_shared
 from .measuring import Measured, Recorded, evenly
 from .methods.base import Method, build
 from .model.load import Loaded, digest
+from .probing import PROBE_SEED, Probes
 from .progress import Progress
 from .reports.verdict import verdict
+from .retaining import described
 from .retrained import files_of, find_retrained
 from .training.loop import Loop, Plan
-from .training.problem import Problem, Term
-from .unlearning import PROBE_SEED, Probes, Trained, Unlearning
+from .training.problem import Problem, retain_term
+from .unlearning import Trained, Unlearning
 
 
 @dataclass
@@ -37,7 +40,7 @@ class Run:
 
     @property
     def feasible(self) -> bool:
-        """Return whether the bound is held (True of a run that had none)."""
+        """Return whether every bound is held (True of a run that had none)."""
         return bool(self.results["status"] != "infeasible")
 
 
@@ -54,12 +57,13 @@ def unlearn(
 ) -> Run:
     """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound.
 
-    The same code as ``amnestic unlearn``.
+    The same code as ``amnestic unlearn``. `retain` may name several splits: a mapping of names to what each is read
+    from, each with its own bound.
 
     `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and
     `retain` are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are
-    those of the command line (``keep=0.98``, ``learning_rate=1e-5``, ...). Raises InputError before the first step,
-    RunError after it; a run that misses its bound returns with ``feasible`` False.
+    those of the command line (``keep=0.98``, ``learning_rate=1e-5``, ...; ``keep="none"`` asks for no bound). Raises
+    InputError before the first step, RunError after it; a run that misses its bound returns with ``feasible`` False.
     """
     named = {"model": model, "tokenizer": tokenizer, "method": method, "forget": forget, "retain": retain}
     given, names = Given.split(named)
@@ -155,26 +159,25 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
 def _unlearn_results(
     execution: Execution, task: Unlearning, probes: Probes, trained: Trained, recorded: Mapping[str, Recorded]
 ) -> dict[str, Any]:
-    method, config = task.method, task.config
-    before, after, reached = recorded["before"].values, recorded["after"].values, trained.kept.reached
-    bounds = task.bound_facts(probes, reached)
-    return {
-        "command": "unlearn",
-        "status": "feasible" if trained.kept.holds else "infeasible",
-        "verdict": verdict(bounds, before, after),
-        **bounds,
+    config = task.config
+    facts = {
+        "retentions": task.retention_facts,
+        **task.bound_facts(probes, trained.kept.reached),
         **({} if config.data.benchmark is None else {"benchmark": config.data.benchmark}),
         **recorded["after"].facts,
-        "reference_metrics": before,
+        "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
-        "method": {"name": method.name} | (asdict(method) if is_dataclass(method) else {}),
-        "multiplier": task.multiplier_facts(trained.multipliers),
+        "method": described(task.method),
+        **task.multiplier_facts(trained.multipliers),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,
-        "probe_ids": [example.id for example in task.probe],
+        "probe_ids": [example.id for split in task.kept for example in split.probe],
         "training": execution.training_facts(task.plan, trained.seconds, trained.resumed_after),
         "seeds": {"training": config.training.seed, "probe": PROBE_SEED},
     }
+    status = "unconstrained" if not probes else "feasible" if trained.kept.holds else "infeasible"
+    sentence = verdict(facts, [split.name for split in task.kept])
+    return {"command": "unlearn", "status": status, "verdict": sentence} | facts
 
 
 def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
@@ -224,7 +227,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
         examples = inputs.splits["data"].examples
         rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
         plan = Plan.of(config.training, rows.steps_per_epoch)
-        loss = Term("data", "token", NLL.needs, NLL().values)
+        loss = retain_term(Retention(NLL(), Fixed(), "data"))
         problem = Problem((loss,), inputs.loaded.model, inputs.loaded.vocabulary, inputs.loaded.form)
         execution.identify(inputs)
     execution.announce(inputs, plan, {})

@@ -1,7 +1,6 @@
-"""Unlearning as a constrained problem: which rows train, which hold the bound, and the training itself."""
+"""Unlearning as a constrained problem: which rows train, what is held and how, and the training itself."""
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -9,31 +8,25 @@ from typing import Any
 import numpy as np
 
 from .config import UnlearnConfig
-from .constraints.bound import CONFIDENCE, Bound, Probe, Reached, Sums
-from .constraints.multiplier import Bounded
-from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
+from .constraints.bound import CONFIDENCE, Bound, Reached
+from .constraints.multiplier import Fixed, Multiplier
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
-from .data.encode import Encoded, fact, token_digests
-from .data.records import is_among, take
-from .errors import InputError, RunError
+from .data.encode import Encoded, fact
+from .data.records import take
+from .errors import InputError
 from .execution import Check, Execution
 from .inputs import Inputs
 from .measuring import Measured, evenly
 from .methods.base import Method
+from .model.blocks import count
+from .probing import Kept, Probes, Probing, plain
+from .retaining import fitted, is_bounded, names_of, refuse_unknown, resolved, retentions_of, unused
 from .training.candidates import Candidate, Candidates
 from .training.checkpoint import read_state
-from .training.constraint import Constraint, losses_of
+from .training.constraint import Constraint
 from .training.loop import Loop, Plan
 from .training.problem import Problem, forget_term, retain_term
-
-PROBE_SEED = 0
-"""The probe is the same for every seed of a run, so that runs are held to the same examples."""
-HELD_OUT_FROM = 10
-"""A retain split at least so many times as large as the probe holds the probe's rows out of training."""
-
-Probes = Mapping[str, Probe]
-"""Name of a constraint -> where its bound is verified; the retain split first."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +35,8 @@ class Trained:
 
     kept: Candidate
     candidates: list[Candidate]
-    multipliers: dict[str, float]
-    """Name of a constraint -> the last value of its multiplier."""
+    multipliers: dict[str, Multiplier]
+    """Name of a bounded constraint -> its multiplier after the last step."""
     seconds: float
     """Of the steps alone."""
     resumed_after: list[int]
@@ -52,54 +45,56 @@ class Trained:
 
 @dataclass(frozen=True)
 class Unlearning:
-    """One constrained problem on one model: minimize the forget loss while what is held stays within its bounds."""
+    """One constrained problem on one model: minimize the forget loss while what is held stays within its bounds.
+
+    A run without a bound has constraints of fixed weight, or none at all.
+    """
 
     config: UnlearnConfig
     method: Method
     problem: Problem
-    control: Bounded
     inputs: Inputs
     forget: Sequence[Encoded]
-    retain: Sequence[Encoded]
-    """What training draws from."""
-    probe: Sequence[Encoded]
-    held_out: bool
-    """Training never draws the probe's rows."""
+    kept: tuple[Kept, ...]
+    """The splits that are kept; the first one leads: its facts stand under plain names."""
     constraints: tuple[Constraint, ...]
-    """In the order of the problem's terms behind the objective: the retain split, then what else is held."""
+    """In the order of the problem's terms behind the objective: split by split, then what else is held."""
     rows: StepRows
     plan: Plan
 
     @classmethod
     def of(cls, config: UnlearnConfig, inputs: Inputs, method: Method, batch_size: int) -> "Unlearning":
         """Set the problem up from what was read."""
+        loaded, training = inputs.loaded, config.training
+        method = fitted(method, loaded.model, training.seed)
         forget = _to_train(inputs.splits["forget"].examples, config.bound.keep_context)
-        probe, retain = draw_probe(inputs.splits["retain"].examples, config.bound)
-        training = config.training
-        sizes = {"forget": len(forget), "retain": len(retain)}
+        rows = {name: split.examples for name, split in inputs.splits.items() if name != "forget"}
+        kept = tuple(Kept.of(name, examples, config.bound) for name, examples in rows.items())
+        constraints = _constraints(config, method, kept, forget, loaded.model)
+        drawn = {constraint.retention.split for constraint in constraints}
+        sizes = {"forget": len(forget)} | {split.name: len(split.training) for split in kept if split.name in drawn}
         step_rows = StepRows(sizes, batch_size, training.seed, training.retain_per_forget)
-        control = control_of(method, config.multiplier)
-        whole = len(probe) == len(inputs.splits["retain"].examples)
-        constraints = [Constraint("retain", Retention(NLL(), control), probe, whole, "retain probe")]
-        if config.bound.keep_context:
-            around = Retention(NLL(), control, "forget", "context")
-            constraints.append(Constraint("context", around, forget, True, "context of the spans"))
         terms = (forget_term(method), *(retain_term(constraint.retention) for constraint in constraints))
-        loaded = inputs.loaded
         problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
-        held_out = len(retain) < len(inputs.splits["retain"].examples)
+        if not is_bounded(method, config.bound) and (note := unused(config.multiplier)):
+            loaded.notes.append(note)
         plan = Plan.of(training, step_rows.steps_per_epoch)
-        held = tuple(constraints)
-        return cls(config, method, problem, control, inputs, forget, retain, probe, held_out, held, step_rows, plan)
+        return cls(config, method, problem, inputs, forget, kept, constraints, step_rows, plan)
 
     def resolved(self) -> UnlearnConfig:
-        """Return the configuration with the bound and the multiplier that were chosen for what it left open."""
-        names = ("initial", "rate", "warmup_epochs", "update")
-        multiplier = MultiplierOptions(**{f"multiplier_{name}": getattr(self.control, name) for name in names})
-        asked = Bound.of(self.config.bound)
-        stated: dict[str, Any] = {asked.kind: asked.requested}
-        bound = replace(self.config.bound, **stated)
-        return replace(self.config, bound=bound, multiplier=multiplier)
+        """Return the configuration with the method, the bound and the multiplier that it left open."""
+        return resolved(self.config, self.method, self.constraints)
+
+    @property
+    def is_bounded(self) -> bool:
+        """Return whether the run holds a bound."""
+        return bool(self.probing.bounded)
+
+    @property
+    def probing(self) -> Probing:
+        """Return what measures the losses of candidates, and of the model before."""
+        size = self.config.evaluation.per_device_eval_batch_size
+        return Probing(self.problem, self.constraints, self.forget, size)
 
     def measured(self, notes: Mapping[str, str]) -> Measured:
         """Return the examples on which metrics are computed before and after; `notes` are those of a benchmark."""
@@ -108,52 +103,43 @@ class Unlearning:
             besides = {name: split.examples for name, split in inputs.besides.splits.items()}
             return Measured.of(inputs.encoder, inputs.besides.examples, besides, notes)
         forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
-        splits = {"forget": evenly(forget, self.config.evaluation.eval_rows), "retain": self.probe}
+        splits = {"forget": evenly(forget, self.config.evaluation.eval_rows)}
+        splits |= {split.name: split.probe for split in self.kept}
         return Measured.of(inputs.encoder, inputs.examples, splits, {})
 
     @property
     def check(self) -> Check:
-        """Return the losses by which the saved model is checked: those of the probe."""
-        return Check(self.problem, "retain", self.probe)
+        """Return the losses by which the saved model is checked: those of the leading probe, in nats a token."""
+        lead = self.kept[0]
+        return Check(plain(self.problem, [Retention(NLL(), Fixed(), lead.name)]), lead.name, lead.probe)
 
     def judge(self, execution: Execution) -> Probes:
         """Measure the model before unlearning, unless the run that is resumed has done so.
 
         Raises InputError for a bound that it does not hold today.
         """
-        references = execution.recall("reference", self._references)
-        probes = {}
-        for constraint in self.constraints:
-            reference = Sums.of(references[constraint.name])
-            if not math.isfinite(reference.mean):
-                raise InputError(
-                    f"the model's loss on the {constraint.place} is {reference.mean} before unlearning; its weights "
-                    "are broken, or out of range in this --dtype."
-                )
-            probe = Probe(Bound.of(self.config.bound), reference, constraint.is_whole)
-            probe.bound.value(reference.mean, constraint.place)
-            probes[constraint.name] = probe
-        return probes
+        return self.probing.judge(execution.recall("reference", self.probing.before))
 
     def facts(self, probes: Probes) -> dict[str, Any]:
-        """Return what a user should see of the bounds before training starts."""
-        where = "held out of training" if self.held_out else "part of the training rows"
-        if probes["retain"].whole_split:
-            where = "the whole split"
-        names = {"retain": "bound"}
-        bounds = {
-            names.get(name, f"bound of the {name}"): f"{probe.limit:.4g} nats a token (today "
-            f"{probe.reference.mean:.4g}; --{probe.bound.kind} {probe.bound.requested:g})"
+        """Return what a user should see of the bounds, or of what stands in their place, before training starts."""
+        held = {
+            self._title(name): f"{probe.limit:.4g} nats a token (today {probe.reference.mean:.4g}; "
+            f"--{probe.bound.kind} {probe.bound.requested:g})"
             for name, probe in probes.items()
         }
-        return bounds | {"probe": f"{len(self.probe)} retain examples, {where}"}
+        if not probes:
+            weights = [f"{c.retention.loss.name} x {c.facts['weight']:g} on {c.name}" for c in self.constraints]
+            held = {"bound": "none", "retention": ", ".join(weights) or f"none; {self.method.name} has none"}
+        for split in self.kept:
+            name = "probe" if split is self.kept[0] else f"probe of {split.name}"
+            held[name] = f"{len(split.probe)} {split.name} examples, {split.place}"
+        return held
 
     def train(self, execution: Execution, probes: Probes) -> Trained:
         """Take all steps, measure every candidate, and put the best one's weights back into the model."""
-        starts = (self.plan.steps_per_epoch, self.problem.device)
-        multipliers = {name: self.control.start(probe.limit, *starts) for name, probe in probes.items()}
+        multipliers = self._multipliers(probes)
         checkpoints = execution.checkpoints()
-        measure = partial(self._measure, execution.interruption.check)
+        measure = partial(self.probing.candidate, execution.interruption.check)
         candidates = Candidates(self.inputs.loaded, probes, measure, execution.folder.checkpoints)
         checkpoints.candidates, checkpoints.candidate = lambda: candidates.states, candidates.path
         if execution.source is not None:
@@ -163,81 +149,96 @@ class Unlearning:
         def candidate(step: int, epoch: float) -> None:
             if candidates.all and candidates.all[-1].step == step:
                 return  # measured before the run was interrupted
+            if not probes and step < self.plan.steps:
+                return  # nothing tells which of several to take: the last is what is published
             facts = candidates.add(step, epoch).record
             execution.folder.log({"candidate": True} | facts)
             execution.progress.candidate(facts)
 
         def complete(values: dict[str, Any]) -> dict[str, Any]:
-            for (name, probe), value in zip(probes.items(), values.pop("multipliers"), strict=True):
-                values |= {_called(name, "bound"): probe.limit, _called(name, "multiplier"): value}
+            weights = dict(zip(multipliers, values.pop("multipliers"), strict=True))
+            for name, probe in probes.items():
+                values |= {self._called(name, "bound"): probe.limit, self._called(name, "multiplier"): weights[name]}
             return values
 
         record = execution.recorder(complete, self.plan)
-        splits = {"forget": self.forget, "retain": self.retain}
+        splits = {"forget": self.forget} | {s.name: s.training for s in self.kept if s.name in self.rows.sizes}
         options, moving = self.config.training, list(multipliers.values())
         loop = Loop(self.problem, splits, self.rows, self.plan, options, moving, record, candidate, checkpoints)
         loop.reaches_all = execution.reaches_all
         with execution.training(self.inputs.loaded):
             seconds = loop.run()
         kept = candidates.restore()
-        last = {name: float(multiplier.value) for name, multiplier in multipliers.items()}
-        return Trained(kept, candidates.all, last, seconds, checkpoints.resumed_after)
+        held = {name: multipliers[name] for name in probes}
+        for name, multiplier in held.items():
+            if note := multiplier.caution("" if name == self.kept[0].name else f" of {name}"):
+                self.inputs.loaded.notes.append(note)
+                execution.progress.note(note)
+        return Trained(kept, candidates.all, held, seconds, checkpoints.resumed_after)
+
+    def _multipliers(self, probes: Probes) -> dict[str, Multiplier]:
+        """Return a new multiplier for each constraint, in their order."""
+        starts = (self.plan.steps_per_epoch, self.problem.device)
+        limits = {name: probe.limit for name, probe in probes.items()}
+        return {c.name: c.retention.control.start(limits.get(c.name, 0.0), *starts) for c in self.constraints}
 
     def bound_facts(self, probes: Probes, reached: Mapping[str, Reached]) -> dict[str, dict[str, Any]]:
         """Return what results.json records of each bound, by the key that it stands under."""
+        held_out = {split.name: split.is_held_out for split in self.kept}
         return {
-            _called(constraint.name, "bound"): {
+            self._called(name, "bound"): {
                 "kind": probe.bound.kind,
                 "requested": probe.bound.requested,
                 "L_ref": probe.reference.mean,
                 "value": probe.limit,
-                "reached": reached[constraint.name].reached,
-                "upper_limit": reached[constraint.name].upper_limit,
+                "reached": reached[name].reached,
+                "upper_limit": reached[name].upper_limit,
                 "probe_size": len(probe.reference.counts),
-                "held_out": self.held_out and not constraint.is_whole,
+                "held_out": held_out.get(name, False),
                 "whole_split": probe.whole_split,
                 "confidence": CONFIDENCE,
             }
-            for constraint, probe in zip(self.constraints, probes.values(), strict=True)
+            for name, probe in probes.items()
         }
 
-    def multiplier_facts(self, last: Mapping[str, float]) -> dict[str, Any]:
-        """Return what results.json records of the multipliers, which differ in their last values alone."""
-        names = ("initial", "rate", "warmup_epochs", "update")
-        final = {_called(name, "final"): value for name, value in last.items()}
-        return {name: getattr(self.control, name) for name in names} | final
+    def multiplier_facts(self, multipliers: Mapping[str, Multiplier]) -> dict[str, dict[str, Any]]:
+        """Return what results.json records of the multipliers, which differ in their ends alone; nothing of none."""
+        if not multipliers:
+            return {}
+        ends = {self._called(name, key): end for name, own in multipliers.items() for key, end in own.ends.items()}
+        return {"multiplier": vars(self.constraints[0].retention.control) | ends}
 
-    def _references(self) -> dict[str, dict[str, Any]]:
-        """Return the losses of each constraint of the model as it stands, as JSON holds them."""
-        splits = dict.fromkeys(constraint.retention.split for constraint in self.constraints)
-        losses = losses_of(self.constraints, self._sums(splits))
-        return {name: sums.record for name, sums in losses.items()}
+    @property
+    def retention_facts(self) -> dict[str, dict[str, Any]]:
+        """Return what results.json records of each retention, by name."""
+        return {constraint.name: constraint.facts for constraint in self.constraints}
 
-    def _sums(self, splits: Iterable[str], check: Callable[[], None] = lambda: None) -> dict[str, list[Sums]]:
-        """Return the sums of all terms on the forget rows and on the probe, as far as they are named."""
-        examples, size = (
-            {"forget": self.forget, "retain": self.probe},
-            self.config.evaluation.per_device_eval_batch_size,
-        )
-        return {split: self.problem.measure(split, examples[split], size, check) for split in splits}
+    def _called(self, name: str, what: str) -> str:
+        """Return the key of a fact about a constraint: that of the leading split stands under its plain name."""
+        return what if name == self.kept[0].name else f"{name}_{what}"
 
-    def _measure(self, check: Callable[[], None]) -> tuple[float, dict[str, Sums]]:
-        """Return the forget loss on all forget rows, and the losses of each constraint, of the model as it stands."""
-        measured = self._sums(("forget", "retain"), check)
-        forget_loss, losses = measured["forget"][0].mean, losses_of(self.constraints, measured)
-        means = {"forget": forget_loss} | {name: sums.mean for name, sums in losses.items()}
-        if not np.isfinite(list(means.values())).all():
-            found = " and its ".join(f"{name} loss {mean:g}" for name, mean in means.items())
-            raise RunError(
-                f"the model's {found} are not all finite; lower --learning_rate, or use --dtype float32.",
-                is_shared=True,
-            )
-        return forget_loss, losses
+    def _title(self, name: str) -> str:
+        return "bound" if name == self.kept[0].name else f"bound of {name}"
 
 
-def _called(name: str, what: str) -> str:
-    """Return the key of a fact about a constraint: that of the retain split stands under its plain name."""
-    return what if name == "retain" else f"{name}_{what}"
+def _constraints(
+    config: UnlearnConfig, method: Method, kept: Sequence[Kept], forget: Sequence[Encoded], model: Any
+) -> tuple[Constraint, ...]:
+    """Return what is held, of each split alike, and of the answers to be forgotten what stands around their spans."""
+    options = config.bound
+    refuse_unknown(options, [split.name for split in kept])
+    chosen = retentions_of(method, options, config.multiplier, lambda: count(model))
+    found = [(replace(one, split=split.name), split) for split in kept for one in chosen]
+    names = names_of([retention for retention, _ in found])
+    bound = partial(Bound.of, options) if is_bounded(method, options) else lambda name: None
+    constraints = [
+        Constraint(name, retention, bound(name), split.probe, split.is_whole, f"{split.name} probe")
+        for name, (retention, split) in zip(names, found, strict=True)
+    ]
+    if options.keep_context:
+        around = replace(chosen[0], split="forget", part="context")
+        constraints.append(Constraint("context", around, bound("context"), forget, True, "context of the spans"))
+    return tuple(constraints)
 
 
 def _to_train(forget: Sequence[Encoded], keep_context: bool) -> Sequence[Encoded]:
@@ -258,31 +259,3 @@ def _to_train(forget: Sequence[Encoded], keep_context: bool) -> Sequence[Encoded
             "leave it out."
         )
     return forget
-
-
-def probe_places(rows: int, options: ProbeOptions) -> np.ndarray:
-    """Return which of so many retain rows are the probe, in order."""
-    size = min(rows, options.probe_size)
-    return np.sort(np.random.default_rng(PROBE_SEED).choice(rows, size, replace=False))
-
-
-def draw_probe(retain: Sequence[Encoded], options: BoundOptions) -> tuple[Sequence[Encoded], Sequence[Encoded]]:
-    """Return (probe, rows that training draws from); the probe is held out where the split is large enough."""
-    if len(retain) <= options.probe_size:
-        return retain, retain
-    probe = take(retain, probe_places(len(retain), options))
-    if options.train_on_probe or len(retain) < HELD_OUT_FROM * options.probe_size:
-        return probe, retain
-    # by content: a copy of a probe row is no row of training
-    held_out = is_among(token_digests(retain), token_digests(probe))
-    rest = take(retain, np.flatnonzero(~held_out))
-    enough = len(rest) >= HELD_OUT_FROM // 2 * options.probe_size  # not where most rows are copies
-    return probe, rest if enough else retain
-
-
-def control_of(method: Method, options: MultiplierOptions) -> Bounded:
-    """Return the control of the multiplier: the method's own, with what the options give in its place."""
-    published = method.retention[0].control if method.retention else None
-    own = published if isinstance(published, Bounded) else Bounded()
-    given = {name: getattr(options, f"multiplier_{name}") for name in ("initial", "rate", "warmup_epochs", "update")}
-    return replace(own, **{name: value for name, value in given.items() if value is not None})

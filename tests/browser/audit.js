@@ -140,6 +140,7 @@
     if (box.width && (box.left < -SLACK || box.right > right + SLACK)) complain("outside the window", element, round(box.right));
   }
   for (const figure of document.querySelectorAll("figure")) {
+    if (!figure.checkVisibility()) continue; // a plot that is drawn twice shows the form that suits the window
     const frame = figure.getBoundingClientRect();
     const plot = figure.querySelector(":scope > svg");
     if (!plot) { complain("no plot", figure, "a figure without an svg"); continue; }

@@ -188,7 +188,7 @@ class Scaled(Method):
     scale: float = 1.0
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
 
-    def objective(self, model):
+    def objective(self, model, reference):
         return self.scale * model.forget.token_logp
 
 

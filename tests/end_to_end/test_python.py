@@ -36,7 +36,7 @@ OWN_METHOD = '''
         needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
         retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded(rate=2.0, initial=3.0)),)
 
-        def objective(self, model):
+        def objective(self, model, reference):
             return model.forget.token_logp.clamp(min=self.floor)
 '''
 
@@ -48,7 +48,7 @@ class Doubled(Method):
     factor: float = 2.0
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
 
-    def objective(self, model):
+    def objective(self, model, reference):
         return self.factor * model.forget.token_logp
 
 
@@ -58,7 +58,7 @@ class Bare(Method):
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
     retention: ClassVar[tuple] = ()
 
-    def objective(self, model):
+    def objective(self, model, reference):
         return model.forget.token_logp
 
 

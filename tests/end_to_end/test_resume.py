@@ -237,7 +237,7 @@ class Noisy(Method):
 
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
 
-    def objective(self, model):
+    def objective(self, model, reference):
         return model.forget.token_logp * torch.rand(1)
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from amnestic import losses
-from amnestic.model.head import HEAD_SIGNALS, is_argmax, margin, moments, token_logp
+from amnestic.model.head import HEAD_SIGNALS, CrossEntropyTo, Reference, is_argmax, margin, moments, token_logp
 
 ROWS, VOCABULARY = 12, 97
 TOLERANCE = {torch.float64: 1e-13, torch.float32: 2e-6, torch.bfloat16: 2e-6, torch.float16: 2e-6}
@@ -154,3 +154,56 @@ def test_signals_are_float32_or_wider(name: str, dtype: torch.dtype) -> None:
     found = HEAD_SIGNALS[name](logits, targets, VOCABULARY)
     assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
     assert found.shape == ((ROWS, 2) if name == "moments" else (ROWS,))
+
+
+def test_sums_and_means_by_answer_by_hand() -> None:
+    """Tokens 1, 10, 2, 20, 30 of answers 0, 1, 0, 1, 1; a gradient of 1 in a mean is 1/n in each of its n tokens."""
+    values = torch.tensor([1.0, 10.0, 2.0, 20.0, 30.0], requires_grad=True)
+    row = torch.tensor([0, 1, 0, 1, 1])
+    assert losses.summed_by_answer(values, row, 2).tolist() == [3.0, 60.0]
+    means = losses.mean_by_answer(values, row, 2)
+    means.sum().backward()
+    assert means.tolist() == [1.5, 20.0]
+    assert values.grad.tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 2, 1 / 3, 1 / 3], rel=1e-7)
+
+
+def test_weights_of_tokens_by_hand() -> None:
+    """p = 1/4: p^1.5 = 1/8 and (3/4)^2 = 9/16; both are constants, whatever the gradient of log p is."""
+    logp = torch.tensor([math.log(0.25)], dtype=torch.float64, requires_grad=True)
+    saturated, important = losses.saturation(logp, 1.5), losses.importance(logp, 2.0)
+    assert [saturated.item(), important.item()] == pytest.approx([1 / 8, 9 / 16], rel=1e-12)
+    assert not saturated.requires_grad
+    assert not important.requires_grad
+
+
+@pytest.mark.parametrize("lead", [-1e4, -80.0, 0.0, 80.0, 1e4])
+def test_a_preference_is_exact_far_from_its_bend(lead: float) -> None:
+    """-2/beta log sigma(beta x) is 2/beta log 2 at 0, goes to 0 on the right, and to -2 x on the left."""
+    x = torch.tensor([lead], requires_grad=True)
+    value = losses.preference(x, 0.5)
+    value.backward()
+    left, slope = {-1: (-2 * lead, -2.0), 0: (4 * math.log(2), -1.0), 1: (0.0, 0.0)}[(lead > 0) - (lead < 0)]
+    assert value.item() == pytest.approx(left, rel=1e-6, abs=1e-16)
+    assert x.grad.item() == pytest.approx(slope, rel=1e-6, abs=1e-16)
+
+
+def test_the_divergence_is_0_of_equal_distributions_and_by_hand() -> None:
+    """q = 3/4, 1/4 and p = 1/2, 1/2: KL(q || p) = 3/4 log 3/2 + 1/4 log 1/2."""
+    q, p = torch.tensor([[0.75, 0.25]], dtype=torch.float64), torch.tensor([[0.5, 0.5]], dtype=torch.float64)
+    need = CrossEntropyTo(Reference(), whole=True)
+    targets = torch.zeros(1, dtype=torch.int64)
+    mean_logp = moments(q.log(), targets, 2)[:, 0]
+    found = losses.divergence(need.plain(p.log(), targets, 2, q.log()), mean_logp)
+    assert found.item() == pytest.approx(0.75 * math.log(1.5) + 0.25 * math.log(0.5), rel=1e-12)
+    same = losses.divergence(need.plain(q.log(), targets, 2, q.log()), mean_logp)
+    assert same.item() == pytest.approx(0.0, abs=1e-15)
+
+
+def test_distances_by_hand() -> None:
+    """(1 - 0)^2, (2 - 4)^2, mean 5/2; one row for all stands for each; bfloat16 is widened before it is squared."""
+    rows = torch.tensor([[1.0, 2.0], [0.0, 4.0]])
+    other = torch.tensor([0.0, 4.0])
+    assert losses.distance(rows, other).tolist() == [2.5, 0.0]
+    assert losses.distance(rows, other.expand(2, 2)).tolist() == [2.5, 0.0]
+    fine = torch.tensor([[1.0, 1.0078125]]).bfloat16()  # the square of the second is no bfloat16
+    assert losses.distance(fine, torch.zeros(2).bfloat16()).tolist() == [(1.0 + 1.0078125**2) / 2]

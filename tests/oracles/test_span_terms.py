@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from amnestic.constraints.multiplier import Bounded
+from amnestic.constraints.multiplier import Bounded, Fixed
 from amnestic.constraints.retention import NLL, Retention
 from amnestic.data.batches import Batch, micro_batches, pad
 from amnestic.data.cuts import Budget
@@ -25,7 +25,7 @@ from amnestic.model.options import ModelOptions
 from amnestic.model.signals import Needs
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
-from amnestic.training.problem import Problem, Term, forget_term, retain_term
+from amnestic.training.problem import Problem, forget_term, retain_term
 from amnestic.training.step import step
 
 EXACT = 1e-12
@@ -46,7 +46,7 @@ class MeanLogp(Method):
     unit = "answer"
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
 
-    def objective(self, model: Passes) -> Tensor:
+    def objective(self, model: Passes, reference: Passes) -> Tensor:
         signals = model.forget
         sums, ones = (
             torch.zeros(signals.answers, dtype=torch.float64).index_add(0, signals.row, values)
@@ -179,9 +179,9 @@ def test_other_tokens_are_out_of_sight_and_get_no_gradient(case: Case) -> None:
     seen: list[Passes] = []
 
     class Watching(MeanLogp):
-        def objective(self, model: Passes) -> Tensor:
+        def objective(self, model: Passes, reference: Passes) -> Tensor:
             seen.append(model)
-            return super().objective(model)
+            return super().objective(model, reference)
 
     rows = case.rows["forget"]
     problem = replace(case.problem(Watching()), terms=(forget_term(Watching()),))
@@ -214,5 +214,5 @@ def test_splits_without_marks_have_no_context_and_are_forgotten_whole(case: Case
     batch = pad("forget", case.rows["forget"][:1])
     assert batch.shares["forget"].parts == {}
     assert case.problem(PDU()).counts(batch) == [6, 0, 0]
-    whole = Term("forget", "token", NLL.needs, NLL().values)
+    whole = retain_term(Retention(NLL(), Fixed(), "forget"))
     assert whole.count(pad("forget", case.rows["forget"])) == 30

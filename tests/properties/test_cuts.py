@@ -43,7 +43,7 @@ class AnswerLogp(Method):
     unit = "answer"
     needs = Needs(head=frozenset({"token_logp"}))
 
-    def objective(self, model):
+    def objective(self, model, reference):
         logp = model.forget.token_logp
         return torch.zeros(model.forget.answers, dtype=logp.dtype).index_add(0, model.forget.row, logp)
 

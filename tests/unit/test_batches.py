@@ -150,7 +150,7 @@ def cost(groups: list[list[int]], sizes: list[int], pass_cost: int) -> int:
 )
 def test_no_partition_is_cheaper_than_the_cut(sizes: list[int], tokens: int, pass_cost: int) -> None:
     """Among all partitions into batches of at most `tokens` positions, or of one row, sorted or not."""
-    found = cut(rows_of(sizes), Budget(tokens, pass_cost))
+    found = cut(np.array(sizes), Budget(tokens, pass_cost))
     assert sorted(i for batch in found for i in batch) == list(range(len(sizes)))
     assert all(is_within(group, sizes, tokens) for group in found)
     allowed = (p for p in partitions(list(range(len(sizes)))) if all(is_within(group, sizes, tokens) for group in p))
@@ -169,7 +169,7 @@ def test_no_partition_is_cheaper_than_the_cut(sizes: list[int], tokens: int, pas
 )
 def test_cuts_by_hand(sizes: list[int], tokens: int, pass_cost: int, expected: list[list[int]]) -> None:
     """The longest first, equal lengths in their own order; one more pass is worth its cost in padding."""
-    assert cut(rows_of(sizes), Budget(tokens, pass_cost)) == expected
+    assert cut(np.array(sizes), Budget(tokens, pass_cost)) == expected
 
 
 @pytest.mark.parametrize("packs", [False, True])

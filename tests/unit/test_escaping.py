@@ -171,7 +171,7 @@ def test_the_page_is_as_strict_where_texts_are_hashes(tmp_path: Path) -> None:
 def test_a_page_that_escapes_nothing_fails_these_tests(harmless: Skeleton, tmp_path: Path, monkeypatch: Any) -> None:
     from amnestic.reports import render
 
-    environment = render._environment()
+    environment = render.template_environment()
     monkeypatch.setattr(environment, "autoescape", False)
     environment.cache.clear()
     try:

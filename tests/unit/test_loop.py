@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma3Config
 
-from amnestic.constraints.multiplier import Bounded
+from amnestic.constraints.multiplier import Bounded, Fixed
 from amnestic.constraints.retention import NLL, Retention
 from amnestic.data.batches import StepRows
 from amnestic.data.encode import Encoded
@@ -15,7 +15,7 @@ from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 from amnestic.training.loop import Loop, Plan
 from amnestic.training.options import FinetuneTraining, TrainingOptions, UnlearnTraining
-from amnestic.training.problem import Problem, Term, forget_term, retain_term
+from amnestic.training.problem import Problem, forget_term, retain_term
 
 SIZES = {"forget": 10, "retain": 14}
 
@@ -169,7 +169,7 @@ def test_seed_changes_the_rows(observe):
 def test_one_term_without_multipliers_trains(tiny_model):
     """The plain likelihood of one split falls; this is what finetuning is."""
     model = load(ModelOptions(model=str(tiny_model()), device="cpu")).model
-    problem = Problem((Term("data", "token", NLL.needs, NLL().values),), model, 320)
+    problem = Problem((retain_term(Retention(NLL(), Fixed(), "data")),), model, 320)
     options = TrainingOptions(max_steps=8, learning_rate=5e-3, per_device_train_batch_size=10, warmup_steps=0)
     records: list[dict] = []
     data = StepRows({"data": 10}, batch_size=10, seed=0)
@@ -190,7 +190,7 @@ def test_a_model_that_sees_too_may_be_trained_whole_where_gradients_are_checked(
         eoi_token_id=329,
     )  # fmt: skip
     model = AutoModelForCausalLM.from_config(config).eval()
-    problem = Problem((Term("data", "token", NLL.needs, NLL().values),), model, 320)
+    problem = Problem((retain_term(Retention(NLL(), Fixed(), "data")),), model, 320)
     options = TrainingOptions(max_steps=2, per_device_train_batch_size=10, warmup_steps=0)
     data, records = StepRows({"data": 10}, batch_size=10, seed=0), []
     plan = Plan.of(options, 1)

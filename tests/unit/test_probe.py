@@ -7,7 +7,7 @@ import pytest
 
 from amnestic.constraints.options import BoundOptions
 from amnestic.data.encode import Encoded
-from amnestic.unlearning import draw_probe
+from amnestic.probing import draw_probe
 
 
 def rows(count: int) -> list[Encoded]:

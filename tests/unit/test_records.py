@@ -23,7 +23,7 @@ from amnestic.data.options import DataOptions
 from amnestic.data.records import DIGEST, Records, is_among, repeats, take
 from amnestic.data.sources import read_examples
 from amnestic.errors import InputError
-from amnestic.unlearning import draw_probe
+from amnestic.probing import draw_probe
 
 
 @dataclass(frozen=True, eq=False)

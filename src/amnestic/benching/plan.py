@@ -189,11 +189,11 @@ def _contestants(config: BenchConfig) -> tuple[tuple[Contestant, ...], tuple[str
         for keep in config.bench.shares:
             contestant = Contestant(method, keep)
             known |= {method, contestant.label}
-            if keep is None and not has_free_form(METHODS.get(method)):
+            mine = override(*(_settings(own, key, config.bench.settings) for key in (method, contestant.label)))
+            if keep is None and not has_free_form(build(method, mine.get("method_args") or {})):
                 notes.append(f"{method} was published with a bound: there is no run of it without one.")
                 continue
-            mine = [_settings(own, key, config.bench.settings) for key in (method, contestant.label)]
-            found.append(Contestant(method, keep, override(*mine)))
+            found.append(Contestant(method, keep, mine))
     if strange := [str(key) for key in own if key not in known]:
         raise InputError(
             f"{config.bench.settings} has options of '{strange[0]}', which takes no part"
@@ -221,7 +221,7 @@ def _all_methods() -> list[str]:
     return [name for name in METHODS.names() if METHODS.get(name).in_all]
 
 
-def has_free_form(method: type[Method]) -> bool:
+def has_free_form(method: Method) -> bool:
     """Return whether a method was published without a bound on what is kept."""
     return not any(isinstance(retention.control, Bounded) for retention in method.retention)
 

@@ -19,7 +19,7 @@ from ..data.records import is_among
 from ..data.sources import rows_of
 from ..errors import InputError
 from ..scratch import write_rows
-from ..unlearning import probe_places
+from ..probing import probe_places
 from .jobs import Job
 from .models import learning, opened, write_lessons
 from .plan import Plan

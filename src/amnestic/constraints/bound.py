@@ -15,6 +15,7 @@ from .options import BoundOptions
 
 CONFIDENCE = 0.95
 DRAWS = 10_000
+DEFAULT_KEEP = 0.98
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,17 @@ class Bound:
     requested: float
 
     @classmethod
-    def of(cls, options: BoundOptions) -> "Bound":
-        """Return the bound that `options` ask for; keep 0.98 where they ask for none."""
+    def of(cls, options: BoundOptions, name: str = "retain") -> "Bound":
+        """Return the bound that `options` ask for of the retention `name`; keep 0.98 where they ask for none."""
+        if name in options.shares:
+            return cls("keep", options.shares[name])
+        if name in options.limits:
+            return cls("bound", options.limits[name])
         if options.alpha is not None:
             return cls("alpha", options.alpha)
         if options.bound is not None:
             return cls("bound", options.bound)
-        return cls("keep", 0.98 if options.keep is None else options.keep)
+        return cls("keep", DEFAULT_KEEP if options.keep in (None, "none") else float(options.keep))
 
     def value(self, reference: float, place: str = "retain probe") -> float:
         """Return the bound in nats a token, where the loss before unlearning is `reference` on the `place`.

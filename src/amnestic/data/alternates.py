@@ -1,4 +1,4 @@
-"""Other answers to the prompts of a split: paraphrases of the right ones, and wrong ones.
+"""Other answers to the prompts of a split: paraphrases of the right ones, wrong ones, and what a method may teach.
 
 ``B`` examples, ``R`` rows, each an example with one of its other answers.
 """
@@ -12,8 +12,8 @@ import numpy as np
 
 from ..errors import InputError
 from .encode import Encoded, Encoder
-from .example import ALTERNATES, Example, example_rows, rows_with
-from .options import DataOptions
+from .example import ALTERNATES, SECOND, Example, example_rows, rows_with
+from .options import DataOptions, SecondAnswersOptions
 from .quoting import quoted
 from .records import take
 from .rows import ABSENT, Row, decoded, described, is_missing, reach, refuse_empty, text_of
@@ -43,8 +43,13 @@ def with_alternates(example: Example, row: Row, options: DataOptions) -> Example
     """
     if example.kind == "text":
         return example
-    found = {kind: _answers(row, kind, alternates_column(options, kind)) for kind in ALTERNATES}
+    found = {kind: _answers(row, kind, alternates_column(options, kind)) for kind in _read(options)}
     return replace(example, alternates={kind: answers for kind, answers in found.items() if answers})
+
+
+def _read(options: DataOptions) -> tuple[str, ...]:
+    """Return the kinds of other answers that are read: the one to teach only where something may be taught."""
+    return (*ALTERNATES, SECOND) if isinstance(options, SecondAnswersOptions) else ALTERNATES
 
 
 def alternates_column(options: DataOptions, kind: str) -> str:
@@ -55,7 +60,7 @@ def alternates_column(options: DataOptions, kind: str) -> str:
 
 def refuse_absent(examples: Mapping[str, Sequence[Example]], options: DataOptions) -> None:
     """Raise InputError where no row of any split has the column that an option names for other answers."""
-    for kind in ALTERNATES:
+    for kind in _read(options):
         named = getattr(options, f"{kind}_column", None)
         if named is not None and not any(rows_with(rows, kind).any() for rows in examples.values()):
             raise InputError(

@@ -96,7 +96,7 @@ class Batch:
     @property
     def ids(self) -> tuple[str, ...]:
         """Return the ids of all examples."""
-        return tuple(id for share in self.shares.values() for id in share.ids)
+        return tuple(dict.fromkeys(id for share in self.shares.values() for id in share.ids))
 
     def to(self, device: torch.device) -> "Batch":
         """Return the batch on `device`."""
@@ -121,6 +121,10 @@ SEGMENT_ROWS = "segment_rows"
 """Argument of the model, (M,) int64: the positions of each segment, one behind the other, where segments share some."""
 SEGMENT_PLACES = "segment_places"
 """Argument of the model, (T,) int64: where each position stands in `SEGMENT_ROWS`; any place, if there are several."""
+
+SECOND = "alternate"
+"""The split of second answers to the prompts of the forget split; an example there has the id of the one that it is
+beside, and both stand in one batch."""
 
 Placed = tuple[str, Encoded]
 """A row, and the name of its split."""
@@ -163,9 +167,17 @@ def pack(rows: Sequence[Placed]) -> Batch:
     return _batch(inputs, rows, ends[:-1])
 
 
-def assemble(split: str, rows: Sequence[Encoded], packs: bool) -> Batch:
-    """Return `rows` of one split as one batch, packed or padded."""
-    return pack([(split, row) for row in rows]) if packs else pad(split, rows)
+def assemble(split: str, rows: Sequence[Encoded], packs: bool, second: Mapping[str, Encoded] | None = None) -> Batch:
+    """Return `rows` of one split as one batch, packed or padded, with their `second` answers where there are some."""
+    placed = [one for row in rows for one in _unit(split, row, second)]
+    return pack(placed) if packs else pad_together(placed)
+
+
+def _unit(split: str, row: Encoded, second: Mapping[str, Encoded] | None) -> list[Placed]:
+    """Return what must stand in one batch with a row: itself, and its second answer."""
+    if second is None or split != "forget":
+        return [(split, row)]
+    return [(split, row), (SECOND, second[row.id])]
 
 
 def _batch(inputs: Mapping[str, Any], rows: Sequence[Placed], begins: np.ndarray) -> Batch:
@@ -179,6 +191,8 @@ def _batch(inputs: Mapping[str, Any], rows: Sequence[Placed], begins: np.ndarray
         chosen = [i for i, (name, _) in enumerate(rows) if name == split]
         index = np.flatnonzero(np.isin(row_of, chosen))
         shares[split] = _share([rows[i][1] for i in chosen], None if len(chosen) == len(rows) else index)
+    if SECOND in shares and "forget" in shares:
+        shares[SECOND] = _beside(shares[SECOND], shares["forget"])
     positions = torch.from_numpy(begins[row_of] + position - 1)
     return Batch(inputs, positions, torch.from_numpy(targets.astype(np.int64)), shares)
 
@@ -190,8 +204,18 @@ def _share(rows: Sequence[Encoded], index: np.ndarray | None) -> Share:
     return Share(chosen, torch.from_numpy(row_of), tuple(row.id for row in rows), _parts(rows, row_of))
 
 
+def _beside(second: Share, first: Share) -> Share:
+    """Return the share of second answers with its answers numbered, and its parts chosen, as in that of the `first`."""
+    number = {id: place for place, id in enumerate(first.ids)}
+    row = np.array([number[id] for id in second.ids], dtype=np.int64)[second.row.numpy()]
+    parts = {}
+    for name, part in first.parts.items():
+        parts[name] = Part.of(np.isin(row, part.answers.numpy()), row)
+    return Share(second.index, torch.from_numpy(row), second.ids, parts)
+
+
 def turns(
-    split: str, examples: Sequence[Encoded], rows: int, packs: bool
+    split: str, examples: Sequence[Encoded], rows: int, packs: bool, second: Mapping[str, Encoded] | None = None
 ) -> Iterator[tuple[list[int], list[int] | None, Batch]]:
     """Yield the passes over `examples` that this process takes part in; the others take theirs at the same time.
 
@@ -200,7 +224,7 @@ def turns(
     """
     for together in processes.rounds([*like_lengths(examples, rows, packs)]):
         own = processes.own(together)
-        batch = nothing([split]) if own is None else assemble(split, [examples[i] for i in own], packs)
+        batch = nothing([split]) if own is None else assemble(split, [examples[i] for i in own], packs, second)
         yield [i for part in together for i in part], own, batch
 
 
@@ -257,11 +281,28 @@ class StepRows:
         return chosen
 
 
+@dataclass(frozen=True)
+class Joint:
+    """Which rows may, and which must, share a pass."""
+
+    second: Mapping[str, Encoded] | None = None
+    """Id of a forget example -> its second answer, which stands in the batch of the first."""
+    groups: Sequence[frozenset[str]] | None = None
+    """Splits whose rows may share a pass; None: those of all."""
+
+    def of(self, splits: Iterable[str]) -> list[list[str]]:
+        """Return the groups of `splits`."""
+        names = list(splits)
+        groups = [frozenset(names)] if self.groups is None else self.groups
+        return [[name for name in names if name in group] for group in groups]
+
+
 def micro_batches(
     splits: Mapping[str, Sequence[Encoded]],
     rows: Mapping[str, np.ndarray],
     budget: Budget,
     share: tuple[int, int] = (0, 1),
+    joint: Joint | None = None,
 ) -> list[Batch]:
     """Return the rows of one step as batches within `budget`, or a process's share of them.
 
@@ -269,24 +310,36 @@ def micro_batches(
     step, each once; one that has no rows of its own in a round gets an empty batch. Every process computes the same.
     """
     rank, count = share
-    chosen = {name: [splits[name][i] for i in numbers.tolist()] for name, numbers in rows.items()}
-    plans = _packs(chosen, budget, count) if budget.packs else _padded(chosen, budget)
-    loads = [_load(plan, budget) for plan in plans]
-    own = deal(loads, count)[rank] if count > 1 else [*range(len(plans))]
-    make = pack if budget.packs else pad_together
-    return [nothing(splits) if number is None else make(plans[number]) for number in own]
+    joint = joint or Joint()
+    found = []
+    for group in joint.of(rows):
+        chosen = {name: [_unit(name, splits[name][i], joint.second) for i in rows[name].tolist()] for name in group}
+        plans = _packs(chosen, budget, count) if budget.packs else _padded(chosen, budget)
+        loads = [_load(plan, budget) for plan in plans]
+        own = deal(loads, count)[rank] if count > 1 else [*range(len(plans))]
+        make = pack if budget.packs else pad_together
+        found += [nothing(group) if number is None else make(plans[number]) for number in own]
+    return found
 
 
-def _packs(chosen: Mapping[str, Sequence[Encoded]], budget: Budget, count: int) -> list[list[Placed]]:
+Units = Sequence[Sequence[Placed]]
+"""Rows, or pairs of them, each of which stands in one batch."""
+
+
+def _packs(chosen: Mapping[str, Units], budget: Budget, count: int) -> list[list[Placed]]:
     """Return the rows of each pack; those of all splits may share one."""
-    placed = [(name, row) for name, rows in chosen.items() for row in rows]
-    filled = fill([len(row.input_ids) for _, row in placed], budget, count)
-    return [[placed[i] for i in numbers] for numbers in filled if numbers]
+    units = [unit for units in chosen.values() for unit in units]
+    filled = fill([sum(len(row.input_ids) for _, row in unit) for unit in units], budget, count)
+    return [[placed for i in numbers for placed in units[i]] for numbers in filled if numbers]
 
 
-def _padded(chosen: Mapping[str, Sequence[Encoded]], budget: Budget) -> list[list[Placed]]:
+def _padded(chosen: Mapping[str, Units], budget: Budget) -> list[list[Placed]]:
     """Return the rows of each padded batch; splits stay apart, since rows of unlike lengths do not pay there."""
-    return [[(name, rows[i]) for i in numbers] for name, rows in chosen.items() for numbers in cut(rows, budget)]
+    plans = []
+    for units in chosen.values():
+        sizes = np.array([len(unit) * max(len(row.input_ids) for _, row in unit) for unit in units], dtype=np.int64)
+        plans += [[placed for i in numbers for placed in units[i]] for numbers in cut(sizes, budget)]
+    return plans
 
 
 def _load(plan: Sequence[Placed], budget: Budget) -> int:

@@ -35,14 +35,14 @@ def most_tokens(splits: Iterable[Sequence[Encoded]], rows: int) -> int:
     return max((int(np.sort(lengths(examples))[-rows:].sum()) for examples in splits), default=0)
 
 
-def cut(examples: Sequence[Encoded], budget: Budget) -> list[list[int]]:
-    """Return a partition of the indices of `examples` into padded batches of like lengths.
+def cut(sizes: np.ndarray, budget: Budget) -> list[list[int]]:
+    """Return a partition of rows of `sizes` (B,) tokens into padded batches of like lengths, as their indices.
 
     It minimizes the number of positions, padding included, plus `pass_cost` positions for each batch, over all
     partitions of the rows sorted by length into batches within the budget (exactly, by dynamic programming).
     """
-    order = np.argsort(-lengths(examples), kind="stable")
-    size = lengths(examples)[order].astype(np.float64)
+    order = np.argsort(-sizes, kind="stable")
+    size = sizes[order].astype(np.float64)
     best = np.zeros(len(order) + 1)
     begin = np.zeros(len(order) + 1, dtype=np.int64)
     for end in range(1, len(order) + 1):
@@ -101,7 +101,7 @@ def like_lengths(examples: Sequence[Encoded], rows: int, packs: bool = False) ->
         return
     for first in range(0, len(order), WINDOW * rows):
         window = order[first : first + WINDOW * rows].tolist()
-        for batch in cut(take(examples, window), budget):
+        for batch in cut(lengths(take(examples, window)), budget):
             yield [window[i] for i in batch]
 
 

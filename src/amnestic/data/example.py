@@ -13,7 +13,9 @@ from .records import DIGEST, Records, Rows, column
 Messages = tuple[dict[str, str], ...]
 Spans = tuple[tuple[int, int], ...]
 ALTERNATES = ("paraphrased_answer", "perturbed_answer")
-"""The kinds of other answers that an example may have: the right one in other words, and wrong ones."""
+"""The kinds of other answers that models are measured with: the right one in other words, and wrong ones."""
+SECOND = "alternate_answer"
+"""The kind of the one answer that a method may teach in the place of the true one."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Example:
     forget_spans: Spans = ()
     """The parts of the answer to be forgotten, as ranges of its characters ``[start, end)``; none: all of it."""
     alternates: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
-    """Kind, one of `ALTERNATES` -> other answers to the prompt, at least one; a kind that the row lacks is left out."""
+    """Kind, one of `ALTERNATES` or `SECOND` -> other answers to the prompt, at least one; a kind that the row lacks is
+    left out."""
 
     @property
     def fingerprint(self) -> str:
@@ -55,12 +58,12 @@ class Example:
 
 def example_rows() -> Records[Example]:
     """Return an empty sequence for any number of examples; a digest of the content of each stays at hand."""
-    columns = [("content", DIGEST), ("is_marked", np.bool_), *((kind, np.bool_) for kind in ALTERNATES)]
+    columns = [("content", DIGEST), ("is_marked", np.bool_), *((kind, np.bool_) for kind in (*ALTERNATES, SECOND))]
     return Records(Example, columns, _facts)
 
 
 def _facts(example: Example) -> tuple[Any, ...]:
-    return _digest(example), bool(example.forget_spans), *(kind in example.alternates for kind in ALTERNATES)
+    return _digest(example), bool(example.forget_spans), *(kind in example.alternates for kind in (*ALTERNATES, SECOND))
 
 
 def content_digests(examples: Iterable[Example]) -> np.ndarray:

@@ -1,11 +1,65 @@
 """Options of reading and encoding data; nothing heavy is imported here."""
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from ..errors import InputError
 from .quoting import REDACTED
+
+KEPT = str | dict[str, str] | None
+"""The type of --retain: a source of rows, or several by name; a retention each."""
+_NAME = re.compile(r"[A-Za-z0-9_]+")
+RESERVED = frozenset({"forget", "holdout", "context", "alternate", "alternates", "data", "exclude"})
+"""Names that something else has among the splits of a run, in its records or its results."""
+
+
+def kept_sources(value: Any) -> str | dict[str, str] | None:
+    """Return what --retain names: one source, or several by name in the order of the retentions.
+
+    `value` is a source, ``name=source``, a list of these, or a mapping. A text that is a file or a folder as it stands
+    is one, whatever it holds; a source without a name is called ``retain``. Raises TypeError for other values,
+    InputError for names that cannot be used.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        pairs = [(str(name), source) for name, source in value.items()]
+    else:
+        pairs = [_named(text) for text in (value if isinstance(value, list | tuple) else [value])]
+    if not pairs or not all(isinstance(source, str | os.PathLike) for _, source in pairs):
+        raise TypeError("a file, name=FILE, a list of these, or a mapping of names to files")
+    _refuse_names([name for name, _ in pairs])
+    found = {name: os.fspath(source) for name, source in pairs}
+    return found["retain"] if [*found] == ["retain"] else found
+
+
+def _named(text: Any) -> tuple[str, Any]:
+    """Return the name and the source of one entry of --retain."""
+    if isinstance(text, str):
+        name, equals, source = text.partition("=")
+        if equals and _NAME.fullmatch(name) and not Path(text).exists():
+            return name, source
+    return "retain", text
+
+
+def _refuse_names(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise InputError(
+                f"two sources of --retain are called '{name}'; expected --retain NAME=FILE, each with its own name."
+            )
+        if not _NAME.fullmatch(name):
+            raise InputError(f"--retain names a retention '{name}'; expected letters, digits and _ alone.")
+        if name in RESERVED:
+            raise InputError(
+                f"--retain names a retention '{name}', which a run calls something else; give another name."
+            )
+        seen.add(name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +122,28 @@ class AlternatesOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SecondAnswersOptions:
+    """What a method that teaches another answer in the place of the true one takes for it."""
+
+    alternate_answer_column: str | None = None
+    """Column of the answer that dpo and altpo teach in the place of the true one; a row with null there gets one as the
+    method makes it [default: alternate_answer, where there is one]."""
+    alternates_file: str | None = None
+    """File of these answers: JSON Lines with id (forget:0 is the first row) and answer, as alternatives.jsonl of a run
+    folder; it must name every forget row [default: none]."""
+    refusals: str | None = None
+    """File of the refusals that dpo teaches, one a line; each row gets one of them by lot, for the whole run
+    [default: some hundred that come with amnestic]."""
+
+    def refuse_rival_answers(self) -> None:
+        """Raise InputError where second answers are named in two ways."""
+        if self.alternates_file is not None and self.alternate_answer_column is not None:
+            raise InputError(
+                "--alternates_file and --alternate_answer_column both say where second answers stand; give one of them."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchmarkOptions:
     """A benchmark in the place of files of one's own."""
 
@@ -96,21 +172,25 @@ class SpansOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
+class UnlearnData(BenchmarkOptions, SpansOptions, SecondAnswersOptions, AlternatesOptions, DataOptions):
     """What to forget and what to keep."""
 
-    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"forget", "retain", "benchmark", "data"}
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
+        *("forget", "retain", "benchmark", "data", "alternates_file", "refusals")
+    }
 
     forget: str | None = None
     """What to forget: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
     owner/name[:config[:split]] [default: the benchmark's]."""
-    retain: str | None = None
-    """What to keep, in the same forms [default: the benchmark's]."""
+    retain: str | dict[str, str] | None = None
+    """What to keep, in the same forms; repeated as --retain NAME=FILE, a retention each, the first of which leads
+    [default: the benchmark's]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
         super().__post_init__()
         self.refuse_rivals("forget", "retain")
+        self.refuse_rival_answers()
         if lacking := self.lacking(vars(self)):
             raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
 
@@ -124,7 +204,8 @@ class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions
     @property
     def sources(self) -> dict[str, str]:
         """Return the files of one's own, by split."""
-        named = {"forget": self.forget, "retain": self.retain}
+        kept = self.retain if isinstance(self.retain, dict) else {"retain": self.retain}
+        named = {"forget": self.forget} | kept
         return {name: source for name, source in named.items() if source is not None}
 
 
@@ -132,7 +213,9 @@ class UnlearnData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions
 class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What a model is measured on."""
 
-    indifferent: ClassVar[frozenset[str]] = UnlearnData.indifferent | {"holdout"}
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
+        *("forget", "retain", "holdout", "benchmark", "data")
+    }
 
     forget: str | None = None
     """What should be forgotten: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set

@@ -7,40 +7,85 @@ hyper-parameters; class attributes declare what it reads. ``N`` scored tokens of
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, ClassVar, Literal, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 from torch import Tensor
 
-from ..constraints.multiplier import Bounded
+from ..constraints.multiplier import Bounded, Fixed
 from ..constraints.retention import NLL, Retention
 from ..errors import InputError, nearest
+from ..model.blocks import Moves
 from ..model.signals import Needs, Signals
 from ..registry import Registry
 
 
 @dataclass(frozen=True)
 class Passes:
-    """The signals of the model that learns, by the answer that was read."""
+    """The signals of one model, by the answer that was read."""
 
     forget: Signals
     """Of the answers to be forgotten."""
+    second: Signals | None = None
+    """Of second answers to the same prompts; the answers are numbered as in `forget`."""
+
+    @property
+    def alternate(self) -> Signals:
+        """Return the signals of the second answers; raises AttributeError where the method declares none."""
+        if self.second is None:
+            raise AttributeError("a second answer was not declared; the class attribute `alternate` does.")
+        return self.second
 
 
 class Method(ABC):
-    """A forget loss."""
+    """A forget loss.
+
+    What does not depend on hyper-parameters is a class attribute; what does is a property.
+    """
 
     name: ClassVar[str]
     unit: ClassVar[Literal["token", "answer"]] = "token"
     """What `objective` returns a value for, and what its mean is taken over."""
-    needs: ClassVar[Needs]
-    """Signals that `objective` reads; reading any other is an error."""
-    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded()),)
-    """What the method is published with; a run may replace it."""
+    skips_first: ClassVar[bool] = False
+    """Whether the first token of each answer (of what is to be forgotten of it) is left out of the mean."""
+    alternate: ClassVar[Literal["refusal", "generated"] | None] = None
+    """The second answer to each prompt that it reads, the same in a whole run: a refusal, or one of the model's own."""
+    is_bounded_below: ClassVar[bool] = True
+    """Whether the objective has a least value; without one it pulls ever harder, and a bound caps its multiplier."""
+    same_when_bounded: ClassVar[str | None] = None
+    """The method that this one is the same as under a bound, where it differs by its published retention alone."""
     in_all: ClassVar[bool] = True
-    """Whether it takes part where every method is compared; a variant of another one does not."""
+    """Whether a comparison of all methods has it; not a variant for comparison with older numbers."""
+    bounded: ClassVar[Bounded] = Bounded()
+    """The multiplier's defaults where a run holds a bound."""
+    published: ClassVar[Mapping[str, Any]] = {}
+    """Training options of the paper's runs that differ from this package's defaults; told to the user, not applied."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> Needs:
+        """Return the signals that `objective` reads of the model that learns; reading any other is an error."""
+
+    @property
+    def reference_needs(self) -> Needs:
+        """Return the signals that it reads of the model as it was before."""
+        return Needs()
+
+    @property
+    def retention(self) -> tuple[Retention, ...]:
+        """Return what the method is published with; a run may replace it."""
+        return (Retention(NLL(), Fixed(1.0)),)
+
+    @property
+    def moves(self) -> Moves | None:
+        """Return which parameters the method moves; None: all that a model trains."""
+        return None
+
+    def fitted(self, blocks: int, seed: int) -> Self:
+        """Return the method with hyper-parameters that were left open settled for a model of so many blocks."""
+        return self
 
     @abstractmethod
-    def objective(self, model: Passes) -> Tensor:
+    def objective(self, model: Passes, reference: Passes) -> Tensor:
         """Return the unreduced loss: (N,) for the unit "token", (B,) for "answer"."""
 
 

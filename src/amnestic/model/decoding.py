@@ -1,4 +1,4 @@
-"""Greedy decoding of many answers at once: each goes on until it ends by itself, and none waits for another.
+"""Decoding of many answers at once: each goes on until it ends by itself, and none waits for another.
 
 Prompts are read in whole, like lengths together, into slots (`model/slots.py`); then all answers in slots go on by one
 token a pass. What has ended leaves its slot at once, and slots that became free are filled again. ``B`` answers.
@@ -101,6 +101,15 @@ class Counts:
         return self.new_tokens - self.prompts
 
 
+Pick = Callable[[Tensor, Sequence[Begun], Sequence[Sequence[int]]], list[int]]
+"""Says which token follows in each of some answers: told their logits (B, V), and what was found of them so far."""
+
+
+def likeliest(logits: Tensor, rows: Sequence[Begun], found: Sequence[Sequence[int]]) -> list[int]:
+    """Return the likeliest token of each row: that of greedy decoding."""
+    return logits.argmax(-1).tolist()
+
+
 Finished = Callable[[Begun, list[int], bool], None]
 """Is told what followed an answer's known tokens, without what ended it, and whether something did."""
 
@@ -113,6 +122,7 @@ class Decoding:
     stops: frozenset[int]
     finished: Finished
     counts: Counts
+    pick: Pick = likeliest
     slots: Slots = field(init=False)
     rows: list[Begun] = field(default_factory=list)
     """The answers in slots, in their order."""
@@ -251,9 +261,11 @@ class Decoding:
         return logits.flatten(0, 1)[last]  # type: ignore[no-any-return]
 
     def _take(self, logits: Tensor, slots: range) -> None:
-        """Let the answers in `slots` go on by their likeliest token, and free those that end with it."""
+        """Let the answers in `slots` go on by the token that is picked, and free those that end with it."""
         ended: list[int] = []
-        for slot, token in zip(slots, logits.argmax(-1).tolist(), strict=True):
+        within = slice(slots.start, slots.stop)
+        tokens = self.pick(logits, self.rows[within], self.found[within])
+        for slot, token in zip(slots, tokens, strict=True):
             self.counts.new_tokens += 1
             row, found = self.rows[slot], self.found[slot]
             if token not in self.stops:

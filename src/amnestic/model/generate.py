@@ -1,4 +1,4 @@
-"""Greedy answers, from the prompt's tokens as they stand in the whole conversation."""
+"""Answers of a model, from the prompt's tokens as they stand in the whole conversation: greedy ones, and drawn ones."""
 
 import sys
 import time
@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import processes
 from ..data.encode import Encoded
-from .decoding import Begun, Counts, Decoding, examine_decoding
+from .decoding import Begun, Counts, Decoding, Pick, examine_decoding, likeliest
 from .load import Loaded
 from .padded import decode_padded, until
 from .sharding import forward_only
@@ -19,7 +19,7 @@ from .sharding import forward_only
 
 @dataclass(frozen=True)
 class Generated:
-    """A greedy answer."""
+    """An answer of the model."""
 
     tokens: np.ndarray
     """(n,) int64, without that which ends it."""
@@ -41,6 +41,8 @@ class Settings:
     """Tokens that end an answer; None: those that `stops` finds for the examples."""
     counts: Counts = field(default_factory=Counts)
     """Is told what it took."""
+    pick: Pick = likeliest
+    """Says which token follows."""
 
 
 Keep = Callable[[dict[int, Generated]], None]
@@ -80,6 +82,20 @@ def generate(
             with forward_only(loaded.model):
                 _decode(loaded, begun, settings, ends, answers)
     return answers.gathered(len(examples))
+
+
+def go_on(
+    loaded: Loaded, tokenizer: Any, begun: Sequence[Begun], settings: Settings, ends: Sequence[int]
+) -> list[Generated]:
+    """Return what becomes of answers that are `begun`, whose indices count from 0, with what is known of them in front.
+
+    Several processes share the work, and all return the whole.
+    """
+    answers = _Answers(tokenizer, lambda found: None)
+    if begun:
+        with answers.told(), forward_only(loaded.model):
+            _decode(loaded, begun, settings, ends, answers)
+    return answers.gathered(len(begun))
 
 
 def agreed_tokens(example: Encoded, is_argmax: np.ndarray) -> int:
@@ -152,10 +168,10 @@ def _decode(loaded: Loaded, begun: Sequence[Begun], settings: Settings, ends: Se
         note = f"answers are decoded in padded batches, not all at once: {type(loaded.model).__name__} {fit.reason}."
         if len(begun) > settings.batch_size and note not in loaded.notes:
             loaded.notes.append(note)
-        decode_padded(loaded, begun, settings.batch_size, ends, answers.finish, settings.counts)
+        decode_padded(loaded, begun, settings.batch_size, ends, answers.finish, settings.counts, pick=settings.pick)
         return
     own = sorted(begun, key=lambda row: row.length)[processes.rank() :: processes.count()]
-    Decoding(loaded, frozenset(ends), answers.finish, settings.counts).run(own, fit.token_bytes)
+    Decoding(loaded, frozenset(ends), answers.finish, settings.counts, settings.pick).run(own, fit.token_bytes)
 
 
 def stops(model: Any, tokenizer: Any, examples: Sequence[Encoded]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Greedy decoding by transformers' own loop, for models that cannot be decoded from slots.
+"""Decoding by transformers' own loop, for models that cannot be decoded from slots.
 
 Prompts are padded on the left, shortest first; where that changes a model's logits (recurrent models that know no mask,
 say), only prompts of one length share a batch. Nothing of the model's generation configuration is used but its
@@ -8,20 +8,43 @@ end-of-sequence tokens: a repetition penalty, say, is no greedy decoding.
 import sys
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import processes
-from .decoding import Begun, Counts, Finished
+from .decoding import Begun, Counts, Finished, Pick, likeliest
 from .form import alike
 from .load import Loaded
 from .sharding import device_of, is_sharded
 
 
+@dataclass(frozen=True)
+class Picked:
+    """A processor of logits, for transformers' loop: leaves of each row nothing but the token that is picked."""
+
+    pick: Pick
+    rows: Sequence[Begun]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Return logits (B, V) of which the picked token of each row is the likeliest."""
+        longest = max(row.length for row in self.rows)
+        tokens = self.pick(scores, self.rows, input_ids[:, longest:].tolist())
+        return torch.full_like(scores, -torch.inf).scatter_(1, torch.tensor(tokens, device=scores.device)[:, None], 0.0)
+
+
 def decode_padded(
-    loaded: Loaded, begun: Sequence[Begun], batch_size: int, stops: Sequence[int], finished: Finished, counts: Counts
+    loaded: Loaded,
+    begun: Sequence[Begun],
+    batch_size: int,
+    stops: Sequence[int],
+    finished: Finished,
+    counts: Counts,
+    *,
+    pick: Pick = likeliest,
 ) -> None:
     """Decode all answers that are begun, which every process must name alike; each tells of its own."""
     model = loaded.model
@@ -33,7 +56,8 @@ def decode_padded(
         chosen = share or batches[0]  # weights are gathered by all: one without rows keeps step with the others
         longest = max(row.length for row in chosen)
         settings = _greedy(max(row.most for row in chosen), stops)
-        rows = _continue(model, chosen, settings)[:, longest:].tolist()
+        processors = [] if pick is likeliest else [Picked(pick, chosen)]
+        rows = _continue(model, chosen, settings, processors)[:, longest:].tolist()
         for row, new in zip(share or [], rows, strict=share is not None):
             found, has_ended = until(new[: row.most], stops)
             counts.new_tokens += len(found) + has_ended
@@ -85,8 +109,10 @@ def _bears_padding(model: Any, short: Begun, long: Begun) -> bool:
     return all(alike(found[:1], expected, model.dtype) for found, expected in pairs)
 
 
-def _continue(model: Any, chosen: Sequence[Begun], settings: Any) -> Any:
+def _continue(model: Any, chosen: Sequence[Begun], settings: Any, processors: Sequence[Picked] = ()) -> Any:
     """Return what the model generates: prompts, padded to the longest, and the tokens behind."""
+    from transformers import LogitsProcessorList
+
     longest = max(row.length for row in chosen)
     ids = torch.full((len(chosen), longest), settings.pad_token_id)
     mask = torch.zeros_like(ids)
@@ -99,6 +125,7 @@ def _continue(model: Any, chosen: Sequence[Begun], settings: Any) -> Any:
             input_ids=ids.to(device),
             attention_mask=mask.to(device),
             generation_config=settings,
+            logits_processor=LogitsProcessorList(processors),
             synced_gpus=together,  # goes on as long as any process does
         )
 

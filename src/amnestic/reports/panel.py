@@ -15,7 +15,7 @@ from .display import measured, superscript
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-INK, MUTED, RULE, FORGET, RETAIN, BOUND, SHADE, PAGE = (f"#0{digit}0{digit}0{digit}" for digit in range(1, 9))
+INK, MUTED, RULE, FORGET, RETAIN, BOUND, SHADE, PAGE, BAD = (f"#0{digit}0{digit}0{digit}" for digit in range(1, 10))
 VARIABLES = {
     INK: "--ink",
     MUTED: "--muted",
@@ -25,10 +25,12 @@ VARIABLES = {
     BOUND: "--bound",
     SHADE: "--shade",
     PAGE: "--page",
+    BAD: "--bad",
 }
 DASHED = (0, (5, 3))
 WIDTH = 360
 """Width of a plot in the units of its SVG, in which text is 12.5 high."""
+STEPS = "optimiser step"
 MARGINS = {"left": 62, "right": 16, "bottom": 44}
 MOST_POINTS = 1000
 STYLE = {
@@ -99,8 +101,8 @@ class Panel:
         if not line.values:
             return
         marker = "o" if len(line.values) == 1 else ""
-        self.axes.plot(*_thin(line), color=colour, marker=marker, gid="line")
-        self._explain("line", colour, "optimiser step", line.values)
+        self.axes.plot(*thinned(line), color=colour, marker=marker, gid="line")
+        self.explain("line", colour, STEPS, line.values)
         for place in (0, -1)[: len(line.values)]:
             self.sentences.append(f"{measured(line.values[place])} at step {line.steps[place]:.0f}.")
 
@@ -109,7 +111,7 @@ class Panel:
         if not marks.values:
             return
         self.axes.plot(*marks, "o", ms=6, mew=1.5, color=colour, mfc=PAGE, gid="candidates", zorder=3)
-        self._explain("ring", colour, text, marks.values)
+        self.explain("ring", colour, text, marks.values)
         for step, value in zip(*marks, strict=True):
             if step == written:
                 self.axes.plot([step], [value], "o", ms=7, color=colour, gid="written-candidate", zorder=4)
@@ -126,18 +128,18 @@ class Panel:
         """Draw the bound as a dashed line."""
         if bound is not None:
             self.axes.axhline(bound, color=BOUND, linestyle=DASHED, gid="bound")
-            self._explain("dashed", BOUND, f"bound {measured(bound)}", [bound])
+            self.explain("dashed", BOUND, f"bound {measured(bound)}", [bound])
 
     def written(self, step: int | None) -> None:
         """Mark the step whose weights were written."""
         if step is not None:
             self.axes.axvline(step, color=MUTED, linewidth=1, zorder=1, gid="written")
-            self._explain("upright", MUTED, f"written: step {step}")
+            self.explain("upright", MUTED, f"written: step {step}")
 
     def warm_start(self, first: float, last: float) -> None:
         """Shade the steps during which the multiplier stays as it is."""
         self.axes.axvspan(first, last, color=SHADE, zorder=0, gid="warm-start")
-        self._explain("shade", SHADE, f"warm start, to step {last:.0f}")
+        self.explain("shade", SHADE, f"warm start, to step {last:.0f}")
 
     def scale(self) -> None:
         """Choose the scale of the values: logarithmic where they span more than two decades."""
@@ -161,22 +163,25 @@ class Panel:
         """Return the finished plot."""
         return Plot(self.name, self.title, self.unit, self.svg, tuple(self.key), " ".join(self.sentences))
 
-    def _explain(self, glyph: str, colour: str, text: str, values: list[float] | None = None) -> None:
+    def explain(self, glyph: str, colour: str, text: str, values: list[float] | None = None) -> None:
+        """Add an entry to the legend, and `values` to those that the scale must hold."""
         self.key.append(Key(glyph, VARIABLES[colour], text))
         self.values += values or []
 
 
 @contextmanager
-def panel(name: str, title: str, unit: str = "", height: int = 232, top: int = 12) -> Iterator[Panel]:
+def panel(
+    name: str, title: str, unit: str = "", height: int = 232, top: int = 12, width: int = WIDTH
+) -> Iterator[Panel]:
     """Yield a panel to draw on, which holds the SVG afterwards. No setting of matplotlib's outlives it."""
     import matplotlib.style
     from matplotlib.figure import Figure
 
-    left, bottom = MARGINS["left"] / WIDTH, MARGINS["bottom"] / height
-    box = (left, bottom, 1 - left - MARGINS["right"] / WIDTH, 1 - bottom - top / height)
+    left, bottom = MARGINS["left"] / width, MARGINS["bottom"] / height
+    box = (left, bottom, 1 - left - MARGINS["right"] / width, 1 - bottom - top / height)
     with matplotlib.style.context(["default", STYLE]):
-        figure = Figure(figsize=(WIDTH / 72, height / 72), facecolor="none")
-        axes = figure.add_axes(box, xlabel="optimiser step")
+        figure = Figure(figsize=(width / 72, height / 72), facecolor="none")
+        axes = figure.add_axes(box, xlabel=STEPS)
         axes.xaxis.set_major_formatter(lambda value, _: tick(value))
         axes.locator_params(axis="x", nbins=6)
         drawing = Panel(axes, name, title, unit)
@@ -206,12 +211,12 @@ def _inline(svg: str, drawing: Panel) -> str:
     return f"<svg {view_box[0] if view_box else ''} {labels}>{words}{body}"
 
 
-def _thin(line: Series) -> Series:
-    """Return at most `MOST_POINTS` points: the lowest and the highest of each of equally long stretches."""
+def thinned(line: Series, most: int = MOST_POINTS) -> Series:
+    """Return at most `most` points: the lowest and the highest of each of equally long stretches."""
     count = len(line.values)
-    if count <= MOST_POINTS:
+    if count <= most:
         return line
-    stretches = MOST_POINTS // 2
+    stretches = most // 2
     kept: set[int] = set()
     for stretch in range(stretches):
         places = range(stretch * count // stretches, (stretch + 1) * count // stretches)

@@ -59,7 +59,7 @@ def _side(place: float, low: float, high: float) -> Literal["left", "center", "r
 
 def forget_plot(steps: Records, course: Course) -> Plot | None:
     """Return the forget loss over optimiser steps, with the candidates' values; None without records."""
-    line, candidates = _series(steps, "forget_loss"), _series(course.candidates, "forget_loss")
+    line, candidates = series(steps, "forget_loss"), series(course.candidates, "forget_loss")
     if not line.values and not candidates.values:
         return None
     with panel("forget-loss", "Forget loss") as drawing:
@@ -76,7 +76,7 @@ def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], of: str 
     be empty; limits are left out where it is verified on all examples, since nothing depends on them.
     """
     name = of or "retain"
-    line, candidates = _series(steps, f"{name}_loss"), _series(course.candidates, f"{of}_reached".lstrip("_"))
+    line, candidates = series(steps, f"{name}_loss"), series(course.candidates, f"{of}_reached".lstrip("_"))
     if not line.values and not candidates.values:
         return None
     with panel(f"{name}-loss", f"{name.capitalize()} loss", "nats a token") as drawing:
@@ -84,7 +84,7 @@ def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], of: str 
         drawing.bound(bound.get("value"))
         explanation = "candidate, on all of the context" if of else "candidate, on the whole split"
         if not of and not bound.get("whole_split"):
-            drawing.limits(candidates, _series(course.candidates, "upper_limit"), RETAIN)
+            drawing.limits(candidates, series(course.candidates, "upper_limit"), RETAIN)
             explanation = "candidate, on the probe, with its upper limit"
         drawing.candidates(candidates, course.kept_step, RETAIN, explanation)
         drawing.written(course.kept_step)
@@ -96,7 +96,7 @@ def multiplier_plot(steps: Records, course: Course, of: str = "") -> Plot | None
 
     `of` is nothing for the retain split's, and "context" for that of what stands around the marked spans.
     """
-    line = _series(steps, f"{of}_multiplier".lstrip("_"))
+    line = series(steps, f"{of}_multiplier".lstrip("_"))
     if not line.values:
         return None
     warm = [record["step"] for record in steps if record.get("epoch", math.inf) <= course.warmup_epochs]
@@ -110,7 +110,7 @@ def multiplier_plot(steps: Records, course: Course, of: str = "") -> Plot | None
 
 def loss_plot(steps: Records) -> Plot | None:
     """Return the loss of plain training over optimiser steps; None without records."""
-    line = _series(steps, "loss")
+    line = series(steps, "loss")
     if not line.values:
         return None
     with panel("loss", "Loss", "nats a token") as drawing:
@@ -118,7 +118,7 @@ def loss_plot(steps: Records) -> Plot | None:
     return drawing.plot()
 
 
-def _series(records: Records, name: str) -> Series:
+def series(records: Records, name: str) -> Series:
     """Return the finite values called `name` in the order of their steps; of a step taken twice, the later record."""
     by_step = {record["step"]: record.get(name) for record in records}
     points = sorted((step, value) for step, value in by_step.items() if value is not None and math.isfinite(value))

@@ -42,7 +42,7 @@ def render_report(run_dir: str | Path) -> Path:
 
 def page(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], splits: Sequence[Split]) -> str:
     """Return the page for `results`, the lines of train.jsonl, and the examples to show; equal input, equal page."""
-    template = _environment().get_template("report.html.j2")
+    template = template_environment().get_template("report.html.j2")
     return template.render(
         results=results,
         groups=[list(rows) for _, rows in groupby(comparison(results), key=lambda row: row.split)],
@@ -81,7 +81,8 @@ def _plots(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
 
 
 @cache
-def _environment() -> Environment:
+def template_environment() -> Environment:
+    """Return what pages are made with: everything is escaped, and nothing is left out silently."""
     environment = Environment(
         loader=PackageLoader("amnestic.reports"),
         autoescape=True,

@@ -21,9 +21,11 @@ __all__ = [
     "MultiplierFacts",
     "PromptFacts",
     "Results",
+    "RetentionFacts",
     "SplitFacts",
     "TemplateFacts",
     "TrainingFacts",
+    "bounds_of",
     "comparison",
     "read_json",
     "read_jsonl",
@@ -36,7 +38,7 @@ SCHEMA = 1
 
 
 class BoundFacts(TypedDict):
-    """The stated bound and what was measured against it; losses in nats a token, on the retain probe."""
+    """The stated bound and what was measured against it: losses on a probe, in nats a token if they have a unit."""
 
     kind: Literal["keep", "alpha", "bound"]
     """The form in which the bound was stated."""
@@ -67,13 +69,14 @@ class CandidateFacts(TypedDict):
     epoch: float
     forget_loss: float
     """The method's loss on the forget rows."""
-    reached: float
-    """Loss on the retain probe, nats a token."""
-    upper_limit: float | None
+    reached: NotRequired[float]
+    """Loss on the probe of the leading split, nats a token; those of others stand under ``NAME_reached``. Absent, as
+    what follows, where there is no bound."""
+    upper_limit: NotRequired[float | None]
     """Its one-sided upper confidence limit."""
     context_reached: NotRequired[float]
     """Loss around the marked spans, where that is held too."""
-    holds: bool
+    holds: NotRequired[bool]
     """Whether every bound was held."""
 
 
@@ -135,13 +138,33 @@ class MeasuredFacts(TypedDict):
     """Hash of the tokens that they became."""
 
 
+class RetentionFacts(TypedDict):
+    """What is kept, and how."""
+
+    loss: Literal["nll", "kl", "hidden"]
+    """Negative log-likelihood, or the divergence from the model before, both in nats a token; or the mean squared
+    distance of hidden rows, which has no unit."""
+    split: str
+    layer: NotRequired[int]
+    """Block whose rows are compared, counted from 0."""
+    control: Literal["bounded", "fixed"]
+    weight: NotRequired[float]
+    """Of what is fixed."""
+
+
 class MultiplierFacts(TypedDict):
-    """Settings and end of the multiplier."""
+    """Settings and end of the multiplier; ends of further ones stand under ``NAME_final`` and ``NAME_cap_binds``."""
 
     initial: float
     rate: float
     warmup_epochs: float
     update: Literal["step", "epoch"]
+    kind: NotRequired[Literal["ascent", "multiplicative"]]
+    normalized: NotRequired[bool]
+    proportional: NotRequired[float]
+    cap: NotRequired[float | None]
+    cap_binds: NotRequired[float]
+    """Share of the steps after the warm start in which the cap held it; absent without a cap."""
     final: float
     context_final: NotRequired[float]
     """The last value of the multiplier of what stands around the marked spans."""
@@ -183,16 +206,20 @@ class Results(TypedDict):
     (``model_utility``).
 
     A run of ``finetune`` has the status "done", metrics of the split ``data``, and neither bound, multiplier nor
-    candidates.
+    candidates. A run of ``unlearn`` without a bound is "unconstrained", has neither bound nor multiplier, and the last
+    step as its one candidate. Of several retentions the first leads: its bound stands under ``bound``, those of others
+    under ``NAME_bound``.
     """
 
     schema: int
     command: Literal["unlearn", "finetune", "eval"]
-    status: Literal["feasible", "infeasible", "done"]
+    status: Literal["feasible", "infeasible", "unconstrained", "done"]
     verdict: str
     """One sentence: whether the bound held, and what was forgotten."""
     model: NotRequired[str]
     """The model that the run started from."""
+    retentions: NotRequired[Mapping[str, RetentionFacts]]
+    """Name -> what is kept, and how; the leading one first."""
     bound: NotRequired[BoundFacts]
     context_bound: NotRequired[BoundFacts]
     """The same of what stands around the marked spans, where --keep_context holds it; the probe is all of it."""
@@ -225,7 +252,7 @@ class Results(TypedDict):
     kept_step: NotRequired[int]
     """The candidate whose weights were written."""
     probe_ids: NotRequired[list[str]]
-    """Ids of the probe's examples."""
+    """Ids of the probe's examples; of several probes, one behind the other."""
     reload_difference: NotRequired[float]
     """Largest difference of an example's loss between the live and the saved model, in nats a token."""
     merge_difference: NotRequired[float]
@@ -280,6 +307,13 @@ def comparison(results: Mapping[str, Any]) -> list[Comparison]:
         Comparison(*known[:-1], before.get(key), retrained.get(key), after.get(key))
         for key, known in sorted(keys.items(), key=lambda pair: pair[1].place)
     ]
+
+
+def bounds_of(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of each bound of a run by the name of what is held, the leading one first; none without any."""
+    names = list(results.get("retentions") or ("retain", "context"))
+    keys = {name: f"{name}_bound" if number else "bound" for number, name in enumerate(names)}
+    return {name: results[key] for name, key in keys.items() if results.get(key)}
 
 
 def read_results(run_dir: str | Path) -> dict[str, Any]:

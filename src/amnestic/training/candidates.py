@@ -23,11 +23,11 @@ class Candidate:
     forget_loss: float
     """The method's loss on the forget rows."""
     reached: Mapping[str, Reached]
-    """Name of a constraint -> what the model reaches; "retain" first."""
+    """Name of a bounded constraint -> what the model reaches, the leading one first; empty where there is no bound."""
 
     @property
     def holds(self) -> bool:
-        """Return whether every bound is held."""
+        """Return whether every bound is held; True where there is none."""
         return all(reached.holds for reached in self.reached.values())
 
     @property
@@ -50,10 +50,11 @@ class Candidate:
     @property
     def record(self) -> dict[str, Any]:
         """Return the candidate as a record of train.jsonl and results.json."""
-        retain, *_ = self.reached.values()
-        others = {f"{name}_reached": found.reached for name, found in self.reached.items() if found is not retain}
-        facts = {"step": self.step, "epoch": self.epoch, "forget_loss": self.forget_loss, "reached": retain.reached}
-        return facts | {"upper_limit": retain.upper_limit} | others | {"holds": self.holds}
+        facts: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "forget_loss": self.forget_loss}
+        for number, (name, found) in enumerate(self.reached.items()):
+            own = {"reached": found.reached, "upper_limit": found.upper_limit}
+            facts |= {f"{name}_reached": found.reached} if number else own
+        return facts | ({"holds": self.holds} if self.reached else {})
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Candidates:
 
     loaded: Loaded
     probes: Mapping[str, Probe]
-    """Name of a constraint -> where its bound is verified; "retain" first."""
+    """Name of a bounded constraint -> where its bound is verified, the leading one first; empty without a bound."""
     measure: Callable[[], tuple[float, Mapping[str, Sums]]]
     """Returns the forget loss and the losses of each probe of the model as it stands."""
     folder: Path

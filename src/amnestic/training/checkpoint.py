@@ -204,10 +204,9 @@ class Checkpoints:
             if stored:
                 read_tensors(training.moving, self.source / "optimizer")
         for index, multiplier in enumerate(training.multipliers):
-            for name in ("value", "pending", "measured"):
-                if (key := f"multiplier.{index}.{name}") in small:
-                    setattr(multiplier, name, small[key].to(multiplier.value.device))
-            multiplier.steps = state["multiplier_steps"][index]
+            prefix = f"multiplier.{index}."
+            own = {name.removeprefix(prefix): value for name, value in small.items() if name.startswith(prefix)}
+            multiplier.restore(own, state["multiplier_steps"][index])
         prefix = "random."
         devices = {name.removeprefix(prefix): value for name, value in small.items() if name.startswith(prefix)}
         randomness.restore(devices, state["random"])
@@ -229,10 +228,7 @@ def _damage_told(checkpoint: Path) -> Iterator[None]:
 def _small(multipliers: Sequence[Multiplier]) -> dict[str, Tensor]:
     found = {f"random.{device}": state for device, state in randomness.states().items()}
     for index, multiplier in enumerate(multipliers):
-        found[f"multiplier.{index}.value"] = multiplier.value
-        for name in ("pending", "measured"):
-            if isinstance(value := getattr(multiplier, name), Tensor):
-                found[f"multiplier.{index}.{name}"] = value
+        found |= {f"multiplier.{index}.{name}": value for name, value in multiplier.state.items()}
     return found
 
 

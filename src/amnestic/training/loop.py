@@ -161,7 +161,9 @@ class Loop:
         cost = PASS_COST.get(device.type, PASS_COST["cuda"])
         budget = replace(self._budget, pass_cost=cost)
         share = (processes.rank(), processes.count())
-        return [batch.to(device) for batch in micro_batches(self.splits, self.rows.rows(number), budget, share)]
+        rows = self.rows.rows(number)
+        made = micro_batches(self.splits, rows, budget, share, self.problem.joint)
+        return [batch.to(device) for batch in made]
 
     @cached_property
     def _budget(self) -> Budget:

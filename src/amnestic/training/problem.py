@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -14,11 +14,15 @@ from torch import Tensor
 from .. import processes
 from ..constraints.bound import Sums
 from ..constraints.retention import Retention
-from ..data.batches import Batch, Share, turns
+from ..data.batches import SECOND, Batch, Joint, Part, Share, turns
 from ..data.encode import Encoded
 from ..methods.base import Method, Passes
+from ..model.reference import Demand, Reference, Seen
 from ..model.sharding import device_of, forward_only
 from ..model.signals import Form, Needs, Signals, read
+
+Loss = Callable[[Sequence[Signals], Sequence[Signals]], Tensor]
+"""From the signals of the model and those of the reference, each of the answers and, if read, of second answers."""
 
 
 @dataclass(frozen=True)
@@ -28,21 +32,43 @@ class Term:
     split: str
     unit: Literal["token", "answer"]
     needs: Needs
-    loss: Callable[[Signals], Tensor]
+    loss: Loss
     part: Literal["whole", "forgotten", "context"] = "whole"
     """Which scored tokens of the split it reads: all, those to be forgotten, or those around what is to be."""
+    reference_needs: Needs = field(default_factory=Needs)
+    reads_second: bool = False
+    """It reads a second answer to each prompt as well."""
+    skips_first: bool = False
+    """The first token that it would read of each answer counts for nothing; of values one a token."""
 
     @property
     def name(self) -> str:
         """Return what its loss is called: the split, or the part that it reads of what is to be forgotten."""
         return "context" if self.part == "context" else self.split
 
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Return the splits whose signals it reads."""
+        return (self.split, SECOND) if self.reads_second else (self.split,)
+
+    @property
+    def demand(self) -> Demand:
+        """Return what it reads of the reference, on each of its splits."""
+        return Demand(self.reference_needs, self.needs.projects)
+
     def count(self, batch: Batch) -> int:
         """Return the number of units of `batch` that the mean runs over."""
-        return len(self.owners(batch))
+        share = batch.shares.get(self.split)
+        if share is None or self._is_absent(share):
+            return 0
+        part = share.parts.get(self.part)
+        tokens, answers = (share.row, share.ids) if part is None else (part.row, part.answers)
+        if self.unit == "answer":
+            return len(answers)
+        return len(tokens) - len(answers) if self.skips_first else len(tokens)
 
     def owners(self, batch: Batch) -> Tensor:
-        """Return the answer of its split's share that each unit belongs to, (N,) or (B,)."""
+        """Return the answer of its split's share that each value belongs to, (N,) or (B,)."""
         share = batch.shares.get(self.split)
         if share is None or self._is_absent(share):
             return batch.targets[:0]
@@ -50,23 +76,40 @@ class Term:
             return share.row[part.index] if self.unit == "token" else part.answers
         return share.row if self.unit == "token" else torch.arange(len(share.ids), device=share.row.device)
 
-    def values(self, signals: Mapping[str, Signals], batch: Batch) -> Tensor:
-        """Return the loss of each unit, (N,) or (B,), from the signals of `batch` by split."""
+    def is_unit(self, batch: Batch) -> Tensor:
+        """Return for each value whether it counts, (N,) or (B,) bool."""
+        owners = self.owners(batch)
+        is_unit = torch.ones_like(owners, dtype=torch.bool)
+        if self.skips_first:
+            is_unit[:1] = False
+            is_unit[1:] = owners[1:] == owners[:-1]
+        return is_unit
+
+    def values(self, signals: Mapping[str, Signals], seen: Seen, batch: Batch) -> Tensor:
+        """Return the loss of each unit, (N,) or (B,), from the signals of `batch` by split; 0 for what is no unit."""
         if not self.count(batch):  # a method need not know what to make of nothing
-            return _nothing(signals, batch)
-        part = batch.shares[self.split].parts.get(self.part)
-        own = signals[self.split].only(self.needs)
-        return self.loss(own if part is None else own.of(part))
+            return _nothing(signals, batch, len(self.owners(batch)))
+        parts = {split: batch.shares[split].parts.get(self.part) for split in self.splits}
+        own = _chosen(signals, self.needs, parts)
+        reference = _chosen(seen.signals, self.reference_needs, parts)
+        values = self.loss(own, reference)
+        return torch.where(self.is_unit(batch), values, 0.0) if self.skips_first else values
 
     def _is_absent(self, share: Share) -> bool:
         """Return whether no answer of the share can have the part: only where something is marked, is a context."""
         return self.part == "context" and not share.parts
 
 
-def _nothing(signals: Mapping[str, Signals], batch: Batch) -> Tensor:
-    """Return no value, in the precision of the signals."""
+def _chosen(found: Mapping[str, Signals], needs: Needs, parts: Mapping[str, Part | None]) -> list[Signals]:
+    """Return the signals that `needs` declares, of the chosen part of each split."""
+    own = [(found[split].only(needs), part) for split, part in parts.items()]
+    return [signals if part is None else signals.of(part) for signals, part in own]
+
+
+def _nothing(signals: Mapping[str, Signals], batch: Batch, size: int) -> Tensor:
+    """Return values that say nothing, in the precision of the signals."""
     dtypes = [value.dtype for found in signals.values() for value in found.values.values()]
-    return torch.zeros(0, device=batch.targets.device, dtype=dtypes[0] if dtypes else None)
+    return torch.zeros(size, device=batch.targets.device, dtype=dtypes[0] if dtypes else None)
 
 
 class Objective(Protocol):
@@ -91,6 +134,32 @@ class Problem:
     """Vocabulary rows that the tokenizer knows."""
     form: Form | None = None
     """How the model's logits may be read (`Loaded.form`)."""
+    reference: Reference | None = None
+    """The model as it was; None where no term reads it."""
+    second: Mapping[str, Encoded] | None = None
+    """Id of a forget example -> its second answer; None where no term reads it."""
+
+    @property
+    def joint(self) -> Joint:
+        """Return which rows may, and which must, share a pass: those of which the same blocks are read, may."""
+        last: dict[int | None, set[str]] = {}
+        for split, needs in self._needs(self.terms).items():
+            if split != SECOND:
+                last.setdefault(needs.last_block, set()).add(split)
+        return Joint(self.second, [frozenset(splits) for splits in last.values()])
+
+    @property
+    def demands(self) -> dict[str, Demand]:
+        """Return what is read of the reference, by split."""
+        found: dict[str, Demand] = {}
+        for term in self.terms:
+            for split in term.splits if term.demand else ():
+                found[split] = found.get(split, Demand()) | term.demand
+        return found
+
+    def of(self, terms: Sequence[Term]) -> "Problem":
+        """Return the same problem with these terms alone."""
+        return replace(self, terms=tuple(terms))
 
     def counts(self, batch: Batch) -> list[int]:
         """Return how many units each term has in `batch`, K numbers."""
@@ -101,22 +170,35 @@ class Problem:
 
         There is always a graph: a process without rows takes part in what the others communicate in a backward pass.
         """
-        signals = self._read(batch)
-        sums = torch.stack([term.values(signals, batch).sum() for term in self.terms])
+        signals, seen = self._read(batch)
+        sums = torch.stack([term.values(signals, seen, batch).sum() for term in self.terms])
         if sums.requires_grad:
             return sums
         return sums + sum(value.sum() for found in signals.values() for value in found.values.values()) * 0
 
-    def unreduced(self, batch: Batch) -> list[Tensor]:
-        """Return each term's values over `batch`, (N,) or (B,); empty for terms that have no unit in it."""
-        signals = self._read(batch)
-        return [term.values(signals, batch) for term in self.terms]
+    def unreduced(self, batch: Batch) -> list[tuple[Tensor, Tensor]]:
+        """Return each term's values over `batch`, (N,) or (B,), and the answer that each belongs to.
 
-    def _read(self, batch: Batch) -> dict[str, Signals]:
+        Empty for terms that have no unit in it.
+        """
+        signals, seen = self._read(batch)
+        found = [(term.values(signals, seen, batch), term.owners(batch), term.is_unit(batch)) for term in self.terms]
+        return [(values[is_unit], owners[is_unit]) for values, owners, is_unit in found]
+
+    def _read(self, batch: Batch) -> tuple[dict[str, Signals], Seen]:
+        seen = Seen({}, {}) if self.reference is None else self.reference.of(batch)
+        empty = {split: Signals({}, share.row, len(share.ids)) for split, share in batch.shares.items()}
+        needs = self._needs(self.terms)
+        signals = read(self.model, batch, needs, self.vocabulary, self.form, seen.distributions)
+        return signals, Seen(empty | dict(seen.signals), seen.distributions)
+
+    @staticmethod
+    def _needs(terms: Sequence[Term]) -> dict[str, Needs]:
         needs: dict[str, Needs] = {}
-        for term in self.terms:
-            needs[term.split] = needs.get(term.split, Needs()) | term.needs
-        return read(self.model, batch, needs, self.vocabulary, self.form)
+        for term in terms:
+            for split in term.splits:
+                needs[split] = needs.get(split, Needs()) | term.needs
+        return needs
 
     def measure(
         self, split: str, examples: Sequence[Encoded], batch_size: int, check: Callable[[], None] = lambda: None
@@ -128,14 +210,15 @@ class Problem:
         """
         found = []
         packs = self.form is not None and self.form.packs
-        for _, chosen, made in turns(split, examples, batch_size, packs):
+        second = self.second if any(SECOND in term.splits for term in self.terms) else None
+        for _, chosen, made in turns(split, examples, batch_size, packs, second):
             check()
             batch = made.to(self.device)
             with forward_only(self.model):
                 values = self.unreduced(batch)
             if chosen is not None:
-                owners = [np.array(chosen)[term.owners(batch).cpu().numpy()] for term in self.terms]
-                found.append((owners, [value.cpu().double().numpy() for value in values]))
+                owners = [np.array(chosen)[own.cpu().numpy()] for _, own in values]
+                found.append((owners, [value.cpu().double().numpy() for value, _ in values]))
         sums = [Sums(np.zeros(len(examples)), np.zeros(len(examples), dtype=np.int64)) for _ in self.terms]
         for owners, arrays in (batch for share in processes.gathered(found) for batch in share):
             for total, owner, array in zip(sums, owners, arrays, strict=True):
@@ -150,9 +233,26 @@ class Problem:
 
 def forget_term(method: Method) -> Term:
     """Return the term of a method: its objective on what is to be forgotten of the forget split."""
-    return Term("forget", method.unit, method.needs, lambda signals: method.objective(Passes(signals)), "forgotten")
+    return Term(
+        "forget",
+        method.unit,
+        method.needs,
+        lambda model, reference: method.objective(Passes(*model), Passes(*reference)),
+        "forgotten",
+        method.reference_needs,
+        reads_second=method.alternate is not None,
+        skips_first=method.skips_first,
+    )
 
 
 def retain_term(retention: Retention) -> Term:
     """Return the term of a retention: its loss, a mean over scored tokens."""
-    return Term(retention.split, "token", retention.loss.needs, retention.loss.values, retention.part)
+    loss = retention.loss
+    return Term(
+        retention.split,
+        "token",
+        loss.needs,
+        lambda model, reference: loss.values(model[0], reference[0]),
+        retention.part,
+        loss.reference_needs,
+    )

@@ -1,0 +1,128 @@
+"""Which runs may stand beside each other: numbers of other data, prompts or bounds say nothing of each other."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..errors import InputError
+from .entries import Entry
+from .figures import FORGETTING
+from .prompts import refuse_other_prompts
+
+
+def differences(entries: Sequence[Entry]) -> list[str]:
+    """Return, in a sentence for each run that cannot be compared with the first, what it has measured otherwise."""
+    measured = [entry for entry in entries if entry.results is not None]
+    found = (_difference(measured[0], entry) for entry in measured[1:])
+    return [sentence for sentence in found if sentence]
+
+
+def _difference(first: Entry, other: Entry) -> str | None:
+    here, there = first.results or {}, other.results or {}
+    benchmarks = [results.get("benchmark") for results in (here, there)]
+    if benchmarks[0] != benchmarks[1]:
+        ours, theirs = (name or "files of one's own" for name in benchmarks)
+        return (
+            f"{other.folder} was measured on {theirs}, and {first.folder} on {ours}; "
+            "compare runs of one benchmark at a time."
+        )
+    for split, ours, theirs in _shared(here, there):
+        for hashed, what in (("content", "other rows"), ("tokens", "other tokens")):
+            if ours.get(hashed) and theirs.get(hashed) and ours[hashed] != theirs[hashed]:
+                return (
+                    f"{other.folder} was measured on {what} of the {split} split than {first.folder}; compare runs "
+                    "with the same data, tokenizer and --max_length."
+                )
+    try:
+        refuse_other_prompts(here, there, str(other.folder))
+    except InputError as error:
+        return str(error)
+    return None
+
+
+def _shared(here: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    ours, theirs = here.get("measured_on") or {}, there.get("measured_on") or {}
+    yield from ((split, ours[split], theirs[split]) for split in ours if split in theirs)
+
+
+def caveats(entries: Sequence[Entry]) -> list[str]:
+    """Return the sentences that must be read with a comparison of these runs."""
+    return [sentence for caveat in CAVEATS for sentence in caveat(entries)]
+
+
+def _of_same_methods(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield which methods are others under a bound, as their classes declare."""
+    twins = {
+        entry.method: str(twin)
+        for entry in entries
+        if entry.is_bounded and (twin := (entry.results or {}).get("method", {}).get("same_when_bounded"))
+    }
+    for method, twin in twins.items():
+        yield (
+            f"Under a bound {method} is {twin}: they differ in the retention that the bound replaces, so these rows "
+            "repeat each other up to chance."
+        )
+
+
+def _of_bounds(entries: Sequence[Entry]) -> Iterator[str]:
+    bounds = list(dict.fromkeys(entry.setting for entry in entries if entry.is_bounded))
+    if len(bounds) > 1:
+        yield (
+            f"The bounds differ ({_listed(bounds)}): rows are at equal retention only within one of them, and "
+            "a looser bound forgets more easily."
+        )
+
+
+def _of_metrics(entries: Sequence[Entry]) -> Iterator[str]:
+    sets = [set((entry.results or {}).get("metrics") or {}) for entry in entries if entry.results is not None]
+    if lacking := sorted(set().union(*sets) - set.intersection(*sets) if sets else ()):
+        yield f"Not every run measured {_listed(lacking)}; a mean there is over fewer seeds, and a dash is no zero."
+
+
+def _of_absent(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield why a figure that people look for has no column."""
+    known = {key for entry in entries for key in entry.values}
+    reasons = [(entry.results or {}).get("not_computed") or {} for entry in entries]
+    for key in FORGETTING:
+        if key not in known and (reason := next((found[key] for found in reasons if key in found), None)):
+            yield f"No run has {key}: {reason}."
+
+
+def _of_probes(entries: Sequence[Entry]) -> Iterator[str]:
+    probes = {tuple(ids) for entry in entries if entry.is_bounded and (ids := (entry.results or {}).get("probe_ids"))}
+    if len(probes) > 1:
+        yield "The verdicts were not all reached on the same retain probe."
+
+
+def _of_seeds(entries: Sequence[Entry]) -> Iterator[str]:
+    seeds: dict[tuple[str, str], set[int]] = {}
+    for entry in entries:
+        seeds.setdefault((entry.method, entry.setting), set()).add(entry.seed)
+    if len({frozenset(found) for found in seeds.values()}) > 1:
+        yield "Not every row has the same seeds."
+
+
+def _of_models(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield whether runs of a seed started from different models."""
+    models: dict[int, set[str]] = {}
+    for entry in entries:
+        if name := (entry.results or {}).get("model"):
+            models.setdefault(entry.seed, set()).add(str(name))
+    if several := next((sorted(names) for names in models.values() if len(names) > 1), None):
+        yield f"Not all runs of a seed started from the same model: {_listed(several)}."
+
+
+def _of_unknown(entries: Sequence[Entry]) -> Iterator[str]:
+    hidden = [entry for entry in entries if (entry.results or {}).get("redacted")]
+    if hidden:
+        yield (
+            f"{len(hidden)} of {len(entries)} runs are redacted: nobody can tell from them whether they were measured "
+            "on the same rows and prompts."
+        )
+
+
+def _listed(texts: Iterable[str]) -> str:
+    *most, last = texts
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+CAVEATS = (_of_same_methods, _of_bounds, _of_metrics, _of_absent, _of_probes, _of_seeds, _of_models, _of_unknown)

@@ -1,0 +1,141 @@
+"""The page of a comparison: one file that needs nothing but itself, and reads as a plain page without its script."""
+
+import base64
+import hashlib
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import display
+from .comparison_plots import POINTS, Course, course_plots, marks_of, tradeoff_plot
+from .entries import Entry
+from .figures import PLAIN_FORGOTTEN, SPANS_FORGOTTEN, Figure
+from .files import read_jsonl
+from .panel import Plot
+from .render import template_environment
+from .rows import Row
+from .seeds import Spread
+from .tables import failure, readings
+
+if TYPE_CHECKING:
+    from .leaderboard import Leaderboard
+
+LEAST_POINTS, MOST_POINTS = 20, 300
+"""Of a line: fewer show no course, and more cannot be told apart in a small plot."""
+
+
+class Cell(NamedTuple):
+    """A row's value of one figure, as the page shows it."""
+
+    figure: Figure
+    spread: Spread | None
+    reason: str
+    """Why there is none."""
+
+    @property
+    def mean(self) -> str:
+        """Return the mean as people read it."""
+        return display.NOTHING if self.spread is None else self.figure.written(self.spread.mean)
+
+    @property
+    def interval(self) -> str:
+        """Return the ends of the interval; nothing where there is none."""
+        if self.spread is None or self.spread.low is None or self.spread.high is None:
+            return ""
+        low, high = self.figure.written(self.spread.low), self.figure.written(self.spread.high)
+        return "" if low == high else f"{low} to {high}"
+
+
+class Line(NamedTuple):
+    """A row of the page's table."""
+
+    number: int | None
+    """As in the narrow plot; None for a model beside the runs."""
+    row: Row
+    cells: list[Cell]
+
+
+class Courses(NamedTuple):
+    """The curves of one row."""
+
+    row: Row
+    plots: list[Plot]
+
+
+def render_comparison(board: "Leaderboard") -> str:
+    """Return the page; equal input, equal page. Raises InputError where a run's train.jsonl is broken."""
+    template = template_environment().get_template("comparison.html.j2")
+    forgotten = _forgotten(board)
+    return template.render(
+        board=board,
+        columns=board.shown(),
+        lines=list(_lines(board)),
+        tradeoffs=list(_tradeoffs(board, forgotten)) if forgotten else [],
+        courses=list(_courses(board.rows)),
+        failures=[failure(entry) for entry in board.entries if entry.results is None],
+        missed=[_named(entry) for entry in board.entries if entry.state == "infeasible"],
+        readings=readings(board),
+        is_redacted=any((entry.results or {}).get("redacted") for entry in board.entries),
+        has_seeds=any(spread.low is not None for row in board.rows for spread in row.values.values()),
+        script=script(),
+        script_hash=script_hash(),
+    )
+
+
+def _tradeoffs(board: "Leaderboard", forgotten: Figure) -> Iterator[dict[str, Plot | None]]:
+    """Yield the plot of all rows, then of the bounded ones, which lie close together where free ones kept less."""
+    marks = marks_of(board.rows, forgotten.key)
+    titles = {"Retention against forgetting": marks}
+    bounded = [mark for mark in marks if mark.row.is_bounded or not mark.row.entries]
+    if bounded != marks and any(mark.row.entries for mark in bounded):
+        titles["The same under a bound"] = bounded
+    for title, shown in titles.items():
+        if shown:
+            yield {form: tradeoff_plot(shown, forgotten, title, form == "wide") for form in ("wide", "narrow")}
+
+
+@cache
+def script() -> str:
+    """Return the only script that the page's policy lets run: it sorts the table."""
+    return (files("amnestic.reports") / "templates" / "sort.js").read_text("utf-8")
+
+
+def script_hash() -> str:
+    """Return the hash by which the page's policy knows the script."""
+    return base64.b64encode(hashlib.sha256(script().encode("utf-8")).digest()).decode("ascii")
+
+
+def _forgotten(board: "Leaderboard") -> Figure | None:
+    """Return what the plot counts as forgotten: marked spans where every run has them, else whole answers."""
+    known = {column.key: column for column in board.columns}
+    measured = [entry.values for entry in board.entries if entry.results is not None]
+    if measured and all(SPANS_FORGOTTEN in values for values in measured):
+        return known[SPANS_FORGOTTEN]
+    return known.get(PLAIN_FORGOTTEN)
+
+
+def _named(entry: Entry) -> str:
+    return f"{entry.method}, {entry.setting}, seed {entry.seed}"
+
+
+def _lines(board: "Leaderboard") -> Iterator[Line]:
+    number = 0
+    for row in board.rows:
+        number += bool(row.entries)
+        cells = [Cell(column, row.values.get(column.key), row.missing.get(column.key, "")) for column in board.shown()]
+        yield Line(number if row.entries else None, row, cells)
+
+
+def _courses(rows: Sequence[Row]) -> Iterator[Courses]:
+    recorded = [(row, [_course(entry) for entry in row.entries]) for row in rows if row.entries]
+    count = 3 * sum(bool(course.steps) for _, courses in recorded for course in courses)
+    most = min(max(POINTS // max(count, 1), LEAST_POINTS), MOST_POINTS)
+    for number, (row, courses) in enumerate(recorded, start=1):
+        yield Courses(row, course_plots(number, courses, most))
+
+
+def _course(entry: Entry) -> Course:
+    path = entry.folder / "train.jsonl"
+    records = list(read_jsonl(path)) if path.is_file() else []
+    return Course(entry.seed, [record for record in records if not record.get("candidate")])

@@ -1,0 +1,157 @@
+"""The rows of a leaderboard: runs that differ in their seeds alone, as one."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .display import setting
+from .entries import FREE, Entry, State
+from .figures import Figure, figures, missing_reason, values_of
+from .seeds import Spread, spread
+
+BEFORE, RETRAINED = "model before", "retrained model"
+WORDS: Mapping[State, str] = {
+    "feasible": "held",
+    "infeasible": "missed",
+    "unconstrained": FREE,
+    "failed": "failed",
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """The runs of a method in one setting, or a model that they are held beside."""
+
+    method: str
+    setting: str
+    """As of its runs, with what else sets them apart from other rows; nothing for a model beside them."""
+    entries: tuple[Entry, ...]
+    """One a seed; none for a model beside them."""
+    values: Mapping[str, Spread]
+    """Key of a figure -> its mean over seeds."""
+    missing: Mapping[str, str]
+    """Key of a figure without a value -> why."""
+
+    @property
+    def name(self) -> str:
+        """Return what a sentence calls the row."""
+        return f"{self.method}, {self.setting}" if self.setting else self.method
+
+    @property
+    def is_bounded(self) -> bool:
+        """Return whether its runs were held to a bound."""
+        return any(entry.is_bounded for entry in self.entries)
+
+    @property
+    def state(self) -> State | None:
+        """Return "infeasible" where one run missed its bound, "failed" where none ended; None for a model beside."""
+        states = [entry.state for entry in self.entries]
+        order: tuple[State, ...] = ("infeasible", "feasible", "unconstrained", "failed")
+        return next((state for state in order if state in states), None)
+
+    @property
+    def held(self) -> str:
+        """Return in how many of its runs the bound was held, after the word for all of them: ``held 2 of 2``."""
+        if self.state is None:
+            return ""
+        states = [entry.state for entry in self.entries]
+        text = WORDS[self.state]
+        if self.state == "failed":
+            return text
+        if self.is_bounded:
+            text = f"{text} {states.count('feasible')} of {len(states)}"
+        return f"{text}, {states.count('failed')} failed" if "failed" in states else text
+
+
+def figures_of(entries: Sequence[Entry]) -> list[Figure]:
+    """Return the columns for everything that the runs measured."""
+    return figures({key for entry in entries for key in entry.values})
+
+
+def rows(entries: Sequence[Entry], columns: Sequence[Figure]) -> list[Row]:
+    """Return the models beside the runs, then a row for each method and setting, in the order of the runs.
+
+    Runs that share both and a seed, or have other hyper-parameters, stand in rows of their own.
+    """
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        groups.setdefault((entry.method, entry.setting), []).append(entry)
+    found = [_beside(BEFORE, entries, columns, lambda entry: entry.before)]
+    found.append(_beside(RETRAINED, entries, columns, lambda entry: entry.retrained))
+    for (method, named), group in groups.items():
+        for variant, runs in _variants(group).items():
+            found.append(_row(method, f"{named}, {variant}" if variant else named, runs, columns))
+    return [row for row in found if row.entries or row.values]
+
+
+def _row(method: str, named: str, entries: Sequence[Entry], columns: Sequence[Figure]) -> Row:
+    missing = {}
+    for column in columns:
+        if reasons := [_reason(column.key, entry) for entry in entries if column.key not in entry.values]:
+            missing[column.key] = reasons[0]
+    values = _means([entry.values for entry in entries], columns)
+    return Row(method, named, tuple(entries), values, missing)
+
+
+def _reason(key: str, entry: Entry) -> str:
+    return f"the run failed: {entry.error}" if entry.results is None else missing_reason(key, entry.results)
+
+
+def _means(models: Sequence[Mapping[str, float]], columns: Sequence[Figure]) -> dict[str, Spread]:
+    found = {column: [values[column.key] for values in models if column.key in values] for column in columns}
+    return {column.key: spread(known, column.lowest, column.highest) for column, known in found.items() if known}
+
+
+def _beside(
+    name: str, entries: Sequence[Entry], columns: Sequence[Figure], read: Callable[[Entry], Mapping[str, float]]
+) -> Row:
+    """Return the row of a model that the runs are held beside: one a seed, or a single one for all seeds.
+
+    All runs of a seed have measured the same model, and know different parts of it where they read other metrics.
+    """
+    by_seed: dict[int, dict[str, float]] = {}
+    for entry in entries:
+        known = values_of(read(entry), entry.before)
+        by_seed[entry.seed] = known | by_seed.get(entry.seed, {})
+    models = {_rounded(values): values for values in by_seed.values() if values}
+    values = _means(list(models.values()), columns)
+    missing = {column.key: "not measured" for column in columns if column.key not in values}
+    return Row(name, "", (), values, missing)
+
+
+def _rounded(values: Mapping[str, float]) -> str:
+    """Return values as a text that is the same where they are, but for what two machines round otherwise."""
+    return json.dumps({key: f"{values[key]:.6g}" for key in sorted(values)})
+
+
+def _variants(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return the runs of a method and setting by what else sets them apart; the key of runs with nothing is empty."""
+    recipes = [_recipe(entry.results) for entry in entries if entry.results is not None]
+    names = sorted({name for recipe in recipes for name in recipe})
+    differing = [name for name in names if len({recipe.get(name) for recipe in recipes}) > 1]
+    found: dict[str, list[Entry]] = {}
+    for entry in entries:
+        recipe = {} if entry.results is None else _recipe(entry.results)
+        label = ", ".join(f"{name} {recipe[name]}" for name in differing if name in recipe)
+        found.setdefault(label, []).append(entry)
+    return {label: runs for key, group in found.items() for label, runs in _by_folder(key, group).items()}
+
+
+def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return the runs together where each has a seed of its own, else one by one, by their folders."""
+    if len({entry.seed for entry in entries}) == len(entries):
+        return {label: list(entries)}
+    names = [entry.folder.name for entry in entries]
+    is_unique = len(set(names)) == len(names)
+    return {
+        f"{label}, {entry.folder.name if is_unique else entry.folder}".removeprefix(", "): [entry] for entry in entries
+    }
+
+
+def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hyper-parameters of a run's method, and its fixed weights, as texts."""
+    named = {name: value for name, value in results["method"].items() if name not in ("name", "same_when_bounded")}
+    for name, held in (results.get("retentions") or {}).items():
+        named |= {f"{name} loss": held.get("loss"), f"{name} weight": held.get("weight")}
+    return {name: setting(value) for name, value in named.items() if value is not None}
