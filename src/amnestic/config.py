@@ -22,6 +22,7 @@ from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .docstrings import field_docstrings
+from .ended_run import completed
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, StandaloneEvaluation, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
@@ -134,6 +135,8 @@ class EvalConfig:
     data: EvalData
     evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
+
+    completed = staticmethod(completed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +271,7 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
 
     Raises InputError for an unknown key, a value of the wrong type or a missing option.
     """
-    mapping = filled(mapping)
+    mapping = filled(getattr(config_class, "completed", dict)(mapping))
     known = {option.name: option for option in options(config_class)}
     place = f" in {source}" if source else ""
     for key in mapping:
