@@ -198,3 +198,8 @@ def test_an_explanation_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "published retention nll x 8" in printed
     assert cli.main(["list", "methods", "--explain", "wga", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["published training"] == {"num_train_epochs": 5.0, "weight_decay": 0.0}
+
+
+def test_a_class_that_is_no_method_is_wrong_input(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "methods", "--explain", "fractions.Fraction"]) == 2
+    assert "is Fraction; expected a subclass of amnestic.methods.base.Method" in capsys.readouterr().err

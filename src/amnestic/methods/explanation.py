@@ -8,6 +8,7 @@ from typing import Any
 from ..constraints.multiplier import Bounded
 from ..constraints.retention import Retention
 from ..docstrings import field_docstrings
+from ..errors import InputError
 from .base import Method
 
 LARGE = 32
@@ -15,7 +16,12 @@ LARGE = 32
 
 
 def explain(cls: type[Method]) -> dict[str, Any]:
-    """Return everything that is known of a method, in plain values; of one that needs arguments, what its class says."""
+    """Return everything that is known of a method, in plain values; of one that needs arguments, what its class says.
+
+    Raises InputError for a class that is no method.
+    """
+    if not issubclass(cls, Method):
+        raise InputError(f"'{cls.name}' is {cls.__name__}; expected a subclass of amnestic.methods.base.Method.")
     return {
         "name": cls.name,
         "definition": " ".join(inspect.cleandoc(cls.__doc__ or "").split()),
@@ -49,9 +55,10 @@ def has_defaults(cls: type[Method]) -> bool:
 def hyper_parameters(cls: type[Method]) -> Iterator[tuple[str, str]]:
     """Yield the name of each hyper-parameter, and its default and docstring."""
     for field in fields_of(cls):
-        default = "required" if field.default is MISSING else "open" if field.default is None else str(field.default)
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        value = "required" if default is MISSING else "open" if default is None else str(default)
         told = " ".join(field_docstrings(cls).get(field.name, "").split())
-        yield field.name, f"{default}. {told}".strip()
+        yield field.name, f"{value}. {told}".strip()
 
 
 def fields_of(cls: type[Method]) -> tuple[Field[Any], ...]:
