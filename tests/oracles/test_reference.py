@@ -256,6 +256,7 @@ def test_hidden_rows_have_their_gradient_with_activations_computed_again(loaded,
         torch.testing.assert_close(gradient(), plain)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own tracing looks at it
 def test_hidden_rows_are_read_of_compiled_blocks_as_well(loaded):
     batch = pad_together([("forget", row) for row in rows("forget")])
     needs = {"forget": Needs(hidden=frozenset({0}))}
