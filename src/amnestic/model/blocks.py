@@ -85,7 +85,9 @@ def outputs(model: Any, numbers: frozenset[int]) -> Iterator[Mapping[int, Tensor
 
 
 class _Watched(torch.nn.Module):
-    """A block that hands on its output. It stands around the block: hooks inside are lost where blocks are compiled,
+    """A block that hands on its output.
+
+    It stands around the block: hooks of the block are lost where it is compiled,
     and are called twice where activations are computed again.
     """
 
