@@ -57,6 +57,8 @@ REGISTRIES = {
     "trackers": ("amnestic.trackers.base", "TRACKERS"),
 }
 
+EXPLANATIONS = {"methods": "amnestic.methods.explanation", "metrics": "amnestic.evaluation.explanation"}
+
 UNLEARN_EXAMPLES = """Examples:
   amnestic unlearn --model path/or/id --forget forget.jsonl \\
     --retain retain.jsonl --output_dir run
@@ -428,13 +430,13 @@ def show_registry(
         _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
         return
     cls = registry.get(explain)
-    if kind != "metrics":
+    if kind not in EXPLANATIONS:
         _show({"name": cls.name, "definition": inspect.cleandoc(cls.__doc__ or "")}, json)
         return
-    from .evaluation.explanation import explain as explained
     from .evaluation.explanation import lines
 
-    _show(explained(cls) if json else lines(explained(cls)), json)
+    explained = import_module(EXPLANATIONS[kind]).explain(cls)
+    _show(explained if json else lines(explained), json)
 
 
 def _show(facts: Mapping[str, Any], as_json: bool) -> None:
