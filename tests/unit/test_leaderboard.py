@@ -215,6 +215,19 @@ class TestNotes:
         notes = board(entry(**same), entry("pdu", **same | change)).notes
         assert any(note.startswith(sentence) for note in notes), notes
 
+    def test_data_of_ones_own_for_each_seed_are_compared_seed_by_seed(self) -> None:
+        runs = [
+            entry(method, seed, benchmark=f"fiction:{seed}", probe_ids=[f"{seed}"], measured_on={
+                "forget": {"content": f"of {seed}", "tokens": "t"}})
+            for method in ("npo", "pdu") for seed in (0, 1)
+        ]  # fmt: skip
+        assert board(*runs).notes[:-1] == (
+            "Seeds have data of their own (fiction:0 and fiction:1), so what tells them apart is more than chance in "
+            "training.",
+        )
+        runs[3].results["measured_on"]["forget"]["content"] = "others"
+        assert board(*runs).notes[0].startswith("run was measured on other rows of the forget split than run")
+
     def test_intervals_are_explained_and_their_absence_is_too(self) -> None:
         assert board(entry()).notes[-1].startswith("One seed: nothing tells how far another one would lie")
         assert board(entry(), entry(seed=1)).notes[-1].startswith("Intervals are 95 % t intervals over seeds")
@@ -330,7 +343,7 @@ class TestCompare:
             ({"status": "done"}, "is damaged: its results.json has no sound 'status'; run it again."),
             ({"metrics": {"a": "b"}}, "is damaged: its results.json has no sound 'metrics'; run it again."),
             ({"bound": {"kind": "keep"}}, "is damaged: its results.json has no sound 'bound'; run it again."),
-            ({"benchmark": "fiction"}, "compare runs of one benchmark at a time."),
+            ({"benchmark": "fiction"}, "compare runs of one benchmark."),
         ],
     )
     def test_a_folder_that_is_no_such_run_is_refused(
