@@ -242,6 +242,13 @@ class TestTradeOff:
         assert [mark.row.method for mark in front(marks)] == ["a", "b", "d"]
         assert [mark.row.number for mark in marks] == [0, 1, 2, 3, 4, 5]
 
+    def test_marks_of_one_name_and_kind_are_told_apart_by_their_settings(self, tmp_path: Path) -> None:
+        loose = KEEP | {"requested": 0.9}
+        write_comparison(tmp_path, [entry("my.Mine", bound=bound) for bound in (KEEP, loose, None)], {})
+        plots = (tmp_path / "report.html").read_text("utf-8").split("<figure>")
+        texts = re.findall(r"<text[^>]*>(Mine[^<]*)<", plots[1])
+        assert texts == ["Mine keep 0.98", "Mine keep 0.9", "Mine"]
+
     def test_labels_lie_within_the_frame_and_on_nothing(self) -> None:
         marks = [(50.0 + 3 * number, 95.0) for number in range(12)]
         frame, sizes = Box(0, 0, 300, 100), [(30.0, 12.0)] * 12
