@@ -119,11 +119,12 @@ class TestRows:
         assert (found.mean, found.count) == (pytest.approx(0.8), 2)
 
     def test_a_missed_bound_counts_and_comes_first(self) -> None:
-        found = board(entry(seed=0), entry(seed=1, status="infeasible"), entry(bound=None))
-        assert row_of(found, "npo").held == "missed 1 of 2"
+        missed = [entry(seed=seed, status="infeasible") for seed in (1, 2)]
+        found = board(entry(seed=0), *missed, entry(bound=None))
+        assert row_of(found, "npo").held == "missed 2 of 3"
         assert found.status == "infeasible"
         assert found.verdict == (
-            "The bound was missed in 1 of 2 bounded runs. 1 run had no bound: nothing held what it kept."
+            "The bound was missed in 2 of 3 bounded runs. 1 run had no bound: nothing held what it kept."
         )
 
     def test_a_failed_run_stands_in_its_row_with_its_sentence(self) -> None:
