@@ -18,8 +18,8 @@ from ..data.example import content_digests
 from ..data.records import is_among
 from ..data.sources import rows_of
 from ..errors import InputError
-from ..scratch import write_rows
 from ..probing import probe_places
+from ..scratch import write_rows
 from .jobs import Job
 from .models import learning, opened, write_lessons
 from .plan import Plan
