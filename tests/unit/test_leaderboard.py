@@ -218,14 +218,18 @@ class TestNotes:
 
     def test_data_of_ones_own_for_each_seed_are_compared_seed_by_seed(self) -> None:
         runs = [
-            entry(method, seed, benchmark=f"fiction:{seed}", probe_ids=[f"{seed}"], measured_on={
-                "forget": {"content": f"of {seed}", "tokens": "t"}})
-            for method in ("npo", "pdu") for seed in (0, 1)
-        ]  # fmt: skip
-        assert board(*runs).notes[:-1] == (
-            "Seeds have data of their own (fiction:0 and fiction:1), so what tells them apart is more than chance in "
-            "training.",
-        )
+            entry(
+                method,
+                seed,
+                benchmark=f"fiction:{seed}",
+                probe_ids=[f"{seed}"],
+                measured_on={"forget": {"content": f"of {seed}", "tokens": "t"}},
+            )
+            for method in ("npo", "pdu")
+            for seed in (0, 1)
+        ]
+        (note,) = board(*runs).notes[:-1]
+        assert note.startswith("Seeds have data of their own (fiction:0 and fiction:1): ")
         runs[3].results["measured_on"]["forget"]["content"] = "others"
         assert board(*runs).notes[0].startswith("run was measured on other rows of the forget split than run")
 
@@ -341,6 +345,11 @@ class TestCompare:
         found = compare([write("a"), str(write("b", method="pdu"))], output_dir=tmp_path / "out")
         assert [row.method for row in found.rows] == ["model before", "npo", "pdu"]
         assert found.facts == {"Runs": "2", "Seeds": "0"}
+
+    def test_one_run_may_stand_alone(self, write: Write, tmp_path: Path) -> None:
+        assert compare(str(write("a")), output_dir=tmp_path / "out").verdict == (
+            "The bound was held in the one bounded run."
+        )
 
     @pytest.mark.parametrize(
         ("results", "sentence"),

@@ -127,7 +127,7 @@ def _of_probes(entries: Sequence[Entry]) -> Iterator[str]:
 def _of_data(entries: Sequence[Entry]) -> Iterator[str]:
     names = sorted({str(name) for entry in entries if (name := (entry.results or {}).get("benchmark"))})
     if len(names) > 1:
-        yield f"Seeds have data of their own ({_listed(names)}), so what tells them apart is more than chance in training."
+        yield f"Seeds have data of their own ({_listed(names)}): they differ in more than chance in training."
 
 
 def _of_seeds(entries: Sequence[Entry]) -> Iterator[str]:
