@@ -65,7 +65,7 @@ def second_answers(
     for files that cannot be used, and for a row to which no other answer was found.
     """
     by_id = {example.id: number for number, example in enumerate(inputs.examples["forget"])}
-    refuse_texts(inputs.examples["forget"], "a second answer")
+    refuse_texts(inputs.examples["forget"])
     examples = take(inputs.examples["forget"], [by_id[row.id] for row in forget])
 
     def answer() -> dict[str, str]:
