@@ -60,7 +60,7 @@ class ConsoleProgress(Progress):
 
     def report(self, text: str) -> None:
         """Write a line about a part that has ended."""
-        self.console.print(visible(text))
+        self.console.print(_spaced(visible(text)))
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Write one rendered example with its scored tokens marked."""

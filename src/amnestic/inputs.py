@@ -277,10 +277,13 @@ def _refuse_unknown_tokens(loaded: Loaded, splits: Sequence[Split]) -> None:
 
 
 def _names_several(retain: Any) -> bool:
-    """Return whether `retain` is not one source of rows: a mapping of names to sources, or a list of ``name=FILE``."""
+    """Return whether `retain` is not one source of rows: a dict of names to sources, or a list of ``name=FILE``.
+
+    A dict of the library datasets is none: its names are those of a data set's splits.
+    """
     if isinstance(retain, list | tuple):
         return bool(retain) and all(isinstance(item, str | Path) for item in retain)
-    return isinstance(retain, Mapping)
+    return isinstance(retain, Mapping) and not hasattr(retain, "num_rows")
 
 
 def _name(value: Any) -> Any:

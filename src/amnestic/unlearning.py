@@ -138,6 +138,12 @@ class Unlearning:
         return bool(self.probing.bounded)
 
     @property
+    def alike(self) -> dict[str, str]:
+        """Return the method that this one is the same as under the run's bound, as results.json records it."""
+        other = self.method.same_when_bounded
+        return {"same_when_bounded": other} if other is not None and self.is_bounded else {}
+
+    @property
     def probing(self) -> Probing:
         """Return what measures the losses of candidates, and of the model before."""
         size = self.config.evaluation.per_device_eval_batch_size

@@ -80,7 +80,7 @@ def test_each_dependency_is_pinned_within_its_bounds(requirement):
 
 def test_dependencies_are_what_the_package_imports():
     distributions = importlib.metadata.packages_distributions()
-    optional = {"bitsandbytes", "peft", "trackio", "triton", "wandb"}  # triton comes with torch where it runs
+    optional = {"bitsandbytes", "optuna", "peft", "trackio", "triton", "wandb"}  # triton comes with torch where it runs
     names = set().union(*map(imported, SOURCES)) - set(sys.stdlib_module_names) - {"amnestic"} - optional
     needed = {canonicalize_name(distributions[name][0]) for name in names}
     assert needed == {canonicalize_name(requirement.name) for requirement in RUNTIME}

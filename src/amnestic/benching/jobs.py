@@ -11,7 +11,7 @@ from ..reports.files import plain, read_json
 from ..resuming import LATEST, PAGED
 from ..storage import remove
 
-NAMED = ("model", "benchmark", "data", "forget", "retain", "retrained")
+NAMED = ("model", "benchmark", "data", "forget", "retain", "retrained", "refusals", "alternates_file")
 """Options that name what a run reads: a run with other ones is another run."""
 
 

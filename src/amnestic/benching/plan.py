@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.base import Benchmark, Embedded
-from ..benchmarks.options import ALL, BenchOptions
+from ..benchmarks.options import ALL, FREE, BenchOptions
 from ..config import (
     BenchConfig,
     BenchRun,
@@ -18,19 +18,23 @@ from ..config import (
     read_yaml,
     to_mapping,
 )
-from ..constraints.multiplier import Bounded
-from ..constraints.options import MultiplierOptions
+from ..constraints.options import BoundOptions, MultiplierOptions
 from ..errors import InputError, nearest
 from ..methods.base import METHODS, Method, build
 from ..methods.options import MethodOptions
 from ..model.options import AdapterOptions
+from ..retaining import is_bounded
 from ..training.options import UnlearnTraining
 from .jobs import Job
 
 OWN = (MethodOptions, MultiplierOptions, UnlearnTraining, AdapterOptions)
 """What a method may have of its own; data, probe and metrics are the same for all, or nothing could be compared."""
+MORE = ("retain_weight", "retention", "retention_layer", "refusals", "alternates_file")
+"""Options of other classes that it may have as well."""
+DEEP = 10_000
+"""Blocks of a model that has whichever one a method reads: the real one is not loaded yet."""
 SHARED = ("method", "seed")
-"""Options of these that are the comparison's all the same."""
+"""Options of OWN that are the comparison's all the same."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,7 @@ class Plan:
             "output_dir": str(self.root / "runs" / name),
             "redact": self.config.run.redact,
             "method": contestant.method,
-            "keep": contestant.keep,
+            "keep": FREE if contestant.keep is None else contestant.keep,
             "seed": seed,
             "cache_dir": self.config.evaluation.cache_dir or str(self.root / "cache"),
         }
@@ -183,20 +187,21 @@ def _refuse_unfit(config: BenchConfig, benchmark: Benchmark) -> None:
 
 def _contestants(config: BenchConfig) -> tuple[tuple[Contestant, ...], tuple[str, ...]]:
     """Return every method under every setting that it has, and notes about those that it has not."""
-    own = {} if config.bench.settings is None else read_yaml(config.bench.settings)
+    file = config.bench.settings
+    own = {} if file is None else read_yaml(file)
     found, notes, known = [], [], set()
     for method in _methods(config.bench.methods):
         for keep in config.bench.shares:
-            contestant = Contestant(method, keep)
-            known |= {method, contestant.label}
-            mine = override(*(_settings(own, key, config.bench.settings) for key in (method, contestant.label)))
-            if keep is None and not has_free_form(build(method, mine.get("method_args") or {})):
+            label = Contestant(method, keep).label
+            known |= {method, label}
+            contestant = Contestant(method, keep, override(_settings(own, method, file), _settings(own, label, file)))
+            if keep is None and not _has_free_form(contestant):
                 notes.append(f"{method} was published with a bound: there is no run of it without one.")
-                continue
-            found.append(Contestant(method, keep, mine))
+            else:
+                found.append(contestant)
     if strange := [str(key) for key in own if key not in known]:
         raise InputError(
-            f"{config.bench.settings} has options of '{strange[0]}', which takes no part"
+            f"{file} has options of '{strange[0]}', which takes no part"
             f"{nearest(strange[0], sorted(known)) or '.'} Expected: {', '.join(sorted(known))}."
         )
     if not found:
@@ -221,9 +226,12 @@ def _all_methods() -> list[str]:
     return [name for name in METHODS.names() if METHODS.get(name).in_all]
 
 
-def has_free_form(method: Method) -> bool:
-    """Return whether a method was published without a bound on what is kept."""
-    return not any(isinstance(retention.control, Bounded) for retention in method.retention)
+def _has_free_form(contestant: Contestant) -> bool:
+    """Return whether the method can run without a bound: as it was published, or with a weight of its own."""
+    if "retain_weight" in contestant.options:
+        return True
+    method = build(contestant.method, contestant.options.get("method_args") or {})
+    return not is_bounded(method.fitted(DEEP, 0), BoundOptions())
 
 
 def _settings(own: Mapping[str, Any], key: str, file: str | None) -> dict[str, Any]:
@@ -233,7 +241,7 @@ def _settings(own: Mapping[str, Any], key: str, file: str | None) -> dict[str, A
         raise InputError(
             f"{file} has a {type(values).__name__} for '{key}'; expected options, one 'option: value' each."
         )
-    known = [o.name for o in options(UnlearnConfig) if o.owner in OWN and o.name not in SHARED]
+    known = [o.name for o in options(UnlearnConfig) if (o.owner in OWN or o.name in MORE) and o.name not in SHARED]
     for name in values:
         if name not in known:
             close = nearest(str(name), known) or "."
