@@ -157,7 +157,7 @@ class TestLeaving:
     def test_one_that_ended_comes_before_one_that_is_less_like(
         self, random_model: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """By hand: of four, the least like one that ended by itself; the first that is unlike enough ends the search."""
+        """By hand: the first that ended by itself and keeps no more than three words of four ends the search."""
         whole = read(random_model, ROWS[2:3])
         replies = [("Nobody", False), ("Her father repaired them", True), ("Her father sang", True), ("Never", True)]
         given = iter([SimpleNamespace(text=text, has_ended=has_ended) for text, has_ended in replies])
