@@ -27,7 +27,8 @@ class Floored(Method):
     """Log-probability, in nats, below which a token is left alone."""
 
     needs: ClassVar[Needs] = Needs(head=frozenset({"token_logp"}))
-    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Bounded(rate=5.0, initial=10.0)),)
+    bounded: ClassVar[Bounded] = Bounded(rate=5.0, initial=10.0)
+    retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), bounded),)
 
     def objective(self, model: Passes, reference: Passes) -> Tensor:
         """Return log p of each scored token, (N,), and no gradient where it is below the floor."""

@@ -14,7 +14,8 @@ from typing import Any
 
 from amnestic.evaluation.explanation import explain
 from amnestic.evaluation.metric import KNOWLEDGE, METRICS, UNTOUCHED, Metric
-from amnestic.methods.base import METHODS, Method, build
+from amnestic.methods.base import METHODS, Method
+from amnestic.methods.explanation import explain as explain_method
 
 DOCS = Path(__file__).parents[1] / "docs"
 MARKED = re.compile(r"<!-- table:(?P<name>\w+) -->\n.*?<!-- /table -->", re.DOTALL)
@@ -50,23 +51,33 @@ def filled(text: str) -> str:
 
 def methods() -> str:
     """Return the table of the methods."""
-    header = ("name", "what it does", "one value for each", "reads", "hyper-parameters", "published retention", "paper")
+    header = (
+        "name",
+        "what it does",
+        "one value for each",
+        "reads",
+        "of the reference",
+        "second answer",
+        "hyper-parameters",
+        "published with",
+        "paper",
+    )
     return table(header, (method_row(METHODS.get(name)) for name in METHODS.names()))
 
 
 def method_row(cls: type[Method]) -> tuple[str, ...]:
     """Return the cells of one method."""
-    method = build(cls.name, {})
-    published = ", ".join(f"{code(held.loss)} under {code(held.control)}" for held in method.retention)
-    summary = docstring(cls).partition("\n")[0]
+    known = explain_method(cls)
     papers = ", ".join(f"arXiv:{number}" for number in dict.fromkeys(PAPER.findall(docstring(cls))))
     return (
         code(cls.name),
-        summary,
-        cls.unit,
-        code(*method.needs.names),
+        docstring(cls).partition("\n")[0],
+        known["one value for each"],
+        code(*known["reads"]),
+        code(*known["reads of the reference"]),
+        known["second answer"],
         settings(cls),
-        published,
+        ", ".join(known["published retention"]),
         linked(papers),
     )
 

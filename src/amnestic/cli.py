@@ -57,6 +57,8 @@ REGISTRIES = {
     "trackers": ("amnestic.trackers.base", "TRACKERS"),
 }
 
+EXPLANATIONS = {"methods": "amnestic.methods.explanation", "metrics": "amnestic.evaluation.explanation"}
+
 UNLEARN_EXAMPLES = """Examples:
   amnestic unlearn --model path/or/id --forget forget.jsonl \\
     --retain retain.jsonl --output_dir run
@@ -284,8 +286,10 @@ def _shown(default: Any) -> str:
 
 def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
     """Return what reads a flag of this type in place of Cyclopts, if anything does."""
-    if annotation in (int, float, int | None, float | None, WORDED):
+    if annotation in (int, float, int | None, float | None):
         return _exact_number
+    if annotation == WORDED:
+        return _number_or_none
     if annotation == KEPT:
         return _texts
     return _names if annotation == tuple[str, ...] else None
@@ -300,14 +304,17 @@ def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
     return names([token.value for token in tokens])
 
 
-def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
-    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one.
+def _number_or_none(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
+    """Return a flag's number, or the word none, which is a value of its own: not that the flag is left out."""
+    number = _exact_number(float | None, tokens)
+    return "none" if number is None else number
 
-    none is the word where it is one of the values of the option, and else leaves the option open.
-    """
+
+def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | None:
+    """Return a flag's number; unlike Cyclopts' own conversion it does not round ``1.5`` to a whole one."""
     text = tokens[0].value
     if text.lower() in ("none", "null") and annotation not in (int, float):
-        return "none" if annotation == WORDED else None
+        return None
     kind, expected = (int, "a whole number") if annotation in (int, int | None) else (float, "a number")
     try:
         return kind(text)
@@ -423,13 +430,13 @@ def show_registry(
         _show({entry: (registry.get(entry).__doc__ or "").partition("\n")[0] for entry in registry.names()}, json)
         return
     cls = registry.get(explain)
-    if kind != "metrics":
+    if kind not in EXPLANATIONS:
         _show({"name": cls.name, "definition": inspect.cleandoc(cls.__doc__ or "")}, json)
         return
-    from .evaluation.explanation import explain as explained
     from .evaluation.explanation import lines
 
-    _show(explained(cls) if json else lines(explained(cls)), json)
+    explained = import_module(EXPLANATIONS[kind]).explain(cls)
+    _show(explained if json else lines(explained), json)
 
 
 def _show(facts: Mapping[str, Any], as_json: bool) -> None:

@@ -16,7 +16,8 @@ def compare(runs: Sequence[str | Path], *, output_dir: str | Path, overwrite: bo
     Raises InputError where a folder is no run of `unlearn` that ended, stands there twice, or was measured on other
     data or prompts than the first; RunError where the file system refuses.
     """
-    folders, target = [Path(run) for run in runs], Path(output_dir)
+    folders = [Path(run) for run in ([runs] if isinstance(runs, str) else runs)]
+    target = Path(output_dir)
     if not folders:
         raise InputError("a comparison needs at least one run; give the folders of runs of unlearn.")
     _refuse_twice(folders)

@@ -3,9 +3,6 @@
 A key of the YAML file is the name of the flag. Defaults and descriptions stand in the dataclasses and nowhere else.
 """
 
-import ast
-import functools
-import inspect
 import itertools
 import math
 import os
@@ -24,6 +21,8 @@ from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
 from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData, kept_sources
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
+from .docstrings import field_docstrings
+from .ended_run import completed
 from .errors import InputError, nearest
 from .evaluation.options import EvaluationOptions, StandaloneEvaluation, UnlearnEvaluation
 from .hub.options import HubOptions, UnlearnHub
@@ -137,6 +136,8 @@ class EvalConfig:
     evaluation: StandaloneEvaluation = field(default_factory=StandaloneEvaluation)
     sharding: ShardingOptions = field(default_factory=ShardingOptions)
 
+    completed = staticmethod(completed)
+
 
 @dataclass(frozen=True, kw_only=True)
 class BenchRun(RunOptions):
@@ -203,7 +204,7 @@ class Option:
     @property
     def help(self) -> str:
         """Return the docstring below the field, in one line."""
-        return " ".join(_field_docstrings(self.owner).get(self.name, "").split())
+        return " ".join(field_docstrings(self.owner).get(self.name, "").split())
 
 
 def options(config_class: Any) -> tuple[Option, ...]:
@@ -235,19 +236,6 @@ def _fields(cls: Any) -> list[tuple[Field[Any], Any]]:
 def _option(member: Field[Any], annotation: Any, group: str, owner: Any) -> Option:
     default = member.default if member.default_factory is MISSING else member.default_factory()
     return Option(member.name, annotation, default, group, owner)
-
-
-@functools.cache
-def _field_docstrings(cls: Any) -> dict[str, str]:
-    """Return field name -> the string literal below the field, its own or inherited."""
-    found = {}
-    for base in reversed(cls.__mro__[:-1]):
-        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
-        for statement, following in itertools.pairwise(typing.cast(ast.ClassDef, definition).body):
-            match statement, following:
-                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
-                    found[name] = inspect.cleandoc(text)
-    return found
 
 
 def to_mapping(config: Any) -> dict[str, Any]:
@@ -283,7 +271,7 @@ def from_mapping(config_class: type[C], mapping: Mapping[str, Any], source: str 
 
     Raises InputError for an unknown key, a value of the wrong type or a missing option.
     """
-    mapping = filled(mapping)
+    mapping = filled(getattr(config_class, "completed", dict)(mapping))
     known = {option.name: option for option in options(config_class)}
     place = f" in {source}" if source else ""
     for key in mapping:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
-from .benchmarks.base import Benchmark
+from .benchmarks.base import Benchmark, Source
+from .claims import PER_TOKEN, Claim, sentence
 from .config import EvalConfig, write_yaml
 from .data.encode import Encoded
+from .data.example import Example
 from .data.quoting import hiding_rows
 from .errors import InputError, Interrupted
 from .evaluation.collect import Suite, collect, metric_classes, suite, wanted_metrics
@@ -57,6 +59,7 @@ class Evaluating:
             self.folder.refuse_cache(config.evaluation.cache_dir)
             named = config.data.benchmark
             self.benchmark = None if named is None else Benchmark.open(named, config.data.data)
+            self.claim = Claim.of(config.data)
 
     @contextmanager
     def guarded(self) -> Iterator[None]:
@@ -89,14 +92,24 @@ class Evaluating:
         """Load the model, and read and encode what it is measured on; raises InputError for what cannot be used."""
         config = self.config
         named = {split: getattr(config.data, split) for split in SPLITS}
-        sources = {split: name for split, name in named.items() if name is not None}
-        most = config.evaluation.eval_rows
+        sources = {split: Source(name) for split, name in named.items() if name is not None}
         with hiding_rows(self.redaction.is_on):
+            if self.claim is not None:
+                with processes.agreed():
+                    told = self.claim.sources(config.data, self.given)
+                    self.claim.refuse_changed(told)
+                    sources |= told
             loading = Loading(config.model, AdapterOptions(), config.sharding, 0)
-            inputs = gather_measured(sources, self.benchmark, loading, config.data, self.given, most)
+            inputs = gather_measured(sources, self.benchmark, loading, config.data, self.given, self._chosen)
         with processes.agreed():
             self.folder.refuse_inputs([*inputs.files, *inputs.loaded.files])
         return inputs
+
+    def _chosen(self, split: str, examples: Sequence[Example]) -> Sequence[Example]:
+        """Return the examples of a split that are encoded: no more than are measured, or of a run's what it needs."""
+        if self.claim is not None and split != "holdout":
+            return self.claim.chosen(split, examples)
+        return evenly(examples, self.config.evaluation.eval_rows)
 
     @property
     def notes(self) -> Mapping[str, str]:
@@ -107,8 +120,12 @@ class Evaluating:
         """Return how the model is measured, without a store; a reference model is loaded."""
         options = self.config.evaluation
         splits: dict[str, Sequence[Encoded]] = {name: split.examples for name, split in inputs.splits.items()}
-        if self.benchmark is None:  # a text is several examples
-            splits = {name: evenly(rows, self.config.evaluation.eval_rows) for name, rows in splits.items()}
+        if self.claim is not None:
+            with processes.agreed():
+                splits = dict(self.claim.rows(inputs.splits, options.eval_rows))
+            options = replace(options, metrics=(*options.metrics, PER_TOKEN))
+        elif self.benchmark is None:  # a text is several examples
+            splits = {name: evenly(rows, options.eval_rows) for name, rows in splits.items()}
         measured = Measured.of(inputs.encoder, inputs.examples, splits, self.notes)
         reference = None
         if options.reference is not None:
@@ -195,7 +212,7 @@ class Evaluating:
             return
         described = environment()
         facts = {
-            "dtype": str(inputs.loaded.model.dtype).removeprefix("torch."),
+            "dtype": dtype_name(inputs.loaded),
             "device": str(device_of(inputs.loaded.model)),
             "processes": processes.count(),
             WEIGHTS: weights,
@@ -221,6 +238,8 @@ class Evaluating:
 
     def _results(self, inputs: Inputs, measuring: Measuring, recorded: Recorded) -> dict[str, Any]:
         template, config = measuring.measured.template, self.config
+        said = verdict(recorded.values, config.data.benchmark)
+        claim = None if self.claim is None else self.claim.facts(recorded.values, dtype_name(inputs.loaded))
         named = {
             "benchmark": config.data.benchmark,
             "retrained": config.evaluation.retrained,
@@ -230,9 +249,10 @@ class Evaluating:
             "schema": SCHEMA,
             "command": "eval",
             "status": "done",
-            "verdict": verdict(recorded.values, self.config.data.benchmark),
+            "verdict": said if claim is None else f"{sentence(claim)} {said}",
             "model": self.config.model.model,
             **{name: value for name, value in named.items() if value is not None},
+            **({} if claim is None else {"recomputed": claim}),
             **recorded.facts,
             "data": inputs.facts,
             "measured_on": self.redaction.measured(measuring.measured.facts),
@@ -244,6 +264,11 @@ class Evaluating:
             "notes": inputs.loaded.notes,
             **({"redacted": True} if self.redaction.is_on else {}),
         }
+
+
+def dtype_name(loaded: Loaded) -> str:
+    """Return the name of the precision that a model computes in."""
+    return str(loaded.model.dtype).removeprefix("torch.")
 
 
 def _was_interrupted(place: Path) -> bool:

@@ -22,7 +22,7 @@ from .interruption import Interruption
 from .measuring import Measured, Measuring, Recorded, evenly, joined
 from .model import adapter as adapters
 from .model.compiling import compiled
-from .model.fidelity import SAMPLED, Sample
+from .model.fidelity import RELOAD_TOLERANCE, SAMPLED, Sample
 from .model.load import Loaded, checkpointed, digest, merge_adapter, reload, round_to_saved, save
 from .model.sharding import device_of
 from .progress import Observers, Progress, timed
@@ -39,9 +39,6 @@ from .training.checkpoint import Checkpoints, found_in, read_state, step_of
 from .training.loop import Plan
 from .training.optimizer import check_library
 from .training.problem import Problem
-
-RELOAD_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 3e-3}
-"""Largest difference between the live and the reloaded model's loss on an example, in nats a token."""
 
 MEASURED = "measured.json"
 """File of the checkpoints' folder that holds what was measured before the first step."""
@@ -169,6 +166,10 @@ class Execution:
         if self._memory is None:
             return measure()
         return self._memory.recall(name, measure)
+
+    def recall_texts(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what `recall` does, of what was generated: a redacted run keeps nothing, and makes it again."""
+        return make() if self.redaction.is_on else self.recall(name, make)
 
     def checkpoints(self) -> Checkpoints:
         """Return what writes the run's checkpoints, and reads the one that it goes on from."""

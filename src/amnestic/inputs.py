@@ -1,6 +1,6 @@
 """What a run starts from: a loaded model, its encoder, and encoded splits, from names or from Python objects."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from .data.records import is_among, repeats, take
 from .data.sources import shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
-from .measuring import evenly
 from .methods.base import Method
 from .model.form import examine
 from .model.load import Loaded, adapt, device_named, load, prepare, spread
@@ -81,7 +80,7 @@ class Inputs:
     @property
     def files(self) -> list[Path]:
         """Return the local files that were read for data."""
-        return [path for source in self.sources.values() for path in _files(source)]
+        return [path for source in self.sources.values() for path in files_behind(source)]
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -148,20 +147,24 @@ def gather(
     return inputs
 
 
+Choose = Callable[[str, Sequence[Example]], Sequence[Example]]
+"""Returns those rows of a split that are to be measured."""
+
+
 def gather_measured(
-    sources: Mapping[str, str],
+    sources: Mapping[str, Source],
     benchmark: Benchmark | None,
     loading: Loading,
     data: DataOptions,
     given: Given,
-    most: int,
+    choose: Choose,
 ) -> Inputs:
-    """Read what a model is to be measured on, with other answers to its prompts; `most` rows of a split of `sources`.
+    """Read what a model is to be measured on, with other answers to its prompts; of `sources`, the rows of `choose`.
 
     All rows of a `benchmark` are. Raises InputError as `gather` does.
     """
     with processes.agreed():
-        named = {name: Source(source) for name, source in sources.items()}
+        named = dict(sources)
         if benchmark is not None:
             named = benchmark.evaluation()
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
@@ -169,7 +172,7 @@ def gather_measured(
         refuse_absent(examples, data)
         notes = [] if benchmark is None else benchmark.check(examples)
         if benchmark is None:
-            examples = {name: evenly(rows, most) for name, rows in examples.items()}
+            examples = {name: choose(name, rows) for name, rows in examples.items()}
     inputs = _opened(examples, {}, named, loading, data, given)
     inputs.loaded.notes += notes
     return inputs
@@ -274,10 +277,13 @@ def _refuse_unknown_tokens(loaded: Loaded, splits: Sequence[Split]) -> None:
 
 
 def _names_several(retain: Any) -> bool:
-    """Return whether `retain` is not one source of rows: a mapping of names to sources, or a list of ``name=FILE``."""
+    """Return whether `retain` is not one source of rows: a dict of names to sources, or a list of ``name=FILE``.
+
+    A dict of the library datasets is none: its names are those of a data set's splits.
+    """
     if isinstance(retain, list | tuple):
         return bool(retain) and all(isinstance(item, str | Path) for item in retain)
-    return isinstance(retain, Mapping)
+    return isinstance(retain, Mapping) and not hasattr(retain, "num_rows")
 
 
 def _name(value: Any) -> Any:
@@ -296,7 +302,8 @@ def _described(method: Any) -> dict[str, Any]:
     return {"method": cls.name, "method_args": {k: v for k, v in values.items() if isinstance(v, str | int | float)}}
 
 
-def _files(source: str) -> Sequence[Path]:
+def files_behind(source: str) -> Sequence[Path]:
+    """Return the local files that a source of this name is read from; none of rows in memory."""
     return [] if source.startswith("<") else source_files(source)
 
 

@@ -15,8 +15,8 @@ from .errors import InputError
 from .evaluating import SPLITS, Evaluating
 from .evaluation.plan import planned
 from .execution import Check, Execution
-from .inputs import Given, refuse_shared
-from .measuring import Measured, Recorded, evenly
+from .inputs import Given, Inputs, refuse_shared
+from .measuring import Measured, Measuring, Recorded, evenly
 from .methods.base import Method, build
 from .model.load import Loaded, digest
 from .probing import PROBE_SEED, Probes
@@ -91,11 +91,17 @@ def finetune(
 
 
 def evaluate(
-    model: Any, *, output_dir: str | Path, tokenizer: Any = None, progress: Progress | None = None, **options: Any
+    model: Any = None,
+    *,
+    output_dir: str | Path,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+    **options: Any,
 ) -> Run:
     """Measure `model` on a ``benchmark`` ("tofu:forget10"), or on ``forget``, ``retain`` and ``holdout`` rows.
 
-    The same code as ``amnestic eval``.
+    The same code as ``amnestic eval``. Without a model, that of the ``run`` of unlearning whose folder is named, on the
+    rows that the run measured; ``results["recomputed"]`` holds it against what the run said.
 
     Arguments and errors are those of `unlearn`; ``results["metrics"]`` of what is returned holds the numbers, and
     ``results["not_computed"]`` why others are missing. The model is left as it is.
@@ -130,20 +136,15 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         execution.config = task.resolved()
         execution.identify(inputs)
     with execution.timed("reference"):
+        task = task.answered(execution)
         probes = task.judge(execution)
         execution.announce(inputs, task.plan, task.facts(probes))
-        measuring, recorded = execution.measuring(measured), {}
-        if isinstance(retrained, Loaded):
-            title = "measure the retrained model"
-            name = f"retrained {digest(retrained)}"
-            recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
-            del retrained  # training needs the memory
-            measuring = replace(measuring, retrained=recorded["retrained"].measurements)
-        elif retrained is not None:
-            measuring = replace(measuring, retrained=retrained)
-        title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
-        recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
+        measuring, recorded = _measured_before(execution, config, inputs, retrained, measured)
+        del retrained  # training needs the memory
     with execution.opened(inputs):
+        task.write_answers(execution)
+        with execution.timed("reference"):
+            task = task.referred(execution)
         with execution.timed("train"):
             trained = task.train(execution, probes)
         with execution.timed("save"):
@@ -154,6 +155,22 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         results |= execution.measured_facts(measured)
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
+
+
+def _measured_before(
+    execution: Execution, config: UnlearnConfig, inputs: Inputs, retrained: Any, measured: Measured
+) -> tuple[Measuring, dict[str, Recorded]]:
+    """Measure the model before, and the retrained one where it is a model; return how others are measured, and both."""
+    measuring, recorded = execution.measuring(measured), {}
+    if isinstance(retrained, Loaded):
+        title, name = "measure the retrained model", f"retrained {digest(retrained)}"
+        recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
+        retrained = recorded["retrained"].measurements
+    if retrained is not None:
+        measuring = replace(measuring, retrained=retrained)
+    title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
+    recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
+    return measuring, recorded
 
 
 def _unlearn_results(
@@ -167,7 +184,7 @@ def _unlearn_results(
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
-        "method": described(task.method),
+        "method": described(task.method) | task.alike,
         **task.multiplier_facts(trained.multipliers),
         "candidates": [candidate.record for candidate in trained.candidates],
         "kept_step": trained.kept.step,

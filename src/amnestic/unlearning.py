@@ -1,12 +1,13 @@
 """Unlearning as a constrained problem: which rows train, what is held and how, and the training itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from .alternatives import records, second_answers
 from .config import UnlearnConfig
 from .constraints.bound import CONFIDENCE, Bound, Reached
 from .constraints.multiplier import Fixed, Multiplier
@@ -19,7 +20,7 @@ from .execution import Check, Execution
 from .inputs import Inputs
 from .measuring import Measured, evenly
 from .methods.base import Method
-from .model.blocks import count
+from .model.blocks import count, moving
 from .probing import Kept, Probes, Probing, plain
 from .retaining import fitted, is_bounded, names_of, refuse_unknown, resolved, retentions_of, unused
 from .training.candidates import Candidate, Candidates
@@ -27,6 +28,7 @@ from .training.checkpoint import read_state
 from .training.constraint import Constraint
 from .training.loop import Loop, Plan
 from .training.problem import Problem, forget_term, retain_term
+from .training.remembered import Remembered, drawn
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,51 @@ class Unlearning:
         plan = Plan.of(training, step_rows.steps_per_epoch)
         return cls(config, method, problem, inputs, forget, kept, constraints, step_rows, plan)
 
+    def answered(self, execution: Execution) -> "Unlearning":
+        """Return the problem with the second answers that the method reads, made by the model as it stands."""
+        if self.method.alternate is None:
+            return self
+        options, size = self.config.data, self.config.evaluation.per_device_eval_batch_size
+        execution.progress.start("second answers", len(self.forget))
+        found = second_answers(
+            self.method.alternate,
+            self.inputs,
+            self.forget,
+            options,
+            self.config.training.seed,
+            recall=execution.recall_texts,
+            batch_size=size,
+        )
+        second = {row.id: row for row in found}
+        return replace(self, problem=replace(self.problem, second=second))
+
+    def referred(self, execution: Execution) -> "Unlearning":
+        """Return the problem with the reference that its terms read, of the model as it stands."""
+        if not self.problem.demands:
+            return self
+        probes = {constraint.retention.split: constraint.examples for constraint in self.constraints}
+        examples = drawn(self._drawn_from, self.rows, self.plan.steps, probes | {"forget": self.forget})
+        remembered = Remembered(
+            self.config.method.reference_mode,
+            self.inputs.loaded.has_adapter,
+            self.config.evaluation.per_device_eval_batch_size,
+            execution.folder.checkpoints,
+            execution.folder.is_written_here,
+            None if execution.source is None else execution.source.parent,
+        )
+
+        def start(title: str, units: int) -> Callable[[int], None]:
+            execution.progress.start(title, units)
+            return execution.progress.advance
+
+        problem = remembered.complete(self.problem, examples, execution.interruption.check, start)
+        return replace(self, problem=problem)
+
+    @property
+    def _drawn_from(self) -> dict[str, Sequence[Encoded]]:
+        """Return the examples that training draws from, by split."""
+        return {"forget": self.forget} | {s.name: s.training for s in self.kept if s.name in self.rows.sizes}
+
     def resolved(self) -> UnlearnConfig:
         """Return the configuration with the method, the bound and the multiplier that it left open."""
         return resolved(self.config, self.method, self.constraints)
@@ -89,6 +136,12 @@ class Unlearning:
     def is_bounded(self) -> bool:
         """Return whether the run holds a bound."""
         return bool(self.probing.bounded)
+
+    @property
+    def alike(self) -> dict[str, str]:
+        """Return the method that this one is the same as under the run's bound, as results.json records it."""
+        other = self.method.same_when_bounded
+        return {"same_when_bounded": other} if other is not None and self.is_bounded else {}
 
     @property
     def probing(self) -> Probing:
@@ -135,6 +188,11 @@ class Unlearning:
             held[name] = f"{len(split.probe)} {split.name} examples, {split.place}"
         return held
 
+    def write_answers(self, execution: Execution) -> None:
+        """Keep the second answers in the run folder; a redacted run keeps no text."""
+        if self.problem.second is not None and not execution.redaction.is_on:
+            execution.folder.write_rows("alternatives.jsonl", records(list(self.problem.second.values())))
+
     def train(self, execution: Execution, probes: Probes) -> Trained:
         """Take all steps, measure every candidate, and put the best one's weights back into the model."""
         multipliers = self._multipliers(probes)
@@ -162,13 +220,15 @@ class Unlearning:
             return values
 
         record = execution.recorder(complete, self.plan)
-        splits = {"forget": self.forget} | {s.name: s.training for s in self.kept if s.name in self.rows.sizes}
-        options, moving = self.config.training, list(multipliers.values())
-        loop = Loop(self.problem, splits, self.rows, self.plan, options, moving, record, candidate, checkpoints)
+        options, weights = self.config.training, list(multipliers.values())
+        loop = Loop(
+            self.problem, self._drawn_from, self.rows, self.plan, options, weights, record, candidate, checkpoints
+        )
         loop.reaches_all = execution.reaches_all
-        with execution.training(self.inputs.loaded):
-            seconds = loop.run()
-        kept = candidates.restore()
+        with moving(self.inputs.loaded.model, self.method.moves):
+            with execution.training(self.inputs.loaded):
+                seconds = loop.run()
+            kept = candidates.restore()
         held = {name: multipliers[name] for name in probes}
         for name, multiplier in held.items():
             if note := multiplier.caution("" if name == self.kept[0].name else f" of {name}"):

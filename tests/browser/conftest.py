@@ -196,6 +196,12 @@ def results() -> Callable[..., dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
+def step_lines() -> Callable[[int], Iterator[dict[str, Any]]]:
+    """Make the lines of a training record of so many steps."""
+    return step_records
+
+
+@pytest.fixture(scope="session")
 def write_report(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Write a run folder with its report, and return the report's path.
 

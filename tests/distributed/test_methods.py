@@ -33,6 +33,7 @@ def taken(model: str, name: str, folder: str, is_spread: bool, packs: bool = Tru
     """What this process is left with after its share of a step."""
     case = case_of(model, name, is_spread)
     problem = case.problem(Path(folder))
+    problem.measure("retain", case.rows["retain"], 2)  # gathers weights before it is known which of them move
     share = (processes.rank(), processes.count())
     batches = case.batches(Budget(40, packs=packs), problem.joint, share)
     found, multipliers = case.taken(problem, batches, rate=1e-2)

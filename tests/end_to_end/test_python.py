@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -252,7 +252,9 @@ def test_a_method_needs_no_hyper_parameters_name_or_retention(people, quick):
     [
         ({"learning_rat": 1}, "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
         ({"keep": "0.9"}, "keep is '0.9'; expected a finite number."),
-        ({"retain": {"train": []}}, "retain is a dict of 'train'; expected a list of rows or one data set"),
+        ({"forget": {"train": []}}, "forget is a dict of 'train'; expected a list of rows or one data set"),
+        ({"retain": DatasetDict({"train": Dataset.from_list([])})}, "retain is a DatasetDict of 'train'; expected"),
+        ({"retain": {"train": []}}, "train is empty; expected at least one row."),
         ({"retain": []}, "retain is empty; expected at least one row."),
         ({"forget": [{"question": "a", "answer": ""}]}, "row 0 of forget (counted from 0): 'answer' is empty"),
         ({"method": amnestic.PDU}, "expected a name, or an instance of a subclass of Method."),

@@ -109,6 +109,8 @@ def test_the_course_of_these_tests_changes_what_is_tested(whole):
         pytest.param({"optim": "adamw_torch_fused"}, id="fused"),
         pytest.param({"multiplier_update": "epoch", "multiplier_warmup_epochs": 0}, id="multiplier by epoch"),
         pytest.param({"gradient_checkpointing": True}, id="activations computed again"),
+        pytest.param({"multiplier_proportional": 30, "multiplier_cap": 101}, id="multiplier with a cap, PI"),
+        pytest.param({"keep": "none", "method": "tests.end_to_end.test_resume.Noisy"}, id="without a bound"),
     ],
 )
 def test_every_state_is_in_the_checkpoint(unlearn, monkeypatch, tmp_path, options):

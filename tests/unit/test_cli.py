@@ -337,7 +337,7 @@ def test_registries_are_listed(capsys):
     methods = json.loads(capsys.readouterr().out)
     assert methods["pdu"].endswith(".")
     assert main(["list", "methods"]) == 0
-    assert f"pdu  {methods['pdu']}" in capsys.readouterr().out
+    assert f"pdu {methods['pdu']}" in " ".join(capsys.readouterr().out.split())
     for kind in ("metrics", "benchmarks", "trackers"):
         assert main(["list", kind]) == 0
         assert len(capsys.readouterr().out.splitlines()) >= 1

@@ -1,12 +1,19 @@
 """What methods are published with, what a model and a run settle of them, and what is refused."""
 
+import json
+import re
+from dataclasses import dataclass, field
+from typing import ClassVar
+
 import pytest
 import torch
 
+from amnestic import cli
 from amnestic.constraints.multiplier import Bounded, Fixed
 from amnestic.constraints.retention import NLL, HiddenDistance, Retention
 from amnestic.errors import InputError
 from amnestic.methods.base import METHODS, Method, Passes, build
+from amnestic.methods.explanation import explain
 from amnestic.methods.steering import RMU, direction
 from amnestic.model.blocks import Moves
 from amnestic.model.signals import Needs, Signals
@@ -139,3 +146,55 @@ def test_hyper_parameters_that_no_run_could_use_are_refused(
     with pytest.raises(InputError) as caught:
         build(name, {argument: value})
     assert str(caught.value) == f"--method_args.{argument} is {expected}."
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_method_is_explained(name: str) -> None:
+    """Idea, source, what bounds it and when it fails; and each hyper-parameter."""
+    known = explain(METHODS.get(name))
+    assert "arXiv:" in known["definition"]
+    assert re.search(
+        r"At least 0|at least 0|at least the target's|bounds|Bounded below|Under a bound", known["definition"]
+    )
+    assert re.search(r"fails|free runs end|outgrows", known["definition"])
+    assert list(known["hyper-parameters"]) == list(PUBLISHED[name][0])
+    assert all(re.fullmatch(r"(?:open|[\d.]+)\. \w.{10,}\.", text) for text in known["hyper-parameters"].values())
+
+
+def test_an_explanation_says_what_a_run_needs_to_know() -> None:
+    rmu, undial, ceu = (explain(METHODS.get(name)) for name in ("rmu", "undial", "ceu"))
+    assert rmu["moves"] == "down projections of blocks 5, 6, 7"
+    assert rmu["published retention"] == ["hidden (layer 7) x 1200"]
+    assert rmu["published training"] == {"learning_rate": 5e-5}
+    assert undial["reads of the reference"] == ["logits"]
+    assert undial["published retention"] == ["none"]
+    assert ceu["one value for each"] == "token, without an answer's first"
+    assert explain(METHODS.get("dpo"))["second answer"] == "refusal"
+    assert explain(METHODS.get("grad_diff"))["same under a bound as"] == "grad_ascent"
+    assert explain(METHODS.get("pdu"))["multiplier under a bound"].startswith(
+        "rate 5.0, initial 100.0, warmup_epochs 5.0"
+    )
+
+
+@dataclass(frozen=True)
+class Demanding(RMU):
+    """A method of one's own that cannot be made without an argument."""
+
+    name: ClassVar[str] = "own.Demanding"
+    depth: int = field(kw_only=True)
+    """How deep."""
+
+
+def test_a_method_that_needs_an_argument_is_explained_as_far_as_its_class_goes() -> None:
+    known = explain(Demanding)
+    assert known["hyper-parameters"]["depth"] == "required. How deep."
+    assert "published retention" not in known
+
+
+def test_an_explanation_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list", "methods", "--explain", "simnpo"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "hyper-parameters: beta 4.5. Inverse temperature of the mean" in printed
+    assert "published retention nll x 8" in printed
+    assert cli.main(["list", "methods", "--explain", "wga", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["published training"] == {"num_train_epochs": 5.0, "weight_decay": 0.0}

@@ -158,7 +158,7 @@ def test_an_epochs_update_is_by_the_mean_of_its_steps_whatever_moves_it():
 
 
 def test_a_cap_holds_the_weight_and_counts_the_steps_in_which_it_did():
-    """Rate 1, cap 3, warm for one step. Residuals 1, 1, 1, none, -1, 1: the free weights are 2, 3, 4, as before, 2, 3."""
+    """Rate 1, cap 3, warm for one step. Residuals 1, 1, 1, none, -1, 1: the weights would be 2, 3, 4, 4, 2, 3."""
     multiplier = start(Bounded(rate=1.0, initial=1.0, cap=3.0, warmup_epochs=1.0), 2.0)
     found = []
     for loss in (9.0, 3.0, 3.0, 3.0, None, 1.0, 3.0):
@@ -245,8 +245,10 @@ def test_a_cap_below_the_dual_solution_is_reached_and_told():
         ),
         (
             {"kind": "multiplicative", "proportional": 1.0},
-            "--multiplier_proportional is 1, and goes with the ascent alone; give --multiplier_kind ascent, or leave it "
-            "out.",
+            (
+                "--multiplier_proportional is 1, and goes with the ascent alone; give --multiplier_kind ascent, or "
+                "leave it out."
+            ),
         ),
         ({"cap": 0.5}, "--multiplier_initial is 1, above --multiplier_cap 0.5; expected at most that."),
     ],

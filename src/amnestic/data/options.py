@@ -157,7 +157,7 @@ class BenchmarkOptions:
         given = [f"--{name}" for name in splits if getattr(self, name) is not None]
         if self.benchmark is not None and given:
             raise InputError(f"--benchmark brings its own data, and {given[0]} was given too; give one of the two.")
-        if self.benchmark is None and self.data is not None:
+        if self.benchmark is None and self.data is not None and getattr(self, "run", None) is None:
             raise InputError("--data is the folder of a benchmark's files, and --benchmark was not given; give both.")
         return bool(given)
 
@@ -214,9 +214,12 @@ class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     """What a model is measured on."""
 
     indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
-        *("forget", "retain", "holdout", "benchmark", "data")
+        *("run", "forget", "retain", "holdout", "benchmark", "data")
     }
 
+    run: str | None = None
+    """The folder of a run of unlearn: its model is measured on the run's own forget rows and retain probe, and held
+    against what the run said; the other options are the run's unless they are given [default: none]."""
     forget: str | None = None
     """What should be forgotten: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
     owner/name[:config[:split]] [default: the benchmark's]."""
@@ -229,10 +232,11 @@ class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""
         super().__post_init__()
-        if not self.refuse_rivals("forget", "retain", "holdout") and self.benchmark is None:
+        has_files = self.refuse_rivals("forget", "retain", "holdout")
+        if not has_files and self.benchmark is None and self.run is None:
             raise InputError(
-                "nothing to measure on was given; expected --benchmark, such as tofu:forget10, or files: --forget, "
-                "--retain, --holdout."
+                "nothing to measure on was given; expected --benchmark, such as tofu:forget10, files (--forget, "
+                "--retain, --holdout), or the folder of a run (--run)."
             )
 
 

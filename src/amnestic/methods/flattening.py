@@ -44,8 +44,8 @@ class PDUUnshifted(Method):
     """Flatten the logits one position later, where the answer's tokens stand, as the code behind older numbers does.
 
     Entesari et al., 2025, arXiv:2506.05314, with the mask of its code: the position that predicts an answer's first
-    token is left as it is, and that of its last token, which predicts nothing of it, is flattened. Otherwise it is pdu;
-    for comparison alone. It fails as a way to forget: the first token stays as likely as it was.
+    token is left as it is, and that of its last token, which predicts nothing of it, is flattened. At least 0.
+    Otherwise it is pdu; for comparison alone. It fails as a way to forget: the first token stays as likely as it was.
     """
 
     in_all: ClassVar[bool] = False

@@ -14,6 +14,8 @@ from ..errors import RunError
 from .load import Loaded
 from .sharding import device_of, forward_only
 
+RELOAD_TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 3e-2, "float16": 3e-3}
+"""Largest difference between the live and the reloaded model's loss on an example, in nats a token."""
 MERGE_TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """Precision that a merged model is saved or computed in, the coarser -> how far its logits may be from those before.
 

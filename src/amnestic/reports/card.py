@@ -12,14 +12,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from . import display
-from .results import Comparison, comparison
+from .results import Comparison, bounds_of, comparison
 
 LIBRARIES = ("amnestic", "torch", "transformers", "tokenizers", "safetensors", "peft")
 """Packages whose versions a card names."""
 INHERITED = ("language", "license", "license_name", "license_link", "base_model")
 """Metadata of the base model's own card that hold for what was made of it."""
-BOUNDS = {"bound": "retain split", "context_bound": "what stands around the marked spans"}
-"""Key of results.json -> what is held by it."""
 HASHED = 12
 """Most files of a split whose hash a card shows."""
 
@@ -55,7 +53,8 @@ def model_card(results: Mapping[str, Any], origin: Origin, packages: Mapping[str
         metadata=data.to_yaml(),
         results=results,
         origin=origin,
-        bounds={title: results[name] for name, title in BOUNDS.items() if results.get(name)},
+        bounds={_title(name): bound for name, bound in bounds_of(results).items()},
+        units={_title(name): _unit(results, name) for name in bounds_of(results)},
         rows=comparison(results),
         columns=_columns(results),
         hyper_parameters=_numbers(results.get("method") or {}),
@@ -83,6 +82,16 @@ def saved_as_adapter(results: Mapping[str, Any]) -> bool:
     """Return whether the folder of the model holds an adapter, and not a whole model."""
     adapter = results.get("adapter")
     return adapter is not None and not adapter["merged"]
+
+
+def _title(name: str) -> str:
+    """Return what is held under a bound, in words."""
+    return "what stands around the marked spans" if name == "context" else f"{name} split"
+
+
+def _unit(results: Mapping[str, Any], name: str) -> str:
+    loss = (results.get("retentions") or {}).get(name, {}).get("loss")
+    return {"kl": "divergence, nats a token", "hidden": "hidden distance"}.get(loss, "nats a token")
 
 
 def _is_metadata(value: Any) -> bool:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
+from .display import percent
 from .entries import Entry
 from .figures import FORGETTING
 from .prompts import refuse_other_prompts
@@ -72,6 +73,18 @@ def _of_bounds(entries: Sequence[Entry]) -> Iterator[str]:
         )
 
 
+def _of_caps(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield where a multiplier was held by its cap, so that the bound may have asked for more than it could give."""
+    shares: dict[str, float] = {}
+    for entry in entries:
+        share = ((entry.results or {}).get("multiplier") or {}).get("cap_binds") or 0.0
+        if share > 0:
+            name = f"{entry.method}, {entry.setting}"
+            shares[name] = max(share, shares.get(name, 0.0))
+    for name, share in shares.items():
+        yield f"The cap held the multiplier of {name} in up to {percent(share)} of the steps."
+
+
 def _of_metrics(entries: Sequence[Entry]) -> Iterator[str]:
     sets = [set((entry.results or {}).get("metrics") or {}) for entry in entries if entry.results is not None]
     if lacking := sorted(set().union(*sets) - set.intersection(*sets) if sets else ()):
@@ -125,4 +138,14 @@ def _listed(texts: Iterable[str]) -> str:
     return f"{', '.join(most)} and {last}" if most else last
 
 
-CAVEATS = (_of_same_methods, _of_bounds, _of_metrics, _of_absent, _of_probes, _of_seeds, _of_models, _of_unknown)
+CAVEATS = (
+    _of_same_methods,
+    _of_bounds,
+    _of_caps,
+    _of_metrics,
+    _of_absent,
+    _of_probes,
+    _of_seeds,
+    _of_models,
+    _of_unknown,
+)

@@ -8,21 +8,18 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, NamedTuple
 
 from . import display
-from .comparison_plots import POINTS, Course, course_plots, marks_of, tradeoff_plot
+from .courses import course_plots
 from .entries import Entry
 from .figures import PLAIN_FORGOTTEN, SPANS_FORGOTTEN, Figure
-from .files import read_jsonl
 from .panel import Plot
 from .render import template_environment
 from .rows import Row
 from .seeds import Spread
 from .tables import failure, readings
+from .tradeoff import marks_of, tradeoff_plot
 
 if TYPE_CHECKING:
     from .leaderboard import Leaderboard
-
-LEAST_POINTS, MOST_POINTS = 20, 300
-"""Of a line: fewer show no course, and more cannot be told apart in a small plot."""
 
 
 class Cell(NamedTuple):
@@ -47,22 +44,6 @@ class Cell(NamedTuple):
         return "" if low == high else f"{low} to {high}"
 
 
-class Line(NamedTuple):
-    """A row of the page's table."""
-
-    number: int | None
-    """As in the narrow plot; None for a model beside the runs."""
-    row: Row
-    cells: list[Cell]
-
-
-class Courses(NamedTuple):
-    """The curves of one row."""
-
-    row: Row
-    plots: list[Plot]
-
-
 def render_comparison(board: "Leaderboard") -> str:
     """Return the page; equal input, equal page. Raises InputError where a run's train.jsonl is broken."""
     template = template_environment().get_template("comparison.html.j2")
@@ -70,9 +51,9 @@ def render_comparison(board: "Leaderboard") -> str:
     return template.render(
         board=board,
         columns=board.shown(),
-        lines=list(_lines(board)),
+        lines=[(row, _cells(row, board.shown())) for row in board.rows],
         tradeoffs=list(_tradeoffs(board, forgotten)) if forgotten else [],
-        courses=list(_courses(board.rows)),
+        courses=list(course_plots(board.rows)),
         failures=[failure(entry) for entry in board.entries if entry.results is None],
         missed=[_named(entry) for entry in board.entries if entry.state == "infeasible"],
         readings=readings(board),
@@ -119,23 +100,5 @@ def _named(entry: Entry) -> str:
     return f"{entry.method}, {entry.setting}, seed {entry.seed}"
 
 
-def _lines(board: "Leaderboard") -> Iterator[Line]:
-    number = 0
-    for row in board.rows:
-        number += bool(row.entries)
-        cells = [Cell(column, row.values.get(column.key), row.missing.get(column.key, "")) for column in board.shown()]
-        yield Line(number if row.entries else None, row, cells)
-
-
-def _courses(rows: Sequence[Row]) -> Iterator[Courses]:
-    recorded = [(row, [_course(entry) for entry in row.entries]) for row in rows if row.entries]
-    count = 3 * sum(bool(course.steps) for _, courses in recorded for course in courses)
-    most = min(max(POINTS // max(count, 1), LEAST_POINTS), MOST_POINTS)
-    for number, (row, courses) in enumerate(recorded, start=1):
-        yield Courses(row, course_plots(number, courses, most))
-
-
-def _course(entry: Entry) -> Course:
-    path = entry.folder / "train.jsonl"
-    records = list(read_jsonl(path)) if path.is_file() else []
-    return Course(entry.seed, [record for record in records if not record.get("candidate")])
+def _cells(row: Row, columns: Sequence[Figure]) -> list[Cell]:
+    return [Cell(column, row.values.get(column.key), row.missing.get(column.key, "")) for column in columns]

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .figures import costs_of, values_of
-from .results import read_results
+from .results import bounds_of, read_results
 
 FREE = "free"
 """The setting of a run without a bound."""
@@ -84,12 +84,13 @@ def setting_of(results: Mapping[str, Any]) -> str:
 
 def _refuse_damaged(folder: Path, results: Mapping[str, Any]) -> None:
     """Raise InputError for results that lack what every run of unlearn writes."""
-    method, seeds, bound = (results.get(name) for name in ("method", "seeds", "bound"))
+    method, seeds, bounds = results.get("method"), results.get("seeds"), bounds_of(results)
     is_sound = {
         "status": results.get("status") in ("feasible", "infeasible", "unconstrained"),
         "method": isinstance(method, dict) and isinstance(method.get("name"), str),
         "seeds": isinstance(seeds, dict) and isinstance(seeds.get("training"), int),
-        "bound": bound is None or (isinstance(bound, dict) and {"kind", "requested", "value"} <= bound.keys()),
+        "bound": all(isinstance(held, dict) and {"kind", "requested"} <= held.keys() for held in bounds.values()),
+        "retentions": all(isinstance(held, dict) for held in (results.get("retentions") or {}).values()),
         "metrics": _holds_numbers(results.get("metrics")),
     }
     is_sound |= {name: _holds_numbers(results.get(name) or {}) for name in ("reference_metrics", "retrained_metrics")}

@@ -42,7 +42,7 @@ class Leaderboard:
     def of(cls, entries: Sequence[Entry], facts: Mapping[str, str]) -> "Leaderboard":
         """Return the leaderboard of at least one run; what cannot be compared is said in its notes."""
         columns = figures_of(entries)
-        notes = [*differences(entries), *caveats(entries), _of_intervals(entries)]
+        notes = [*_of_differences(entries), *caveats(entries), _of_intervals(entries)]
         return cls(tuple(entries), tuple(columns), tuple(rows(entries, columns)), tuple(notes), dict(facts))
 
     @property
@@ -121,6 +121,14 @@ def write_comparison(folder: Path, entries: Sequence[Entry], facts: Mapping[str,
     return board
 
 
+def _of_differences(entries: Sequence[Entry]) -> list[str]:
+    """Return what the first run that cannot be compared differs in, and how many others there are."""
+    first, *others = differences(entries) or [""]
+    if not first:
+        return []
+    return [f"{first} The same can be said of {_counted(len(others), 'further run')}." if others else first]
+
+
 def _of_intervals(entries: Sequence[Entry]) -> str:
     seeds = len({entry.seed for entry in entries})
     if seeds == 1:
@@ -136,4 +144,4 @@ def _counted(count: int, noun: str) -> str:
 
 
 def _all_of(count: int) -> str:
-    return "the one bounded run" if count == 1 else f"all {count} bounded runs"
+    return {1: "the one bounded run", 2: "both bounded runs"}.get(count, f"all {count} bounded runs")

@@ -18,18 +18,37 @@ class Course(NamedTuple):
     warmup_epochs: float = 0.0
 
 
-def bound_plot(bound: Mapping[str, Any], of: str = "") -> Plot:
-    """Return the losses before and after, with the upper limit, against the bound; nats a token.
+class Held(NamedTuple):
+    """What a run keeps, as its plots name it."""
 
-    `of` is as in `multiplier_plot`.
-    """
+    name: str
+    """The retention's name: its loss stands under ``NAME_loss`` in a step's record."""
+    leads: bool = True
+    """Its other figures stand under plain names, and not under ``NAME_bound``, ``NAME_multiplier``."""
+    unit: str = "nats a token"
+
+    def key(self, what: str) -> str:
+        """Return the key of one of its figures in records and results."""
+        return what if self.leads else f"{self.name}_{what}"
+
+    @property
+    def anchor(self) -> str:
+        """Return what its plots' names on the page begin with; nothing for those of the leading one."""
+        return "" if self.leads else f"{self.name}-"
+
+
+LEADING = Held("retain")
+
+
+def bound_plot(bound: Mapping[str, Any], held: Held = LEADING) -> Plot:
+    """Return the losses before and after, with the upper limit, against the bound."""
     before, reached, limit = bound["L_ref"], bound["reached"], bound["value"]
     upper = None if bound.get("whole_split") else bound.get("upper_limit")
     points = [before, reached, limit, *([] if upper is None else [upper])]
     room = 0.16 * (max(points) - min(points) or 1.0)
     low, high = min(points) - room, max(points) + room
-    name, title = (f"{of}-bound", "Loss on the context") if of else ("bound", "Loss on the retain probe")
-    with panel(name, title, "nats a token", height=150, top=28) as drawing:
+    title = "Loss on the context" if held.name == "context" else f"Loss on the {held.name} probe"
+    with panel(f"{held.anchor}bound", title, held.unit, height=150, top=28) as drawing:
         axes = drawing.axes
         axes.set(xlim=(low, high), ylim=(-0.6, 1.6), yticks=[1, 0], yticklabels=["before", "after"], xlabel="")
         axes.tick_params(axis="y", labelcolor=INK)
@@ -69,38 +88,38 @@ def forget_plot(steps: Records, course: Course) -> Plot | None:
     return drawing.plot()
 
 
-def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], of: str = "") -> Plot | None:
-    """Return a loss that is held over optimiser steps against its bound, with the candidates' values and limits.
+def held_plot(steps: Records, course: Course, bound: Mapping[str, Any], held: Held = LEADING) -> Plot | None:
+    """Return a loss that is kept over optimiser steps, against its bound, with the candidates' values and limits.
 
-    `of` is nothing for the retain split's, and "context" for that of what stands around the marked spans. `bound` may
-    be empty; limits are left out where it is verified on all examples, since nothing depends on them.
+    `bound` may be empty; limits are left out where it is verified on all examples, since nothing depends on them, and
+    of all but the leading split, whose alone are recorded.
     """
-    name = of or "retain"
-    line, candidates = series(steps, f"{name}_loss"), series(course.candidates, f"{of}_reached".lstrip("_"))
+    name = held.name
+    line, candidates = series(steps, f"{name}_loss"), series(course.candidates, held.key("reached"))
     if not line.values and not candidates.values:
         return None
-    with panel(f"{name}-loss", f"{name.capitalize()} loss", "nats a token") as drawing:
+    with panel(f"{name}-loss", f"{name.replace('_', ' ').capitalize()} loss", held.unit) as drawing:
         drawing.line(line, RETAIN)
         drawing.bound(bound.get("value"))
-        explanation = "candidate, on all of the context" if of else "candidate, on the whole split"
-        if not of and not bound.get("whole_split"):
-            drawing.limits(candidates, series(course.candidates, "upper_limit"), RETAIN)
-            explanation = "candidate, on the probe, with its upper limit"
+        explanation = "candidate, on all of the context" if name == "context" else "candidate, on the whole split"
+        if not bound.get("whole_split") and name != "context":
+            explanation = "candidate, on the probe"
+            if held.leads:
+                drawing.limits(candidates, series(course.candidates, "upper_limit"), RETAIN)
+                explanation += ", with its upper limit"
         drawing.candidates(candidates, course.kept_step, RETAIN, explanation)
         drawing.written(course.kept_step)
     return drawing.plot()
 
 
-def multiplier_plot(steps: Records, course: Course, of: str = "") -> Plot | None:
-    """Return a multiplier over optimiser steps, with its warm start shaded; None without records.
-
-    `of` is nothing for the retain split's, and "context" for that of what stands around the marked spans.
-    """
-    line = series(steps, f"{of}_multiplier".lstrip("_"))
+def multiplier_plot(steps: Records, course: Course, held: Held = LEADING) -> Plot | None:
+    """Return a multiplier over optimiser steps, with its warm start shaded; None without records."""
+    line = series(steps, held.key("multiplier"))
     if not line.values:
         return None
     warm = [record["step"] for record in steps if record.get("epoch", math.inf) <= course.warmup_epochs]
-    with panel(f"{of}-multiplier".lstrip("-"), f"Multiplier of the {of}" if of else "Multiplier") as drawing:
+    of = f" of the {held.name}" if held.name == "context" else f" of {held.name}"
+    with panel(f"{held.anchor}multiplier", f"Multiplier{'' if held.leads else of}") as drawing:
         drawing.line(line, INK)
         if warm:
             drawing.warm_start(line.steps[0], max(warm))

@@ -17,7 +17,7 @@ from . import display, plots
 from .examples import MODELS, Split, read_splits
 from .files import read_jsonl, write_text
 from .panel import Plot
-from .results import SPLITS, comparison, read_results
+from .results import SPLITS, bounds_of, comparison, read_results
 
 SHOWN_EXAMPLES = 10
 LONGEST_PROMPT = 500
@@ -47,8 +47,8 @@ def page(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], split
         results=results,
         groups=[list(rows) for _, rows in groupby(comparison(results), key=lambda row: row.split)],
         models=[model for model in MODELS if _metrics(results, model)],
-        bound_plot=plots.bound_plot(results["bound"]) if results.get("bound") else None,
-        context_plot=plots.bound_plot(context, "context") if (context := results.get("context_bound")) else None,
+        bounds=_bounds(results),
+        kept=[held.name for held in _held(results) if held.name != "context"] or ["retain"],
         plots=_plots(results, records),
         splits=splits,
         settings=_settings(results),
@@ -69,15 +69,39 @@ def _plots(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> 
         kept_step=results.get("kept_step"),
         warmup_epochs=(results.get("multiplier") or {}).get("warmup_epochs", 0.0),
     )
-    drawn = (
+    bounds, held = bounds_of(results), _held(results)
+    drawn = [
         plots.forget_plot(steps, course),
-        plots.held_plot(steps, course, results.get("bound") or {}),
-        plots.held_plot(steps, course, results.get("context_bound") or {}, "context"),
-        plots.multiplier_plot(steps, course),
-        plots.multiplier_plot(steps, course, "context"),
+        *(plots.held_plot(steps, course, bounds.get(one.name, {}), one) for one in held),
+        *(plots.multiplier_plot(steps, course, one) for one in held),
         plots.loss_plot(steps),
-    )
+    ]
     return [plot for plot in drawn if plot]
+
+
+def _held(results: Mapping[str, Any]) -> list[plots.Held]:
+    """Return what the run keeps; the first one leads."""
+    retentions: Mapping[str, Any] = results.get("retentions") or {"retain": {}, "context": {}}
+    return [
+        plots.Held(name, number == 0, "" if facts.get("loss") == "hidden" else "nats a token")
+        for number, (name, facts) in enumerate(retentions.items())
+    ]
+
+
+def _bounds(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what the page says of each bound: its name, its facts, the loss, its unit, and its plot."""
+    bounds = bounds_of(results)
+    return [
+        {
+            "name": held.name,
+            "facts": bounds[held.name],
+            "loss": (results.get("retentions") or {}).get(held.name, {}).get("loss", "nll"),
+            "unit": held.unit,
+            "plot": plots.bound_plot(bounds[held.name], held),
+        }
+        for held in _held(results)
+        if held.name in bounds
+    ]
 
 
 @cache
@@ -111,6 +135,7 @@ def _settings(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str
         "Model": _pairs({name: value for name, value in model.items() if value is not None}),
         "Adapter": _pairs(results.get("adapter")),
         "Method": _pairs(results.get("method")),
+        "Retention": _pairs(results.get("retentions")),
         "Multiplier": _pairs(results.get("multiplier")),
         "Training": _pairs(results.get("training")),
         "Template": _pairs(results.get("template")),

@@ -8,6 +8,7 @@ from typing import Any
 from .display import setting
 from .entries import FREE, Entry, State
 from .figures import Figure, figures, missing_reason, values_of
+from .results import bounds_of
 from .seeds import Spread, spread
 
 BEFORE, RETRAINED = "model before", "retrained model"
@@ -23,6 +24,8 @@ WORDS: Mapping[State, str] = {
 class Row:
     """The runs of a method in one setting, or a model that they are held beside."""
 
+    number: int
+    """From 1 on in the order of the rows; 0 for a model beside them."""
     method: str
     setting: str
     """As of its runs, with what else sets them apart from other rows; nothing for a model beside them."""
@@ -52,7 +55,7 @@ class Row:
 
     @property
     def held(self) -> str:
-        """Return in how many of its runs the bound was held, after the word for all of them: ``held 2 of 2``."""
+        """Return what became of the bound, and in how many runs: ``held 2 of 2``, ``missed 1 of 2``, ``free``."""
         if self.state is None:
             return ""
         states = [entry.state for entry in self.entries]
@@ -60,7 +63,7 @@ class Row:
         if self.state == "failed":
             return text
         if self.is_bounded:
-            text = f"{text} {states.count('feasible')} of {len(states)}"
+            text = f"{text} {states.count(self.state)} of {len(states)}"
         return f"{text}, {states.count('failed')} failed" if "failed" in states else text
 
 
@@ -77,21 +80,26 @@ def rows(entries: Sequence[Entry], columns: Sequence[Figure]) -> list[Row]:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in entries:
         groups.setdefault((entry.method, entry.setting), []).append(entry)
-    found = [_beside(BEFORE, entries, columns, lambda entry: entry.before)]
-    found.append(_beside(RETRAINED, entries, columns, lambda entry: entry.retrained))
-    for (method, named), group in groups.items():
-        for variant, runs in _variants(group).items():
-            found.append(_row(method, f"{named}, {variant}" if variant else named, runs, columns))
-    return [row for row in found if row.entries or row.values]
+    variants = [
+        (method, f"{named}, {variant}" if variant else named, runs)
+        for (method, named), group in groups.items()
+        for variant, runs in _variants(group).items()
+    ]
+    beside = [
+        _beside(BEFORE, entries, columns, lambda entry: entry.before),
+        _beside(RETRAINED, entries, columns, lambda entry: entry.retrained),
+    ]
+    found = [_row(number, *variant, columns) for number, variant in enumerate(variants, start=1)]
+    return [row for row in beside if row.values] + found
 
 
-def _row(method: str, named: str, entries: Sequence[Entry], columns: Sequence[Figure]) -> Row:
+def _row(number: int, method: str, named: str, entries: Sequence[Entry], columns: Sequence[Figure]) -> Row:
     missing = {}
     for column in columns:
         if reasons := [_reason(column.key, entry) for entry in entries if column.key not in entry.values]:
             missing[column.key] = reasons[0]
     values = _means([entry.values for entry in entries], columns)
-    return Row(method, named, tuple(entries), values, missing)
+    return Row(number, method, named, tuple(entries), values, missing)
 
 
 def _reason(key: str, entry: Entry) -> str:
@@ -117,7 +125,7 @@ def _beside(
     models = {_rounded(values): values for values in by_seed.values() if values}
     values = _means(list(models.values()), columns)
     missing = {column.key: "not measured" for column in columns if column.key not in values}
-    return Row(name, "", (), values, missing)
+    return Row(0, name, "", (), values, missing)
 
 
 def _rounded(values: Mapping[str, float]) -> str:
@@ -150,8 +158,9 @@ def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hyper-parameters of a run's method, and its fixed weights, as texts."""
+    """Return the hyper-parameters of a run's method, its fixed weights and all its bounds, as texts."""
     named = {name: value for name, value in results["method"].items() if name not in ("name", "same_when_bounded")}
     for name, held in (results.get("retentions") or {}).items():
         named |= {f"{name} loss": held.get("loss"), f"{name} weight": held.get("weight")}
+    named |= {f"{name} bound": f"{held['kind']} {held['requested']:g}" for name, held in bounds_of(results).items()}
     return {name: setting(value) for name, value in named.items() if value is not None}

@@ -19,6 +19,7 @@ from .results import JsonLines, read_jsonl, write_json, write_text
 CONTENTS = {
     "config.yaml",
     "environment.json",
+    "alternatives.jsonl",
     "train.jsonl",
     "checkpoints",
     "model",
@@ -173,6 +174,11 @@ class RunFolder:
             _share(temporary)
 
         write_folder(self.path / name, shared)
+
+    def write_rows(self, name: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write a JSON Lines file of the folder."""
+        if self.is_written_here:
+            write_text(self.path / name, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows))
 
     def write(self, name: str, content: Mapping[str, Any]) -> None:
         """Write a JSON file of the folder."""

@@ -1,4 +1,4 @@
-"""The plots of a comparison: what is kept against what is forgotten, and the course of the runs of each row."""
+"""The plot of a comparison's trade-off: what rows keep against what they forget."""
 
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -6,24 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .display import measured, visible
 from .figures import KEPT, Figure
 from .labels import Box, placed
-from .panel import (
-    BAD,
-    BOUND,
-    DASHED,
-    FORGET,
-    INK,
-    MUTED,
-    PAGE,
-    RETAIN,
-    WIDTH,
-    Panel,
-    Plot,
-    Series,
-    panel,
-    thinned,
-    tick,
-)
-from .plots import Records, series
+from .panel import BAD, DASHED, FORGET, INK, MUTED, PAGE, RETAIN, WIDTH, Panel, Plot, panel, tick
 from .rows import BEFORE, Row
 
 if TYPE_CHECKING:
@@ -40,8 +23,8 @@ FAR = 22
 """From here on a line leads from a label to its mark."""
 LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
 BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
-POINTS = 60_000
-"""Points that all lines of a page may have together: some 20 bytes each."""
+MOST_TOLD = 6
+"""Marks that are told one by one to who listens to the page."""
 
 
 class Look(NamedTuple):
@@ -65,8 +48,6 @@ BESIDE = {True: Look("s", "square", INK, False, "model before"), False: Look("^"
 class Mark(NamedTuple):
     """A row in the plot of the trade-off."""
 
-    number: int
-    """As in the table; 0 for a model beside the runs."""
     row: Row
     forgotten: float
     kept: float
@@ -78,10 +59,9 @@ class Mark(NamedTuple):
 
 
 def marks_of(rows: Sequence[Row], forgotten: str) -> list[Mark]:
-    """Return the rows that have both coordinates; rows of runs are numbered from 1, whether they have them or not."""
-    numbers = {id(row): number for number, row in enumerate((row for row in rows if row.entries), start=1)}
+    """Return the rows that have both coordinates."""
     return [
-        Mark(numbers.get(id(row), 0), row, row.values[forgotten].mean, row.values[KEPT].mean)
+        Mark(row, row.values[forgotten].mean, row.values[KEPT].mean)
         for row in rows
         if forgotten in row.values and KEPT in row.values
     ]
@@ -90,7 +70,7 @@ def marks_of(rows: Sequence[Row], forgotten: str) -> list[Mark]:
 def front(marks: Iterable[Mark]) -> list[Mark]:
     """Return the marks of methods beyond which none both forgets and keeps more, from the most forgotten on."""
     best: list[Mark] = []
-    for mark in sorted((mark for mark in marks if mark.number), key=lambda mark: (mark.forgotten, -mark.kept)):
+    for mark in sorted((mark for mark in marks if mark.row.entries), key=lambda mark: (mark.forgotten, -mark.kept)):
         if not best or mark.kept > best[-1].kept:
             best.append(mark)
     return best
@@ -102,14 +82,9 @@ def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide:
         return None
     width, height = (WIDE, 460) if is_wide else (WIDTH, 380)
     name = f"{title.lower().replace(' ', '-')}-{'wide' if is_wide else 'narrow'}"
-    with panel(name, title, height=height, width=width) as drawing:
+    with panel(name, title, height=height, top=30, width=width) as drawing:
         axes = drawing.axes
-        runs = [
-            (entry.values[forgotten.key], entry.values[KEPT], LOOKS[entry.state])
-            for mark in marks
-            for entry in mark.row.entries
-            if forgotten.key in entry.values and KEPT in entry.values
-        ]
+        runs = _runs(marks, forgotten.key)
         axes.set_xlabel(forgotten.label)
         _scale(drawing, [mark.forgotten for mark in marks] + [x for x, _, _ in runs])
         _range(drawing, [mark.kept for mark in marks] + [y for _, y, _ in runs])
@@ -117,9 +92,15 @@ def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide:
         for number, (x, y, look) in enumerate(runs):
             axes.plot([_floor(axes, x)], [y], ls="", ms=3.5, gid=f"run-{number}", **_style(look))
         _draw_means(drawing, marks)
-        _label(axes, marks, (width, height), is_wide)
-        drawing.sentences = [_sentence(mark) for mark in marks]
+        _label(axes, marks, [(x, y) for x, y, _ in runs], is_wide)
+        drawing.sentences = _sentences(marks)
     return drawing.plot()
+
+
+def _runs(marks: Sequence[Mark], forgotten: str) -> list[tuple[float, float, Look]]:
+    """Return the runs behind the means, as far as they have both coordinates."""
+    entries = [entry for mark in marks for entry in mark.row.entries if {forgotten, KEPT} <= entry.values.keys()]
+    return [(entry.values[forgotten], entry.values[KEPT], LOOKS[entry.state]) for entry in entries]
 
 
 def _style(look: Look) -> dict[str, Any]:
@@ -133,7 +114,7 @@ def _scale(drawing: Panel, places: Sequence[float]) -> None:
 
     axes = drawing.axes
     if max(places) > 100 * max(min(places), LEAST / 10):
-        low = max(min(place for place in places if place > 0), LEAST)
+        low = max(min(places), LEAST)
         drawing.unit = "log scale of what was forgotten"
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(numticks=6))
@@ -155,7 +136,7 @@ def _range(drawing: Panel, places: Sequence[float]) -> None:
     low, high = min(places), max(*places, 1.0)
     start = 0.0 if low < 0.5 else low - 0.15 * (high - low or 0.1)
     drawing.axes.set_ylim(start - 0.04 * (high - start), high + 0.08 * (high - start))
-    drawing.axes.set_ylabel("Retention kept, %")
+    drawing.axes.text(0, 1.02, "Retention kept, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
     drawing.axes.locator_params(axis="y", nbins=6)
     drawing.axes.yaxis.set_major_formatter(lambda value, _: tick(round(100 * value, 4)))
 
@@ -165,7 +146,7 @@ def _draw_front(drawing: Panel, best: Sequence[Mark]) -> None:
         places = [_floor(drawing.axes, mark.forgotten) for mark in best]
         kept = [mark.kept for mark in best]
         drawing.axes.plot(places, kept, color=MUTED, ls=DASHED, lw=1.4, drawstyle="steps-post", gid="front")
-        drawing.explain("dashed", MUTED, "front: no method forgets and keeps more")
+        drawing.explain("dashed", MUTED, "front: no method forgets more and keeps more")
 
 
 def _draw_means(drawing: Panel, marks: Sequence[Mark]) -> None:
@@ -177,18 +158,16 @@ def _draw_means(drawing: Panel, marks: Sequence[Mark]) -> None:
     drawing.explain("small", MUTED, "small: one run")
 
 
-def _label(axes: "Axes", marks: Sequence[Mark], size: tuple[int, int], is_wide: bool) -> None:
+def _label(axes: "Axes", marks: Sequence[Mark], runs: Sequence[tuple[float, float]], is_wide: bool) -> None:
     """Write beside each mean what it is, with a line to the mark where the label had to move away."""
-    figure_width, figure_height = size
-    box = axes.get_position()
-    frame = Box(box.x0 * figure_width, box.y0 * figure_height, box.x1 * figure_width, box.y1 * figure_height)
-    scale = 72 / axes.figure.dpi
-    found = axes.transData.transform([(_floor(axes, mark.forgotten), mark.kept) for mark in marks])
-    points = [(float(x) * scale, float(y) * scale) for x, y in found]
+    points = _drawn_at(axes, [(mark.forgotten, mark.kept) for mark in marks])
+    obstacles = [Box.around(x, y, 11, 11) for x, y in points]
+    obstacles += [Box.around(x, y, 5, 5) for x, y in _drawn_at(axes, runs)]
+    left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
     texts = [_text(mark, is_wide) for mark in marks]
     room = 1.0 if is_wide else 1.25
     sizes = [(LETTER * room * len(text) + 4, LINE * room) for text in texts]
-    centres = placed(points, sizes, frame, [Box.around(x, y, 11, 11) for x, y in points])
+    centres = placed(points, sizes, Box(left, bottom, right, top), obstacles)
     for number, ((x, y), centre, text, (width, _)) in enumerate(zip(points, centres, texts, sizes, strict=True)):
         shift = (centre[0] - x, centre[1] - y)
         if max(abs(shift[0]) - width / 2, abs(shift[1])) > FAR:
@@ -196,80 +175,35 @@ def _label(axes: "Axes", marks: Sequence[Mark], size: tuple[int, int], is_wide: 
         axes.annotate(text, (x, y), shift, ha="center", va="center", color=INK, zorder=5, **BY_POINTS)
 
 
+def _drawn_at(axes: "Axes", places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return where values are drawn, in the units of the plot's SVG from its lower left corner."""
+    if not places:
+        return []
+    found = axes.transData.transform([(_floor(axes, x), y) for x, y in places])
+    return [(float(x) * _scale_of(axes), float(y) * _scale_of(axes)) for x, y in found]
+
+
+def _scale_of(axes: "Axes") -> float:
+    """Return how many units of the plot's SVG one pixel of the figure is."""
+    return 72 / float(axes.figure.dpi)
+
+
 def _text(mark: Mark, is_wide: bool) -> str:
-    if not is_wide and mark.number:
-        return str(mark.number)
+    if not is_wide and mark.row.number:
+        return str(mark.row.number)
     named = str(visible(mark.row.method, 60))
     short = named.rpartition(".")[2] or named  # of a dotted path, the class
     return short if len(short) <= 24 else f"{short[:23]}…"
 
 
+def _sentences(marks: Sequence[Mark]) -> list[str]:
+    """Return what a listener is told of the plot: every mark of a few, of many the front alone."""
+    if len(marks) <= MOST_TOLD:
+        return [_sentence(mark) for mark in marks]
+    best = "; ".join(str(visible(mark.row.name, 120)) for mark in front(marks))
+    return [f"{len(marks)} means, whose numbers the leaderboard holds. From most forgotten to most kept: {best}."]
+
+
 def _sentence(mark: Mark) -> str:
     held = f"; bound: {mark.row.held}" if mark.row.is_bounded else ""
     return f"{visible(mark.row.name, 120)}: forgotten {measured(mark.forgotten)}, kept {measured(mark.kept)}{held}."
-
-
-class Curve(NamedTuple):
-    """What one plot of a course shows, by its names in train.jsonl."""
-
-    key: str
-    title: str
-    unit: str
-    colour: str
-    bound: str | None = None
-
-
-CURVES = (
-    Curve("retain_loss", "Retain loss", "nats a token", RETAIN, "bound"),
-    Curve("forget_loss", "Forget loss", "", FORGET),
-    Curve("multiplier", "Multiplier", "", INK),
-)
-
-
-class Course(NamedTuple):
-    """What one run of a row recorded."""
-
-    seed: int
-    steps: Records
-
-
-def course_plots(number: int, courses: Sequence[Course], most: int) -> list[Plot]:
-    """Return the curves of row `number`, a line a run of at most `most` points; what nobody recorded has no plot."""
-    drawn = (_course_plot(number, curve, courses, most) for curve in CURVES)
-    return [plot for plot in drawn if plot]
-
-
-def _course_plot(number: int, curve: Curve, courses: Sequence[Course], most: int) -> Plot | None:
-    found = [(course, series(course.steps, curve.key)) for course in courses]
-    lines = [(course, line) for course, line in found if line.values]
-    if not lines:
-        return None
-    with panel(f"{curve.key}-{number}".replace("_", "-"), curve.title, curve.unit, height=190) as drawing:
-        for place, (course, line) in enumerate(lines):
-            drawing.axes.plot(*thinned(line, most), gid=f"{place}-line", **_line_style(curve, place, line))
-            drawing.sentences.append(f"Seed {course.seed}: {measured(line.values[-1])} at step {line.steps[-1]:.0f}.")
-        values = [value for _, line in lines for value in line.values]
-        drawing.explain("line", curve.colour, _counted(len(lines)), values)
-        if curve.bound:
-            _draw_bounds(drawing, [series(course.steps, curve.bound) for course, _ in lines])
-    return drawing.plot()
-
-
-def _line_style(curve: Curve, place: int, line: Series) -> dict[str, Any]:
-    """Return how a run's line is drawn: those of two seeds that lie on each other are told apart by their gaps."""
-    gaps = "-" if place % 2 == 0 else (0, (4, 1.5))
-    return {"color": curve.colour, "linewidth": 1.2, "linestyle": gaps, "marker": "o" if len(line.values) == 1 else ""}
-
-
-def _counted(seeds: int) -> str:
-    return "one seed" if seeds == 1 else f"{seeds} seeds"
-
-
-def _draw_bounds(drawing: Panel, bounds: Sequence[Series]) -> None:
-    """Draw the bound of each seed, once where they are the same."""
-    values = sorted({bound.values[-1] for bound in bounds if bound.values})
-    for number, value in enumerate(values):
-        drawing.axes.axhline(value, color=BOUND, linestyle=DASHED, linewidth=1.2, gid=f"{number}-bound")
-    if values:
-        ends = " to ".join(dict.fromkeys(measured(value) for value in (values[0], values[-1])))
-        drawing.explain("dashed", BOUND, f"bound {ends}", values)
