@@ -137,7 +137,7 @@ def states() -> dict[str, str]:
 
 
 def runs(path: str = "out/runs") -> dict[str, bytes]:
-    return {item.parent.name.rpartition(".")[2]: item.read_bytes() for item in Path(path).glob("*/results.json")}
+    return {item.parent.name.partition(".")[2]: item.read_bytes() for item in Path(path).glob("*/results.json")}
 
 
 def test_a_run_that_is_killed_leaves_the_others_alone_and_is_tried_again(bench, known):
@@ -223,7 +223,7 @@ def test_all_methods_of_a_seed_read_the_same_rows_in_the_same_order(bench, known
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 
 
-def test_runs_with_other_options_are_replaced_by_leave_alone(bench, known, in_one_process):
+def test_runs_with_other_options_are_replaced_only_by_leave(bench, known, in_one_process):
     assert bench(**known, methods="Mine", keep="none").status == 0
     before = runs()
     refused = bench(**known, methods="Mine", keep="none,0.9", learning_rate=2e-3)
@@ -242,7 +242,7 @@ def test_a_method_has_options_of_its_own(bench, known, place, in_one_process):
     Path("own.yaml").write_text(json.dumps(own), encoding="utf-8")
     assert bench(**known, methods="Mine", keep="0.9,none", settings="own.yaml").status == 0
     found = {name: json.loads(text)["method"]["beta"] for name, text in runs().items()}
-    assert found == {"9-seed-0": 0.5, "Mine-free-seed-0": 0.5}
+    assert found == {"Mine-keep-0.9-seed-0": 0.5, "Mine-free-seed-0": 0.5}
     rates = [path.read_text(encoding="utf-8") for path in sorted(Path("out/plan").glob("*.yaml"))]
     assert ["learning_rate: 0.0005" in text for text in rates] == [True, False]
 
