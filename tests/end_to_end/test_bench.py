@@ -210,10 +210,10 @@ def test_the_model_before_is_measured_once(bench, known, in_one_process, monkeyp
 def test_all_methods_of_a_seed_read_the_same_rows_in_the_same_order(bench, known, in_one_process, monkeypatch):
     import amnestic.unlearning as unlearning
 
-    drawn, StepRows = [], unlearning.StepRows
+    drawn, step_rows = [], unlearning.StepRows
 
     def listing(*arguments, **named):
-        rows = StepRows(*arguments, **named)
+        rows = step_rows(*arguments, **named)
         drawn.append([{split: list(chosen) for split, chosen in rows.rows(step).items()} for step in range(3)])
         return rows
 
