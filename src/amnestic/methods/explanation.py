@@ -16,7 +16,7 @@ LARGE = 32
 
 
 def explain(cls: type[Method]) -> dict[str, Any]:
-    """Return everything that is known of a method, in plain values; of one that needs arguments, what its class says.
+    """Return all that is known of a method, in plain values; of one that needs arguments, what its class says.
 
     Raises InputError for a class that is no method.
     """
