@@ -61,7 +61,8 @@ def test_the_saved_model_keeps_what_the_run_said(people, answers, run, again):
     assert found["claimed_loss"] == run.results["bound"]["reached"]
     assert found["bound"] == run.results["bound"]["value"]
     assert (found["agrees"], found["probe_size"], found["status"]) == (True, PROBE, run.results["status"])
-    said = f"The run said {found['claimed_loss']:.4g} on the 8 retain rows of its probe; recomputed {found['loss']:.4g} nats"
+    claimed, recomputed = f"{found['claimed_loss']:.4g}", f"{found['loss']:.4g}"
+    said = f"The run said {claimed} on the 8 retain rows of its probe; recomputed {recomputed} nats"
     assert again.results["verdict"].startswith(said)
     assert said in " ".join(again.out.split())
 

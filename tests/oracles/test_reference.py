@@ -18,6 +18,7 @@ from amnestic.data.cuts import Budget
 from amnestic.errors import InputError
 from amnestic.methods.base import Method
 from amnestic.model import blocks
+from amnestic.model.compiling import compiled
 from amnestic.model.head import CrossEntropyTo, Reference
 from amnestic.model.load import adapt, checkpointed, load
 from amnestic.model.options import AdapterOptions, ModelOptions
@@ -253,6 +254,18 @@ def test_hidden_rows_have_their_gradient_with_activations_computed_again(loaded,
     plain = gradient()
     with checkpointed(loaded, on=True):
         torch.testing.assert_close(gradient(), plain)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's own tracing looks at it
+def test_hidden_rows_are_read_of_compiled_blocks_as_well(loaded):
+    batch = pad_together([("forget", row) for row in rows("forget")])
+    needs = {"forget": Needs(hidden=frozenset({0}))}
+    plain = read(loaded.model, batch, needs, 320, loaded.form)["forget"].hidden(0)
+    with compiled(loaded.model, "eager"):
+        for _ in range(2):  # compiled by the first pass
+            found = read(loaded.model, batch, needs, 320, loaded.form)["forget"].hidden(0)
+            torch.testing.assert_close(found, plain)
+            loaded.model(input_ids=batch.input_ids, use_cache=False)
 
 
 @pytest.mark.parametrize("fuses", [False, True])

@@ -15,7 +15,7 @@ LARGE = 32
 
 
 def explain(cls: type[Method]) -> dict[str, Any]:
-    """Return everything that is known of a method, in plain values; of one that needs arguments, what its class says."""
+    """Return all that is known of a method, in plain values; of one that needs arguments, what its class says."""
     return {
         "name": cls.name,
         "definition": " ".join(inspect.cleandoc(cls.__doc__ or "").split()),

@@ -4,9 +4,10 @@ Blocks are counted from 0; ``T`` positions, ``D`` width.
 """
 
 import re
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -72,17 +73,36 @@ def outputs(model: Any, numbers: frozenset[int]) -> Iterator[Mapping[int, Tensor
         yield found
         return
     holder, name = blocks_of(model)
-
-    def keep(number: int) -> Any:
-        def hook(_: Any, __: Any, output: Any) -> None:
-            found[number] = output[0] if isinstance(output, tuple) else output
-
-        return hook
-
-    with ExitStack() as stack:
-        for number in numbers:
-            stack.callback(getattr(holder, name)[number].register_forward_hook(keep(number)).remove)
+    every = getattr(holder, name)
+    before = {number: every[number] for number in numbers}
+    for number, block in before.items():
+        every[number] = _Watched(block, partial(found.__setitem__, number))
+    try:
         yield found
+    finally:
+        for number, block in before.items():
+            every[number] = block
+
+
+class _Watched(torch.nn.Module):
+    """A block that hands on its output.
+
+    It stands around the block: hooks of the block are lost where it is compiled,
+    and are called twice where activations are computed again.
+    """
+
+    def __init__(self, block: Any, keep: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self.__dict__.update(block=block, keep=keep)  # not a child, whose parameters would be called otherwise
+
+    def forward(self, *arguments: Any, **settings: Any) -> Any:
+        output = self.block(*arguments, **settings)
+        self.keep(output[0] if isinstance(output, tuple) else output)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the block has: models ask theirs for the kind of their attention, and the like."""
+        return getattr(self.__dict__["block"], name)
 
 
 @contextmanager
