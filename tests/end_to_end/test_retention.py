@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import amnestic
 from amnestic.config import UnlearnConfig, from_mapping, read_yaml, to_mapping
@@ -258,6 +260,44 @@ def test_rows_that_are_to_be_forgotten_are_in_none_of_them(people, unlearn, as_f
     outcome = unlearn("--retain", str(split[0]), "--retain", f"rest={rest}", retain=None)
     assert outcome.status == 2
     assert "forget and rest share 2 rows of 12 and 10; take them out of one of the two." in outcome.err
+
+
+def compared(people, folder, rows, layer: int) -> dict[str, float]:
+    """Divergence from the model before, and squared distance of its hidden rows, by transformers alone, row by row."""
+    models = [AutoModelForCausalLM.from_pretrained(path).eval() for path in (people.model, folder)]
+    tokenizer = AutoTokenizer.from_pretrained(people.model)
+    found: dict[str, list[torch.Tensor]] = {"kl": [], "hidden": []}
+    for row in rows:
+        prompt = f"Question: {row['question']}\nAnswer: "
+        encoded = tokenizer(prompt + row["answer"], return_offsets_mapping=True)
+        ids = torch.tensor([*encoded["input_ids"], tokenizer.eos_token_id])
+        first = next(i for i, (_, end) in enumerate(encoded["offset_mapping"]) if end > len(prompt))
+        with torch.no_grad():
+            before, after = (model(ids[None], output_hidden_states=True) for model in models)
+        logp = [out.logits[0, first - 1 : -1].double().log_softmax(-1) for out in (before, after)]
+        hidden = [out.hidden_states[layer + 1][0, first - 1 : -1].double() for out in (before, after)]
+        found["kl"].append((logp[0].exp() * (logp[0] - logp[1])).sum(-1))
+        found["hidden"].append((hidden[0] - hidden[1]).square().mean(-1))
+    return {name: float(torch.cat(values).mean()) for name, values in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "more"), [("kl", {"bound": 0.5}), ("hidden", {"bound": 9, "retention_layer": 0})], ids=["kl", "hidden"]
+)
+def test_what_compares_with_the_model_before_starts_at_zero_and_ends_as_a_plain_loop_says(
+    people, unlearn, command, tmp_path, name, more
+):
+    outcome = unlearn(**COURSE, retention=name, **more)
+    results = outcome.results
+    assert outcome.status == 0
+    assert results["bound"]["L_ref"] == 0
+    assert outcome.steps[0]["retain_loss"] == pytest.approx(0.0, abs=1e-6)
+    expected = compared(people, outcome.folder / "model", people.rows["retain"], layer=0)[name]
+    assert results["bound"]["reached"] == pytest.approx(expected, rel=1e-3)
+    assert results["retentions"]["retain"]["loss"] == name
+    assert read_yaml(outcome.folder / "config.yaml")["retention"] == name
+    again = command("unlearn", {"config": outcome.folder / "config.yaml", "output_dir": tmp_path / "run"})
+    assert again.digest == outcome.digest
 
 
 @pytest.mark.parametrize(
