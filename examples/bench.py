@@ -23,6 +23,7 @@ comparison = amnestic.bench(
     output_dir=arguments.output_dir,
 )
 for row in comparison.leaderboard.records:
-    print(row["method"], row["setting"], row)
+    if row["setting"]:  # the first rows are the model before and the retrained one
+        print(row["method"], row["setting"], row["state"], row["values"]["forget.probability"]["mean"])
 for run in comparison.failed:
     print(f"{run.method} {run.setting}, seed {run.seed}: {run.error}")

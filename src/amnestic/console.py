@@ -305,6 +305,8 @@ def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> 
         console.print(visible(comparison.leaderboard.verdict))
         return
     show_leaderboard(console, comparison.leaderboard, comparison.output_dir)
+    for entry in comparison.failed:
+        console.print(f"failed: {visible(f'{entry.method} {entry.setting}, seed {entry.seed}: {entry.error}')}")
 
 
 def _measured(results: Mapping[str, Any]) -> Table:

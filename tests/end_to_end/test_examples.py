@@ -148,3 +148,31 @@ def test_forgetting_what_a_pattern_finds(run, people, as_file, tmp_path):
     assert lines[1].startswith(("Bounds held: ", "BOUND MISSED: "))
     before, after = map(float, re.search(r"span_probability (\S+) -> (\S+)", lines[2]).groups())
     assert after < 0.5 * before
+
+
+FEW = """
+from amnestic.benchmarks.fiction import Fiction
+
+class Few(Fiction):
+    learning = Fiction.learning | {"num_train_epochs": 2}
+    unlearning = {"learning_rate": 1e-3, "num_train_epochs": 1}
+
+    @classmethod
+    def of(cls, part, data):
+        return cls(people=4, questions=1, forget_share=0.25, seed=int(part or 0))
+"""
+
+
+def test_a_comparison(run, tmp_path, monkeypatch):
+    """On a benchmark of one's own, small enough for a test; its runs are done in this process."""
+    from amnestic.benching.workers import Workers
+    from amnestic.cli import main
+
+    (tmp_path / "few_people.py").write_text(FEW, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(Workers, "_status", lambda self, job: main(job.arguments))
+    options = ["--benchmark", "few_people.Few", "--methods", "simnpo", "--keep", "none", "--seeds", "1"]
+    out = run("bench.py", *options, "--output_dir", "out")
+    assert "simnpo free" in out
+    assert (tmp_path / "out" / "report.html").is_file()
