@@ -64,7 +64,7 @@ def render_comparison(board: "Leaderboard") -> str:
     )
 
 
-def _tradeoffs(board: "Leaderboard", forgotten: Figure) -> Iterator[dict[str, Plot | None]]:
+def _tradeoffs(board: "Leaderboard", forgotten: Figure) -> Iterator[dict[str, Plot]]:
     """Yield the plot of all rows, then of the bounded ones, which lie close together where free ones kept less."""
     marks = marks_of(board.rows, forgotten.key)
     titles = {"Retention against forgetting": marks}

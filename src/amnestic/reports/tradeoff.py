@@ -79,10 +79,8 @@ def front(marks: Iterable[Mark]) -> list[Mark]:
     return best
 
 
-def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide: bool) -> Plot | None:
-    """Return what rows kept over what they forgot, runs as small marks, means as labelled ones; None without any."""
-    if not marks:
-        return None
+def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide: bool) -> Plot:
+    """Return what rows kept over what they forgot, runs as small marks, means as labelled ones; at least one row."""
     width, height = (WIDE, 460) if is_wide else (WIDTH, 380)
     name = f"{title.lower().replace(' ', '-')}-{'wide' if is_wide else 'narrow'}"
     with panel(name, title, height=height, top=30, width=width) as drawing:
