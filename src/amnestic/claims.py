@@ -15,11 +15,12 @@ from .data.example import Example
 from .data.options import EvalData
 from .data.records import take
 from .ended_run import EndedRun
-from .errors import InputError
+from .errors import InputError, RunError
 from .inputs import Given, files_behind
 from .measuring import evenly
 from .model.fidelity import RELOAD_TOLERANCE
 from .reports.environment import file_hashes
+from .reports.results import SCHEMA
 
 PER_TOKEN = "token_probability"
 """The metric that --keep speaks of; -log of it is the loss that bounds are stated in."""
@@ -35,8 +36,16 @@ class Claim:
 
     @classmethod
     def of(cls, data: EvalData) -> Self | None:
-        """Return the claim of the run that `data` names; None without one, and where a benchmark is measured."""
-        return None if data.run is None or data.benchmark is not None else cls(EndedRun.at(data.run))
+        """Return the claim of the run that `data` names; None without one, and where a benchmark is measured.
+
+        Raises InputError for a folder that is no run that ended, or of another version.
+        """
+        if data.run is None or data.benchmark is not None:
+            return None
+        run = EndedRun.at(data.run)
+        if (found := run.results.get("schema")) != SCHEMA:
+            raise InputError(f"--run {run.folder} has results of schema {found!r}; this version reads schema {SCHEMA}.")
+        return cls(run)
 
     @property
     def kept(self) -> list[str]:
@@ -115,8 +124,14 @@ class Claim:
     def facts(self, metrics: Mapping[str, float], dtype: str) -> dict[str, Any]:
         """Return what results.json says of the claim, from what was measured in the precision `dtype`.
 
-        Facts of the leading split stand under plain names, those of others under their names in ``further``.
+        Facts of the leading split stand under plain names, those of others under their names in ``further``. Raises
+        RunError where the model gives no finite probability.
         """
+        if lacking := [split for split in self.kept if f"{split}.{PER_TOKEN}" not in metrics]:
+            raise RunError(
+                f"the model in {self.run.model} gives no finite probability on the {lacking[0]} probe; its weights are "
+                "broken, so make the run again."
+            )
         lead, *others = (self._facts(split, metrics[f"{split}.{PER_TOKEN}"], dtype) for split in self.kept)
         found = {"run": str(self.run.folder), "status": self.run.results["status"]} | lead
         return found | ({"further": {facts["split"]: facts for facts in others}} if others else {})

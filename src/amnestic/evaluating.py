@@ -98,7 +98,7 @@ class Evaluating:
                 with processes.agreed():
                     told = self.claim.sources(config.data, self.given)
                     self.claim.refuse_changed(told)
-                    sources |= told
+                sources = told | {split: source for split, source in sources.items() if split == "holdout"}
             loading = Loading(config.model, AdapterOptions(), config.sharding, 0)
             inputs = gather_measured(sources, self.benchmark, loading, config.data, self.given, self._chosen)
         with processes.agreed():

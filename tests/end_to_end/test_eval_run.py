@@ -162,7 +162,8 @@ def test_each_split_that_was_kept_is_recomputed(people, unlearn, recomputed, as_
     sources = {name: as_file(tmp_path / f"{name}.jsonl", people.rows["retain"][place:][:10]) for name, place in PARTS}
     more = [part for name, path in sources.items() for part in ("--retain", f"{name}={path}")]
     run = unlearn(*more, retain=None, probe_size=PROBE, keep=0.5)
-    found = recomputed(run.folder)
+    found = recomputed(run.folder, retain=sources["near"])
+    assert {path.stem for path in (found.folder / "scores").iterdir()} == {"forget", "near", "far"}
     facts = found.results["recomputed"]
     assert facts["split"] == "near"
     assert facts["agrees"]
@@ -221,6 +222,11 @@ class TestRefused:
         folder = copied(run, tmp_path)
         rewritten(folder / "results.json", lambda content: content.pop("probe_ids"))
         assert "has no sound 'probe_ids'" in self.refusal(recomputed(folder))
+
+    def test_one_of_another_version(self, run, recomputed, tmp_path):
+        folder = copied(run, tmp_path)
+        rewritten(folder / "results.json", lambda content: content.update(schema=0))
+        assert "has results of schema 0; this version reads schema 1" in self.refusal(recomputed(folder))
 
     def test_one_without_its_model(self, run, recomputed, tmp_path):
         folder = copied(run, tmp_path)
