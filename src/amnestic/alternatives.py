@@ -65,7 +65,7 @@ def second_answers(
     for files that cannot be used, and for a row to which no other answer was found.
     """
     by_id = {example.id: number for number, example in enumerate(inputs.examples["forget"])}
-    refuse_texts(inputs.examples["forget"], "a second answer")
+    refuse_texts(inputs.examples["forget"])
     examples = take(inputs.examples["forget"], [by_id[row.id] for row in forget])
 
     def answer() -> dict[str, str]:
@@ -100,7 +100,7 @@ class Alternatives:
     seed: int
     batch_size: int
     best: dict[str, tuple[float, str]] = field(default_factory=dict)
-    """Id -> the alternative that is least like the true answer, and how like it is."""
+    """Id -> the alternative that is least like the true answer, and how like it is; 1 more for one that did not end."""
 
     def found(self) -> dict[str, str]:
         """Return an alternative for each row, by its id; raises InputError, with the row, where none was found."""
@@ -119,7 +119,7 @@ class Alternatives:
         return {example.id: self.best[example.id][1] for example in self.examples}
 
     def _pending(self) -> list[int]:
-        """Return the rows whose alternatives are still too like their true answers."""
+        """Return the rows that have no alternative yet that ended by itself and is unlike the true answer."""
         return [i for i, example in enumerate(self.examples) if self.best.get(example.id, (np.inf, ""))[0] > LIKE]
 
     def _ask(self) -> None:
@@ -157,15 +157,14 @@ class Alternatives:
 
     def _take(self, begun: Sequence[Begun], generated: Sequence[Generated]) -> None:
         """Keep the alternatives that are another answer, fit behind their prompts, and are the least like so far."""
-        texts = {row.index: answer.text for row, answer in zip(begun, generated, strict=True)}
-        others = {i: text for i, text in texts.items() if is_other(self.examples[i].answer, text)}
-        given = [replace(self.examples[i], answer=text, forget_spans=(), alternates={}) for i, text in others.items()]
+        pairs = [(self.examples[row.index], answer) for row, answer in zip(begun, generated, strict=True)]
+        others = [(example, answer) for example, answer in pairs if is_other(example.answer, answer.text)]
+        given = [replace(example, answer=answer.text, forget_spans=(), alternates={}) for example, answer in others]
         fitting = {row.id for row in encoded_within(self.inputs.encoder, given)} if given else set()
-        for i, text in others.items():
-            example = self.examples[i]
-            likeness = rouge_recall(example.answer, text)
+        for example, answer in others:
+            likeness = rouge_recall(example.answer, answer.text) + (not answer.has_ended)
             if example.id in fitting and likeness < self.best.get(example.id, (np.inf, ""))[0]:
-                self.best[example.id] = likeness, text
+                self.best[example.id] = likeness, answer.text
 
     def _most(self, i: int) -> int:
         """Return the most tokens of an alternative for row i: within the limit, and before a token that closes it."""

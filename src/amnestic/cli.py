@@ -394,7 +394,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def compare_runs(
-    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.")],
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.", show_default=False)],
     output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
     overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
     json: Json = False,

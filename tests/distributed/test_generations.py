@@ -98,3 +98,34 @@ def drafted(model: str, is_sharded: bool, answers: list[list[int]]) -> dict[str,
     settings = generate.Settings(NEW, 2)
     found = generate.generate(loaded, loaded.tokenizer, examples, settings, agreed, kept.extend)
     return {"answers": [(answer.tokens.tolist(), answer.text) for answer in found], "kept": sorted(kept)}
+
+
+def drawn(model: str, way: str, is_sharded: bool) -> list[list[int]]:
+    """What is drawn behind seven prompts, at most two at once."""
+    from unittest.mock import patch
+
+    from amnestic.model import decoding, generate
+    from amnestic.model.sampling import Sampling
+
+    loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
+    if is_sharded:
+        spread(loaded, ShardingOptions(fsdp=True), torch.device("cpu"))
+    prompts = rows(7)
+    begun = [
+        decoding.Begun(i, row.input_ids[: row.prompt_length], row.prompt_length, NEW) for i, row in enumerate(prompts)
+    ]
+    settings = generate.Settings(NEW, 2, pick=Sampling(0, [row.id for row in prompts], 320))
+    fit = decoding.Fit("is refused") if way == "padded" else None
+    with patch.object(decoding, "MOST_ROWS", {"cpu": 2}):
+        examined = patch.object(generate, "examine_decoding", lambda *_: fit)
+        with examined if fit else patch.object(generate, "PAUSE", 0.0):
+            return [answer.tokens.tolist() for answer in generate.go_on(loaded, loaded.tokenizer, begun, settings, [])]
+
+
+@pytest.mark.parametrize("way", ["slots", "padded"])
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_two_processes_draw_as_one_does(pool, tiny_model, is_sharded, way):
+    model = str(tiny_model())
+    expected = drawn(model, way, False)
+    assert len({tuple(tokens) for tokens in expected}) == 7
+    assert pool.run(drawn, model, way, is_sharded) == [expected, expected]

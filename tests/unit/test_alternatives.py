@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -153,6 +154,17 @@ class TestLeaving:
         with pytest.raises(InputError, match=f"no answer to forget:0 but .* fits into {length} tokens"):
             read(random_model, ROWS[2:3], max_length=length, too_long="drop").answers()
 
+    def test_one_that_ended_comes_before_one_that_is_less_like(
+        self, random_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By hand: the first that ended by itself and keeps no more than three words of four ends the search."""
+        whole = read(random_model, ROWS[2:3])
+        replies = [("Nobody", False), ("Her father repaired them", True), ("Her father sang", True), ("Never", True)]
+        given = iter([SimpleNamespace(text=text, has_ended=has_ended) for text, has_ended in replies])
+        monkeypatch.setattr(Alternatives, "_go_on", lambda search, begun, *_: [next(given) for _ in begun])
+        assert whole.answers()[0].answer == "Her father repaired them"
+        assert next(given).text == "Her father sang"
+
     def test_a_row_without_another_answer_is_named(self, random_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "is_other", lambda answer, text: not answer.startswith("Her"))
         with pytest.raises(InputError, match=r"no answer to forget:2 but the true one.*--alternates_file"):
@@ -189,7 +201,7 @@ class TestAsking:
 
         def answered(search: Alternatives) -> None:
             with monkeypatch.context() as patch:
-                taken = [type("Answer", (), {"text": text})() for text in given]
+                taken = [type("Answer", (), {"text": text, "has_ended": True})() for text in given]
                 patch.setattr(search, "_go_on", lambda begun, purpose: taken)
                 asked(search)
 

@@ -47,6 +47,8 @@ SUPPOSED = {
     "push_to_hub": {"hub_model_id": "me/x"},
     "fsdp_offload_params": {"fsdp": True},
     "data": {"benchmark": "tofu:forget10"},
+    **{key: {"keep": "0.5"} for key in ("keep_of", "bound_of")},
+    "retention_layer": {"retention": "hidden"},
 }
 """Option -> the options without which it is refused."""
 RIVALS = dict.fromkeys(("benchmark", "data"), ("forget", "retain"))
@@ -96,12 +98,14 @@ def calls(monkeypatch):
 def other_value(option) -> tuple[list[str], Any]:
     """Return flags that give `option` a value that is not its default, and that value."""
     flag, kind = f"--{option.name}", option.annotation
-    if kind is bool:
+    if kind in (bool, bool | None):
         return [f"--no_{option.name}" if option.default else flag], not option.default
     if kind == tuple[str, ...]:
         return [flag, "first", "second,third"], ("first", "second", "third")
     if option.name == "hub_model_id":
         return [flag, "me/x"], "me/x"
+    if option.name.endswith("_of"):
+        return [f"{flag}.some_name", "0.25"], {"some_name": "0.25"}
     if option.name.endswith("_args"):
         return [f"{flag}.some_name", "x=1"], {"some_name": "x=1"}
     if "Literal" in str(kind):
@@ -127,7 +131,8 @@ def test_every_flag_changes_its_option_and_no_other(calls, command, option):
     for spelling in (flags, [flags[0].replace("_", "-") if "." not in flags[0] else flags[0], *flags[1:]]):
         assert main([*arguments, *spelling]) == 0
     rest = dict.fromkeys(replaced)
-    expected = to_mapping(from_mapping(config_class, given)) | rest | supposed | {option.name: value}
+    numbers = {name: float(text) for name, text in supposed.items() if name == "keep"}
+    expected = to_mapping(from_mapping(config_class, given)) | rest | supposed | numbers | {option.name: value}
     assert [to_mapping(config) for config in calls.configs] == [expected, expected]
 
 

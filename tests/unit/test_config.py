@@ -50,7 +50,7 @@ def test_groups_come_in_reading_order_with_required_options_first():
     titles = list(dict.fromkeys(option.group for option in found))
     assert titles[:4] == ["Run", "Model", "Data", "Method"]
     assert titles[4:] == [
-        "Retention bound",
+        "Retention",
         "Multiplier",
         "Training",
         "Adapter",
@@ -115,7 +115,7 @@ def test_written_yaml_is_grouped_and_readable(tmp_path):
         "# Run\noutput_dir: run\noverwrite: false\nredact: false\n\n# Model\nmodel: m\nmodel_revision: null\n"
     )
     assert '\nquestion_template: "Question: {question}\\nAnswer:"\n' in text
-    assert "\n# Retention bound\nkeep: null\nalpha: null\nbound: 0.05\n" in text
+    assert "\n# Retention\nkeep: null\nalpha: null\nbound: 0.05\n" in text
 
 
 @pytest.mark.parametrize(

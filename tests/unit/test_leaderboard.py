@@ -119,11 +119,12 @@ class TestRows:
         assert (found.mean, found.count) == (pytest.approx(0.8), 2)
 
     def test_a_missed_bound_counts_and_comes_first(self) -> None:
-        found = board(entry(seed=0), entry(seed=1, status="infeasible"), entry(bound=None))
-        assert row_of(found, "npo").held == "missed 1 of 2"
+        missed = [entry(seed=seed, status="infeasible") for seed in (1, 2)]
+        found = board(entry(seed=0), *missed, entry(bound=None))
+        assert row_of(found, "npo").held == "missed 2 of 3"
         assert found.status == "infeasible"
         assert found.verdict == (
-            "The bound was missed in 1 of 2 bounded runs. 1 run had no bound: nothing held what it kept."
+            "The bound was missed in 2 of 3 bounded runs. 1 run had no bound: nothing held what it kept."
         )
 
     def test_a_failed_run_stands_in_its_row_with_its_sentence(self) -> None:
@@ -215,6 +216,23 @@ class TestNotes:
         notes = board(entry(**same), entry("pdu", **same | change)).notes
         assert any(note.startswith(sentence) for note in notes), notes
 
+    def test_data_of_ones_own_for_each_seed_are_compared_seed_by_seed(self) -> None:
+        runs = [
+            entry(
+                method,
+                seed,
+                benchmark=f"fiction:{seed}",
+                probe_ids=[f"{seed}"],
+                measured_on={"forget": {"content": f"of {seed}", "tokens": "t"}},
+            )
+            for method in ("npo", "pdu")
+            for seed in (0, 1)
+        ]
+        (note,) = board(*runs).notes[:-1]
+        assert note.startswith("Seeds have data of their own (fiction:0 and fiction:1): ")
+        runs[3].results["measured_on"]["forget"]["content"] = "others"
+        assert board(*runs).notes[0].startswith("run was measured on other rows of the forget split than run")
+
     def test_intervals_are_explained_and_their_absence_is_too(self) -> None:
         assert board(entry()).notes[-1].startswith("One seed: nothing tells how far another one would lie")
         assert board(entry(), entry(seed=1)).notes[-1].startswith("Intervals are 95 % t intervals over seeds")
@@ -228,6 +246,13 @@ class TestTradeOff:
         marks = marks_of(found.rows, "forget.probability")
         assert [mark.row.method for mark in front(marks)] == ["a", "b", "d"]
         assert [mark.row.number for mark in marks] == [0, 1, 2, 3, 4, 5]
+
+    def test_marks_of_one_name_and_kind_are_told_apart_by_their_settings(self, tmp_path: Path) -> None:
+        loose = KEEP | {"requested": 0.9}
+        write_comparison(tmp_path, [entry("my.Mine", bound=bound) for bound in (KEEP, loose, None)], {})
+        plots = (tmp_path / "report.html").read_text("utf-8").split("<figure>")
+        texts = re.findall(r"<text[^>]*>(Mine[^<]*)<", plots[1])
+        assert texts == ["Mine keep 0.98", "Mine keep 0.9", "Mine"]
 
     def test_labels_lie_within_the_frame_and_on_nothing(self) -> None:
         marks = [(50.0 + 3 * number, 95.0) for number in range(12)]
@@ -321,6 +346,11 @@ class TestCompare:
         assert [row.method for row in found.rows] == ["model before", "npo", "pdu"]
         assert found.facts == {"Runs": "2", "Seeds": "0"}
 
+    def test_one_run_may_stand_alone(self, write: Write, tmp_path: Path) -> None:
+        assert compare(str(write("a")), output_dir=tmp_path / "out").verdict == (
+            "The bound was held in the one bounded run."
+        )
+
     @pytest.mark.parametrize(
         ("results", "sentence"),
         [
@@ -330,7 +360,7 @@ class TestCompare:
             ({"status": "done"}, "is damaged: its results.json has no sound 'status'; run it again."),
             ({"metrics": {"a": "b"}}, "is damaged: its results.json has no sound 'metrics'; run it again."),
             ({"bound": {"kind": "keep"}}, "is damaged: its results.json has no sound 'bound'; run it again."),
-            ({"benchmark": "fiction"}, "compare runs of one benchmark at a time."),
+            ({"benchmark": "fiction"}, "compare runs of one benchmark."),
         ],
     )
     def test_a_folder_that_is_no_such_run_is_refused(

@@ -7,8 +7,12 @@ from amnestic.reports.verdict import verdict
 BOUND = {"reached": 0.03, "value": 0.05, "upper_limit": 0.04, "whole_split": False}
 
 
+def told(before: dict[str, float], after: dict[str, float], kept: tuple[str, ...] = ("retain",), **facts) -> str:
+    return verdict({"reference_metrics": before, "metrics": after} | facts, kept)
+
+
 def sentence(before: float, after: float, **bound: float) -> str:
-    return verdict({"bound": BOUND | bound}, {"forget.probability": before}, {"forget.probability": after})
+    return told({"forget.probability": before}, {"forget.probability": after}, bound=BOUND | bound)
 
 
 def of_spans(before: float, after: float) -> str:
@@ -16,7 +20,7 @@ def of_spans(before: float, after: float) -> str:
     values = [
         {"forget.probability": whole, "forget.span_probability": span} for whole, span in ((0.9, before), (0.5, after))
     ]
-    return verdict({"bound": BOUND}, *values).partition("; ")[2]
+    return told(*values, bound=BOUND).partition("; ")[2]
 
 
 def of_context(retain: tuple[float, float], context: float) -> str:
@@ -27,7 +31,7 @@ def of_context(retain: tuple[float, float], context: float) -> str:
         "context_bound": BOUND | {"reached": context, "upper_limit": 9.0, "value": 0.2, "whole_split": True},
     }
     values = {"forget.probability": 0.9}
-    return verdict(bounds, values, values).partition("; forget")[0]
+    return told(values, values, **bounds).partition("; forget")[0]
 
 
 def test_a_held_bound_says_what_was_measured_and_what_was_forgotten():
@@ -105,3 +109,30 @@ def test_all_bounds_must_hold(retain, context, begin):
 )
 def test_feasible_alone_is_no_success(before, after, end):
     assert sentence(before, after).endswith(end)
+
+
+def test_a_cap_that_held_the_multiplier_is_told_where_the_bound_is_missed():
+    """Of two multipliers the one that was held more often is told of."""
+    values = {"forget.probability": 0.9}
+    multiplier = {"cap": 50.0, "cap_binds": 0.25, "general_cap_binds": 0.5}
+    missed = told(values, values, bound=BOUND | {"reached": 0.06, "upper_limit": 0.07}, multiplier=multiplier)
+    assert "bound 0.05; the cap of 50 held the multiplier in 50 % of the steps; forget" in missed
+    assert "cap" not in told(values, values, bound=BOUND, multiplier=multiplier)
+
+
+def test_several_retentions_are_told_by_name_and_in_their_units():
+    values = {"forget.probability": 0.9}
+    facts = {"retentions": {"general": {"loss": "kl"}, "lang": {"loss": "hidden"}}, "bound": BOUND, "lang_bound": BOUND}
+    assert told(values, values, **facts).startswith(
+        "Bounds held: general divergence 0.03 nats a token, at most 0.04 with 95 % confidence, bound 0.05, held; "
+        "lang hidden distance 0.03, at most 0.04 with 95 % confidence, bound 0.05, held; "
+    )
+
+
+def test_without_a_bound_what_was_kept_is_told_of_each_split():
+    before = {"forget.probability": 0.9, "retain.token_probability": 0.97, "lang.probability": 0.5}
+    after = {"forget.probability": 0.3, "retain.token_probability": 0.61, "lang.probability": 0.25}
+    assert told(before, after, ("retain", "lang")) == (
+        "No bound was asked for: retain token probability 0.97 -> 0.61; lang probability 0.5 -> 0.25; "
+        "forget probability 0.9 -> 0.3."
+    )

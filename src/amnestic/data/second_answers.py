@@ -16,13 +16,13 @@ from .rows import Form
 from .sources import rows_of
 
 
-def refuse_texts(examples: Sequence[Example], method: str) -> None:
+def refuse_texts(examples: Sequence[Example]) -> None:
     """Raise InputError for a corpus text, which asks nothing that could be answered otherwise."""
     text = next((example for example in examples if example.kind == "text"), None)
     if text is not None:
         raise InputError(
-            f"{text.id} is a text without a question, so {method} has nothing to answer otherwise; give rows with a "
-            "question or a prompt, or take a method without second answers (amnestic list methods)."
+            f"{text.id} is a text without a question, to which there is no second answer; give rows with a question or "
+            "a prompt, or take another method, such as npo."
         )
 
 

@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from .. import losses
-from ..constraints.multiplier import Fixed
+from ..constraints.multiplier import Bounded, Fixed
 from ..constraints.retention import NLL, Retention
 from ..model.signals import Needs
 from .base import Method, Passes, method
 from .checks import at_least_zero
 
 TOKEN_LOGP = Needs(head=frozenset({"token_logp"}))
+CAPPED = Bounded(rate=0.1, initial=10.0, kind="multiplicative", normalized=True, cap=1000.0)
+"""What nothing bounds from below pulls ever harder, and without a cap the multiplier would follow it."""
 
 
 @method("grad_ascent")
@@ -32,6 +34,7 @@ class GradAscent(Method):
     needs: ClassVar[Needs] = TOKEN_LOGP
     retention: ClassVar[tuple[Retention, ...]] = ()
     is_bounded_below: ClassVar[bool] = False
+    bounded: ClassVar[Bounded] = CAPPED
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0}
 
     def objective(self, model: Passes, reference: Passes) -> Tensor:
@@ -50,6 +53,7 @@ class GradDiff(Method):
 
     needs: ClassVar[Needs] = TOKEN_LOGP
     is_bounded_below: ClassVar[bool] = False
+    bounded: ClassVar[Bounded] = CAPPED
     same_when_bounded: ClassVar[str | None] = "grad_ascent"
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0}
 
@@ -73,6 +77,7 @@ class WGA(Method):
 
     needs: ClassVar[Needs] = TOKEN_LOGP
     is_bounded_below: ClassVar[bool] = False
+    bounded: ClassVar[Bounded] = CAPPED
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0, "weight_decay": 0.0}
 
     def __post_init__(self) -> None:
@@ -103,6 +108,7 @@ class SatImp(Method):
 
     needs: ClassVar[Needs] = TOKEN_LOGP
     retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Fixed(10.0)),)
+    bounded: ClassVar[Bounded] = Bounded(rate=0.1, initial=1.0, kind="multiplicative", normalized=True)
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0, "weight_decay": 0.0}
 
     def __post_init__(self) -> None:

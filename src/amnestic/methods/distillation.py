@@ -6,11 +6,14 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ..constraints.multiplier import Bounded
 from ..constraints.retention import Retention
 from ..model.head import CrossEntropyTo, Reference, WithoutTarget
 from ..model.signals import Needs
 from .base import Method, Passes, method
 from .checks import at_least_zero
+
+MULTIPLICATIVE = Bounded(rate=0.1, initial=10.0, kind="multiplicative", normalized=True)
 
 
 @method("undial")
@@ -27,6 +30,7 @@ class UNDIAL(Method):
     """What is taken off the logit of the answer's token; 0: plain distillation of the reference."""
 
     retention: ClassVar[tuple[Retention, ...]] = ()
+    bounded: ClassVar[Bounded] = MULTIPLICATIVE
     published: ClassVar[Mapping[str, Any]] = {"learning_rate": 1e-4}
 
     def __post_init__(self) -> None:
@@ -56,6 +60,7 @@ class CEU(Method):
 
     needs: ClassVar[Needs] = Needs(head=frozenset({CrossEntropyTo(WithoutTarget())}))
     retention: ClassVar[tuple[Retention, ...]] = ()
+    bounded: ClassVar[Bounded] = MULTIPLICATIVE
     skips_first: ClassVar[bool] = True
 
     def objective(self, model: Passes, reference: Passes) -> Tensor:

@@ -18,7 +18,7 @@ from .base import Method, Passes, method
 from .checks import above_zero, at_least_zero
 
 TOKEN_LOGP = Needs(head=frozenset({"token_logp"}))
-SUMS = Bounded(rate=20.0, initial=20.0)
+SUMS = Bounded(rate=0.1, initial=100.0, kind="multiplicative", normalized=True)
 """The gradient of a sum over an answer is that of a mean over tokens times some tens of tokens."""
 
 
@@ -69,6 +69,7 @@ class SimNPO(Method):
     unit: ClassVar[Literal["token", "answer"]] = "answer"
     needs: ClassVar[Needs] = TOKEN_LOGP
     retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Fixed(8.0)),)
+    bounded: ClassVar[Bounded] = Bounded(rate=0.1, initial=10.0, kind="multiplicative", normalized=True)
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no run could use."""

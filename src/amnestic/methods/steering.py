@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import losses
-from ..constraints.multiplier import Fixed
+from ..constraints.multiplier import Bounded, Fixed
 from ..constraints.retention import HiddenDistance, Retention
 from ..errors import InputError
 from ..model.blocks import Moves
@@ -42,6 +42,7 @@ class RMU(Method):
     """Seed of the direction u; open: the run's."""
 
     unit: ClassVar[Literal["token", "answer"]] = "answer"
+    bounded: ClassVar[Bounded] = Bounded(rate=0.1, initial=1.0, kind="multiplicative", normalized=True)
     published: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
 
     def __post_init__(self) -> None:

@@ -6,26 +6,40 @@ from typing import Any
 from ..errors import InputError
 from .display import percent
 from .entries import Entry
-from .figures import FORGETTING
+from .figures import FORGETTING, figures
 from .prompts import refuse_other_prompts
 
 
 def differences(entries: Sequence[Entry]) -> list[str]:
-    """Return, in a sentence for each run that cannot be compared with the first, what it has measured otherwise."""
-    measured = [entry for entry in entries if entry.results is not None]
-    found = (_difference(measured[0], entry) for entry in measured[1:])
+    """Return, in a sentence for each run that cannot be compared with those before it, what it has measured otherwise.
+
+    A benchmark may have data of its own for each seed: those of another seed are not held beside each other.
+    """
+    firsts: dict[str | None, Entry] = {}
+    found = []
+    for entry in entries:
+        if entry.results is not None:
+            first = firsts.setdefault(entry.results.get("benchmark"), entry)
+            of_another = _other_benchmark(next(iter(firsts.values())), entry)
+            found.append(of_another if first is entry else _difference(first, entry))
     return [sentence for sentence in found if sentence]
+
+
+def _other_benchmark(first: Entry, other: Entry) -> str | None:
+    ours, theirs = _benchmark(first), _benchmark(other)
+    if ours == theirs:
+        return None
+    return f"{other.folder} was measured on {theirs}, and {first.folder} on {ours}; compare runs of one benchmark."
+
+
+def _benchmark(entry: Entry) -> str:
+    """Return the name of a run's benchmark, without its argument where that is the seed."""
+    name = (entry.results or {}).get("benchmark")
+    return "files of one's own" if name is None else str(name).removesuffix(f":{entry.seed}")
 
 
 def _difference(first: Entry, other: Entry) -> str | None:
     here, there = first.results or {}, other.results or {}
-    benchmarks = [results.get("benchmark") for results in (here, there)]
-    if benchmarks[0] != benchmarks[1]:
-        ours, theirs = (name or "files of one's own" for name in benchmarks)
-        return (
-            f"{other.folder} was measured on {theirs}, and {first.folder} on {ours}; "
-            "compare runs of one benchmark at a time."
-        )
     for split, ours, theirs in _shared(here, there):
         for hashed, what in (("content", "other rows"), ("tokens", "other tokens")):
             if ours.get(hashed) and theirs.get(hashed) and ours[hashed] != theirs[hashed]:
@@ -86,8 +100,9 @@ def _of_caps(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _of_metrics(entries: Sequence[Entry]) -> Iterator[str]:
-    sets = [set((entry.results or {}).get("metrics") or {}) for entry in entries if entry.results is not None]
-    if lacking := sorted(set().union(*sets) - set.intersection(*sets) if sets else ()):
+    sets = [entry.values.keys() for entry in entries if entry.results is not None]
+    columns = figures({key for keys in sets for key in keys})
+    if lacking := [column.key for column in columns if not all(column.key in keys for keys in sets)]:
         yield f"Not every run measured {_listed(lacking)}; a mean there is over fewer seeds, and a dash is no zero."
 
 
@@ -101,9 +116,18 @@ def _of_absent(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _of_probes(entries: Sequence[Entry]) -> Iterator[str]:
-    probes = {tuple(ids) for entry in entries if entry.is_bounded and (ids := (entry.results or {}).get("probe_ids"))}
-    if len(probes) > 1:
+    probes: dict[str | None, set[tuple[str, ...]]] = {}
+    for entry in entries:
+        if entry.is_bounded and (ids := (entry.results or {}).get("probe_ids")):
+            probes.setdefault((entry.results or {}).get("benchmark"), set()).add(tuple(ids))
+    if any(len(found) > 1 for found in probes.values()):
         yield "The verdicts were not all reached on the same retain probe."
+
+
+def _of_data(entries: Sequence[Entry]) -> Iterator[str]:
+    names = sorted({str(name) for entry in entries if (name := (entry.results or {}).get("benchmark"))})
+    if len(names) > 1:
+        yield f"Seeds have data of their own ({_listed(names)}): they differ in more than chance in training."
 
 
 def _of_seeds(entries: Sequence[Entry]) -> Iterator[str]:
@@ -145,6 +169,7 @@ CAVEATS = (
     _of_metrics,
     _of_absent,
     _of_probes,
+    _of_data,
     _of_seeds,
     _of_models,
     _of_unknown,

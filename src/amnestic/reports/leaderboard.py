@@ -135,7 +135,7 @@ def _of_intervals(entries: Sequence[Entry]) -> str:
         return "One seed: nothing tells how far another one would lie, so no mean has an interval."
     return (
         f"Intervals are {LEVEL:.0%} t intervals over seeds, cut to the range that a value can have; "
-        "they say nothing of other data or models."
+        "they say nothing of what all seeds share."
     ).replace("%", " %")
 
 

@@ -199,6 +199,32 @@ class AdapterFacts(TypedDict):
     """The saved model is whole, with the adapter in its weights."""
 
 
+class RecomputedFacts(TypedDict):
+    """What a run said of its model on the probe of a split, and what the saved model gives; in nats a token."""
+
+    run: NotRequired[str]
+    """Folder of the run; absent from further splits."""
+    status: NotRequired[str]
+    """The run's."""
+    split: str
+    probe_size: int
+    """Examples in the probe."""
+    loss: float
+    """Of the saved model, recomputed."""
+    claimed_loss: NotRequired[float]
+    """What the run measured; absent where it measured a benchmark's rows and held no bound."""
+    tolerance: NotRequired[float]
+    """Largest difference between the two that rounding explains."""
+    agrees: NotRequired[bool]
+    loss_before: NotRequired[float]
+    """Of the model before unlearning, as the run measured it."""
+    kept: NotRequired[float]
+    """Share of its probability per token that the saved model keeps: ``exp(loss_before - loss)``."""
+    bound: NotRequired[float]
+    further: NotRequired[Mapping[str, "RecomputedFacts"]]
+    """The same of the other splits that the run kept."""
+
+
 class Results(TypedDict):
     """The content of results.json; metrics are flat: a key to a number.
 
@@ -241,6 +267,8 @@ class Results(TypedDict):
     """Of an evaluation: the model that never saw the forget split, or the folder of its evaluation."""
     reference: NotRequired[str]
     """Of an evaluation: the model that answers and likelihoods are compared with."""
+    recomputed: NotRequired[RecomputedFacts]
+    """Of an evaluation of a run: whether the model that it wrote still is what the run said."""
     work: NotRequired[Mapping[str, int]]
     """Of an evaluation: ``positions_scored``; ``answers_decoded``, the ``positions_read_in`` for them, and the
     ``decode_row_steps`` for ``tokens_decoded``. What a cache knew is not among them."""

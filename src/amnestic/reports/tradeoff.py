@@ -1,5 +1,6 @@
 """The plot of a comparison's trade-off: what rows keep against what they forget."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +24,8 @@ FAR = 22
 """From here on a line leads from a label to its mark."""
 LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
 BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
+LONGEST = 24
+"""Letters of a label."""
 MOST_TOLD = 6
 """Marks that are told one by one to who listens to the page."""
 
@@ -164,7 +167,7 @@ def _label(axes: "Axes", marks: Sequence[Mark], runs: Sequence[tuple[float, floa
     obstacles = [Box.around(x, y, 11, 11) for x, y in points]
     obstacles += [Box.around(x, y, 5, 5) for x, y in _drawn_at(axes, runs)]
     left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
-    texts = [_text(mark, is_wide) for mark in marks]
+    texts = _texts(marks, is_wide)
     room = 1.0 if is_wide else 1.25
     sizes = [(LETTER * room * len(text) + 4, LINE * room) for text in texts]
     centres = placed(points, sizes, Box(left, bottom, right, top), obstacles)
@@ -188,12 +191,27 @@ def _scale_of(axes: "Axes") -> float:
     return 72 / float(axes.figure.dpi)
 
 
-def _text(mark: Mark, is_wide: bool) -> str:
-    if not is_wide and mark.row.number:
-        return str(mark.row.number)
-    named = str(visible(mark.row.method, 60))
-    short = named.rpartition(".")[2] or named  # of a dotted path, the class
-    return short if len(short) <= 24 else f"{short[:23]}…"
+def _texts(marks: Sequence[Mark], is_wide: bool) -> list[str]:
+    """Return the labels: names, with their settings where two marks would bear the same, or the table's numbers."""
+    names = [_short(mark.row.method) for mark in marks]
+    alike = Counter((name, mark.look) for name, mark in zip(names, marks, strict=True))
+    texts = []
+    for name, mark in zip(names, marks, strict=True):
+        if mark.row.number and not is_wide:
+            texts.append(str(mark.row.number))
+        else:
+            texts.append(_cut(f"{name} {visible(mark.row.setting, 60)}" if alike[name, mark.look] > 1 else name))
+    return texts
+
+
+def _short(method: str) -> str:
+    """Return a method's name; of a dotted path the class."""
+    named = str(visible(method, 60))
+    return named.rpartition(".")[2] or named
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 1]}…"
 
 
 def _sentences(marks: Sequence[Mark]) -> list[str]:
