@@ -66,12 +66,12 @@ class Benching:
         self.plan = plan
         self.progress = progress
         bench = plan.config.bench
-        is_small = isinstance(
-            plan.benchmark, Embedded
-        )  # threads that wait for a busy core cost it more than they bring
+        trains = isinstance(plan.benchmark, Embedded)
+        # threads that wait for a busy core cost models this small more than they bring
+        is_small = trains and plan.config.model.model is None
         self.workers = Workers(bench.jobs, 1 if is_small else max(1, usable_cores() // bench.jobs))
         self.validation = Validation.of(plan) if bench.trials else None
-        self.models = {seed: self._models(seed) for seed in plan.seeds} if is_small else {}
+        self.models = {seed: self._models(seed) for seed in plan.seeds} if trains else {}
         self.outcome = Comparison(plan)
         self.broken: dict[int, str] = {}
         """Seed -> why it has no models."""
@@ -121,11 +121,12 @@ class Benching:
                 remove(self.plan.root / "tuning")
             self.validation.write()
             jobs += self.validation.jobs
-        for job, error in self._ended("train models", jobs):
-            if error is not None and job.name not in seeds:
-                raise RunError(f"the model of the trials could not be trained: {error}")
-            if error is not None:
-                self.broken[seeds[job.name]] = f"its model '{job.folder.name}' could not be trained: {error}"
+        with closing(self._ended("train models", jobs)) as ended:
+            for job, error in ended:
+                if error is not None and job.name not in seeds:
+                    raise RunError(f"the model of the trials could not be trained: {error}")
+                if error is not None:
+                    self.broken[seeds[job.name]] = f"its model '{job.folder.name}' could not be trained: {error}"
 
     def _needs_models(self, seed: int) -> bool:
         return self.validation is not None or not all(job.is_current for job in self.outcome.of_seed(seed))
@@ -159,13 +160,17 @@ class Benching:
             self.progress.note(
                 f"{len(self.outcome.jobs) - len(left)} of {len(self.outcome.jobs)} runs need no running."
             )
-        for job, error in self._ended("unlearn", left):
-            self.outcome.end(job, error)
-            self._write()
+        with closing(self._ended("unlearn", left)) as ended:
+            for job, error in ended:
+                self.outcome.end(job, error)
+                self._write()
         self._write()
 
     def _ended(self, title: str, jobs: Sequence[Job]) -> Generator[tuple[Job, str | None]]:
-        """Do `jobs`, and yield each with why it failed, or None, in the order in which they end."""
+        """Do `jobs`, and yield each with why it failed, or None, in the order in which they end.
+
+        To be closed: what is interrupted between two of them must not leave processes behind.
+        """
         left = [job for job in jobs if not job.is_current]
         if not left:
             return

@@ -54,8 +54,8 @@ class Workers:
         Where the caller is interrupted, all processes are told to stop, and have stopped when this ends.
         """
         pool = ThreadPoolExecutor(self.count)
-        futures: dict[Future[R], T] = {pool.submit(do, item): item for item in items}
         try:
+            futures: dict[Future[R], T] = {pool.submit(do, item): item for item in items}
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BaseException:
