@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from . import processes
 from .alternatives import records, second_answers
 from .config import UnlearnConfig
 from .constraints.bound import CONFIDENCE, Bound, Reached
@@ -15,6 +16,7 @@ from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .data.encode import Encoded, fact
 from .data.records import take
+from .data.second_answers import files_of_answers
 from .errors import InputError
 from .execution import Check, Execution
 from .inputs import Inputs
@@ -88,6 +90,8 @@ class Unlearning:
         if self.method.alternate is None:
             return self
         options, size = self.config.data, self.config.evaluation.per_device_eval_batch_size
+        with processes.agreed():
+            execution.folder.refuse_inputs(files_of_answers(options))
         execution.progress.start("second answers", len(self.forget))
         found = second_answers(
             self.method.alternate,

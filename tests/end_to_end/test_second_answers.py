@@ -84,6 +84,16 @@ def test_a_redacted_run_keeps_none(altpo, unlearn):
             assert not any(json.dumps(text)[1:-1].encode() in content for text in texts), path
 
 
+def test_a_file_in_the_folder_that_is_to_be_replaced_is_refused(unlearn, tmp_path):
+    """The run would delete what it was given."""
+    options = {"method": "dpo", "keep": 0.5, "max_steps": 1, "output_dir": tmp_path / "run"}
+    assert unlearn(**options).status in (0, 3)
+    outcome = unlearn(**options, overwrite=True, alternates_file=tmp_path / "run" / FILE)
+    assert outcome.status == 2
+    assert f"holds {tmp_path / 'run' / FILE}, which this run reads; give another folder" in outcome.err
+    assert (tmp_path / "run" / FILE).is_file()
+
+
 def test_texts_that_ask_nothing_are_refused(unlearn, people, as_file, tmp_path):
     rows = as_file(tmp_path / "texts.jsonl", [{"text": row["answer"]} for row in people.rows["forget"]])
     outcome = unlearn(method="dpo", keep=0.5, forget=rows)

@@ -44,7 +44,8 @@ def test_free_text_stays():
     texts |= {"question_template": f"{secret} {{question}}", "answer_template": f"{secret} {{answer}}"}
     texts |= {"retain": {"general": secret, "other": f"{secret}.jsonl"}}
     texts |= {"template_args": {"day": secret}, "method_args": {"beta": secret}, "report_to": [secret]}
-    for name in ("hub_model_id", "preset", "benchmark", "data"):  # one must be known, others replace files
+    # some must be known, others replace files or each other
+    for name in ("hub_model_id", "preset", "benchmark", "data", "alternate_answer_column"):
         del texts[name]
     config = from_mapping(UnlearnConfig, texts)
     assert {option.annotation for option in options(UnlearnConfig)} >= set(kinds)

@@ -26,6 +26,11 @@ def refuse_texts(examples: Sequence[Example]) -> None:
         )
 
 
+def files_of_answers(options: SecondAnswersOptions) -> list[Path]:
+    """Return the files that second answers are read from."""
+    return [Path(name) for name in (options.alternates_file, options.refusals) if name is not None]
+
+
 def given_answers(examples: Sequence[Example], options: SecondAnswersOptions) -> dict[str, str]:
     """Return the second answers that a user gives, by id of the example: those of a file, or of a column of the rows.
 
