@@ -14,8 +14,9 @@ from .constraints.retention import Retention
 from .data.encode import Encoded, token_digests
 from .data.records import is_among, take
 from .errors import InputError, RunError
+from .training.candidates import LIKELIHOOD
 from .training.constraint import Constraint, losses_of
-from .training.problem import Problem, retain_term
+from .training.problem import Problem, likelihood_term, retain_term
 
 PROBE_SEED = 0
 """The probe is the same for every seed of a run, so that runs are held to the same examples."""
@@ -91,6 +92,8 @@ class Probing:
     """In the order of the problem's terms behind the objective."""
     forget: Sequence[Encoded]
     batch_size: int
+    ranks_by_likelihood: bool = False
+    """Candidates are ranked by log p of what is to be forgotten (`Method.ranks_by_likelihood`)."""
 
     @property
     def bounded(self) -> list[Constraint]:
@@ -127,11 +130,15 @@ class Probing:
     def candidate(self, check: Callable[[], None]) -> tuple[float, dict[str, Sums]]:
         """Return the forget loss on all forget rows, and the losses of each bounded constraint, of the model as it is.
 
-        `check` is called between passes, and may raise. Raises RunError where one of them is no finite number.
+        Among the latter is log p of what is to be forgotten, where candidates are ranked by it. `check` is called between
+        passes, and may raise. Raises RunError where one of them is no finite number.
         """
-        problem = self.problem if self.bounded else self.problem.of(self.problem.terms[:1])
+        terms = self.problem.terms if self.bounded else self.problem.terms[:1]
+        problem = self.problem.of([*terms, *([likelihood_term()] if self.ranks_by_likelihood else [])])
         measured = self._sums(problem, self.bounded, check, with_forget=True)
         forget_loss, losses = measured["forget"][0].mean, losses_of(self.bounded, measured)
+        if self.ranks_by_likelihood:
+            losses[LIKELIHOOD] = measured["forget"][-1]
         means = {"forget": forget_loss} | {name: sums.mean for name, sums in losses.items()}
         if not np.isfinite(list(means.values())).all():
             found = " and its ".join(f"{name} loss {mean:g}" for name, mean in means.items())

@@ -151,7 +151,7 @@ class Unlearning:
     def probing(self) -> Probing:
         """Return what measures the losses of candidates, and of the model before."""
         size = self.config.evaluation.per_device_eval_batch_size
-        return Probing(self.problem, self.constraints, self.forget, size)
+        return Probing(self.problem, self.constraints, self.forget, size, self.method.ranks_by_likelihood)
 
     def measured(self, notes: Mapping[str, str]) -> Measured:
         """Return the examples on which metrics are computed before and after; `notes` are those of a benchmark."""

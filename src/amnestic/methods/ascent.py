@@ -78,6 +78,7 @@ class WGA(Method):
     needs: ClassVar[Needs] = TOKEN_LOGP
     is_bounded_below: ClassVar[bool] = False
     bounded: ClassVar[Bounded] = CAPPED
+    ranks_by_likelihood: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0, "weight_decay": 0.0}
 
     def __post_init__(self) -> None:
@@ -109,6 +110,7 @@ class SatImp(Method):
     needs: ClassVar[Needs] = TOKEN_LOGP
     retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Fixed(10.0)),)
     bounded: ClassVar[Bounded] = Bounded(rate=0.1, initial=1.0, kind="multiplicative", normalized=True)
+    ranks_by_likelihood: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0, "weight_decay": 0.0}
 
     def __post_init__(self) -> None:

@@ -51,6 +51,9 @@ class Method(ABC):
     """The second answer to each prompt that it reads, the same in a whole run: a refusal, or one of the model's own."""
     is_bounded_below: ClassVar[bool] = True
     """Whether the objective has a least value; without one it pulls ever harder, and a bound caps its multiplier."""
+    ranks_by_likelihood: ClassVar[bool] = False
+    """Whether candidates are ranked by the likelihood of the answers: where the gradient takes parts of the objective
+    as constants, descending it does not lower its value, which tells nothing of what was forgotten."""
     same_when_bounded: ClassVar[str | None] = None
     """The method that this one is the same as under a bound, where it differs by its published retention alone."""
     in_all: ClassVar[bool] = True

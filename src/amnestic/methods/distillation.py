@@ -61,6 +61,7 @@ class CEU(Method):
     needs: ClassVar[Needs] = Needs(head=frozenset({CrossEntropyTo(WithoutTarget())}))
     retention: ClassVar[tuple[Retention, ...]] = ()
     bounded: ClassVar[Bounded] = MULTIPLICATIVE
+    ranks_by_likelihood: ClassVar[bool] = True
     skips_first: ClassVar[bool] = True
 
     def objective(self, model: Passes, reference: Passes) -> Tensor:

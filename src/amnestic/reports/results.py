@@ -69,6 +69,9 @@ class CandidateFacts(TypedDict):
     epoch: float
     forget_loss: float
     """The method's loss on the forget rows."""
+    token_logp: NotRequired[float]
+    """Mean log-probability of a token to be forgotten, where candidates are ranked by it: of methods whose gradient
+    takes parts of the loss as constants, so that its value tells little."""
     reached: NotRequired[float]
     """Loss on the probe of the leading split, nats a token; those of others stand under ``NAME_reached``. Absent, as
     what follows, where there is no bound."""

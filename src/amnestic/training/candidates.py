@@ -13,6 +13,9 @@ from ..shared_folder import write_folder
 from .checkpoint import link
 from .tensor_files import read_tensors, write_tensors
 
+LIKELIHOOD = "token_logp"
+"""Among the losses of a candidate: log p of what is to be forgotten, where candidates are ranked by it."""
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -24,6 +27,14 @@ class Candidate:
     """The method's loss on the forget rows."""
     reached: Mapping[str, Reached]
     """Name of a bounded constraint -> what the model reaches, the leading one first; empty where there is no bound."""
+
+    token_logp: float | None = None
+    """Mean log p of what is to be forgotten, where candidates are ranked by it; else None."""
+
+    @property
+    def rank(self) -> float:
+        """Return the figure by which candidates that hold the bound are ranked, the lower the better."""
+        return self.forget_loss if self.token_logp is None else self.token_logp
 
     @property
     def holds(self) -> bool:
@@ -38,19 +49,21 @@ class Candidate:
     def beats(self, other: "Candidate") -> bool:
         """Return whether this candidate, the later one, is kept in place of `other`.
 
-        Holding the bounds comes first, then the lower forget loss; where neither holds, the smaller violation. A tie
+        Holding the bounds comes first, then the lower rank; where neither holds, the smaller violation. A tie
         goes to the later.
         """
         if self.holds != other.holds:
             return self.holds
         if self.holds:
-            return self.forget_loss <= other.forget_loss
+            return self.rank <= other.rank
         return self.violation <= other.violation
 
     @property
     def record(self) -> dict[str, Any]:
         """Return the candidate as a record of train.jsonl and results.json."""
         facts: dict[str, Any] = {"step": self.step, "epoch": self.epoch, "forget_loss": self.forget_loss}
+        if self.token_logp is not None:
+            facts["token_logp"] = self.token_logp
         for number, (name, found) in enumerate(self.reached.items()):
             own = {"reached": found.reached, "upper_limit": found.upper_limit}
             facts |= {f"{name}_reached": found.reached} if number else own
@@ -75,7 +88,8 @@ class Candidates:
         with as_saved(self.loaded):
             forget_loss, losses = self.measure()
             reached = {name: probe.judge(losses[name]) for name, probe in self.probes.items()}
-            candidate = Candidate(step, epoch, forget_loss, reached)
+            likelihood = losses.get(LIKELIHOOD)
+            candidate = Candidate(step, epoch, forget_loss, reached, None if likelihood is None else likelihood.mean)
             if self._is_best(candidate):
                 self._keep()
                 self.best = candidate

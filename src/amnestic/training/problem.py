@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import processes
 from ..constraints.bound import Sums
-from ..constraints.retention import Retention
+from ..constraints.retention import NLL, Retention
 from ..data.batches import SECOND, Batch, Joint, Part, Share, turns
 from ..data.encode import Encoded
 from ..methods.base import Method, Passes
@@ -243,6 +243,11 @@ def forget_term(method: Method) -> Term:
         reads_second=method.alternate is not None,
         skips_first=method.skips_first,
     )
+
+
+def likelihood_term() -> Term:
+    """Return log p of what is to be forgotten, as a term that is measured and not trained."""
+    return Term("forget", "token", NLL.needs, lambda model, _: model[0].token_logp, "forgotten")
 
 
 def retain_term(retention: Retention) -> Term:
