@@ -130,15 +130,16 @@ class Probing:
     def candidate(self, check: Callable[[], None]) -> tuple[float, dict[str, Sums]]:
         """Return the forget loss on all forget rows, and the losses of each bounded constraint, of the model as it is.
 
-        Among the latter is log p of what is to be forgotten, where candidates are ranked by it. `check` is called between
-        passes, and may raise. Raises RunError where one of them is no finite number.
+        Among the latter is log p of what is to be forgotten, where candidates are ranked by it. `check` is called
+        between passes, and may raise. Raises RunError where one of them is no finite number.
         """
-        terms = self.problem.terms if self.bounded else self.problem.terms[:1]
-        problem = self.problem.of([*terms, *([likelihood_term()] if self.ranks_by_likelihood else [])])
+        objective, *held = self.problem.terms
+        ranking = [likelihood_term()] if self.ranks_by_likelihood else []
+        problem = self.problem.of([objective, *ranking, *(held if self.bounded else [])])
         measured = self._sums(problem, self.bounded, check, with_forget=True)
         forget_loss, losses = measured["forget"][0].mean, losses_of(self.bounded, measured)
         if self.ranks_by_likelihood:
-            losses[LIKELIHOOD] = measured["forget"][-1]
+            losses[LIKELIHOOD] = measured["forget"][1]
         means = {"forget": forget_loss} | {name: sums.mean for name, sums in losses.items()}
         if not np.isfinite(list(means.values())).all():
             found = " and its ".join(f"{name} loss {mean:g}" for name, mean in means.items())
