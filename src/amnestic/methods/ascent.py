@@ -4,7 +4,7 @@ No reference is read, so no model is copied.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -77,7 +77,7 @@ class WGA(Method):
 
     needs: ClassVar[Needs] = TOKEN_LOGP
     is_bounded_below: ClassVar[bool] = False
-    bounded: ClassVar[Bounded] = CAPPED
+    bounded: ClassVar[Bounded] = replace(CAPPED, initial=1.0)
     ranks_by_likelihood: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0, "weight_decay": 0.0}
 
@@ -109,7 +109,7 @@ class SatImp(Method):
 
     needs: ClassVar[Needs] = TOKEN_LOGP
     retention: ClassVar[tuple[Retention, ...]] = (Retention(NLL(), Fixed(10.0)),)
-    bounded: ClassVar[Bounded] = Bounded(rate=0.1, initial=1.0, kind="multiplicative", normalized=True)
+    bounded: ClassVar[Bounded] = Bounded(rate=0.3, initial=0.1, kind="multiplicative", normalized=True)
     ranks_by_likelihood: ClassVar[bool] = True
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0, "weight_decay": 0.0}
 

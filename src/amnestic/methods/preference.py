@@ -20,6 +20,8 @@ from .checks import above_zero, at_least_zero
 TOKEN_LOGP = Needs(head=frozenset({"token_logp"}))
 SUMS = Bounded(rate=0.1, initial=100.0, kind="multiplicative", normalized=True)
 """The gradient of a sum over an answer is that of a mean over tokens times some tens of tokens."""
+SATURATING = Bounded(rate=0.3, initial=0.1, kind="multiplicative", normalized=True)
+"""What prefers one answer to another is satisfied once the odds have moved: it has to pull before it is."""
 
 
 @method("npo")
@@ -100,7 +102,7 @@ class DPO(Method):
     alternate: ClassVar[Literal["refusal", "generated"] | None] = "refusal"
     needs: ClassVar[Needs] = TOKEN_LOGP
     reference_needs: ClassVar[Needs] = TOKEN_LOGP
-    bounded: ClassVar[Bounded] = SUMS
+    bounded: ClassVar[Bounded] = SATURATING
     published: ClassVar[Mapping[str, Any]] = {"num_train_epochs": 5.0}
 
     def __post_init__(self) -> None:
@@ -129,7 +131,7 @@ class AltPO(Method):
     alternate: ClassVar[Literal["refusal", "generated"] | None] = "generated"
     needs: ClassVar[Needs] = TOKEN_LOGP
     reference_needs: ClassVar[Needs] = TOKEN_LOGP
-    bounded: ClassVar[Bounded] = SUMS
+    bounded: ClassVar[Bounded] = SATURATING
     published: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
 
     def __post_init__(self) -> None:
