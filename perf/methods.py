@@ -1,18 +1,21 @@
 """Steps of methods: the obvious loop (`perf/plain_methods.py`) against amnestic's, in turn, on the same rows.
 
     python perf/methods.py --model MODEL --forget FILE --retain FILE [--methods npo dpo kl rmu simnpo]
-    options: [--rows 32] [--budget 32] [--turns 5] [--steps 2] [--epochs 10] [--reference cached|live] [--use_peft] [--dtype float32]
+    options: [--rows 32] [--budget 32] [--turns 5] [--steps 2] [--epochs 10] [--reference cached|live] [--use_peft]
+             [--dtype float32] [--busy]
     python perf/methods.py ... --memory [--repeats 3]      peaks of both, each in a process of its own, in place of time
 
 `kl` is gradient ascent with a KL divergence on the retain rows, the others are as published. Both sides start from the
 same weights, moved a little away from the reference's (else half of the losses would be 0), and take the same steps;
-losses and gradient norm of the first one must agree within 1e-4. `--budget` is the number of rows of a micro-batch; ours
-takes as many tokens as so many of the longest rows have. With `--use_peft` both train an adapter, the obvious loop beside
-a second model, ours with `--reference live` beside its own weights.
+losses and gradient norm of the first one must agree within 1e-4. `--budget` is the number of rows of a micro-batch;
+ours takes as many tokens as so many of the longest rows have. With `--use_peft` both train an adapter, the obvious
+loop beside a second model, ours with `--reference live` beside its own weights. With `--busy` seconds are those that
+the processor spent on this process, which other work on the machine lengthens less; for one thread.
 
 One line a method: seconds of both, ratio with its spread, positions that go through a body for each token of the rows
-(plain, ours), largest difference of the first step, seconds that ours took to read the reference, once for a whole run,
-for the rows of `--epochs`. With `--memory`: megabytes of the whole process, and of those what was not held before the first step.
+(plain, ours), largest difference of the first step, seconds that ours took to read the reference, once for a whole
+run, for the rows of `--epochs`. With `--memory`: megabytes of the whole process, and of those what was not held before
+a step.
 """
 
 import argparse
@@ -226,7 +229,7 @@ LOOPS: Mapping[str, Any] = {"plain": Obvious, "ours": Ours}
 
 
 def difference(first: Mapping[str, Sequence[float]]) -> float:
-    """Return the largest difference of what the first step gave, as a share; ends the program where that is too much."""
+    """Return the largest difference of what the first step gave, as a share; end the program where it is too much."""
     worst = max(abs(p - o) / max(1e-3, abs(p)) for p, o in zip(first["plain"], first["ours"], strict=True))
     if worst > TOLERANCE:
         raise SystemExit(f"forget loss, retain loss and gradient norm differ by {worst:.1e}: {dict(first)}")
@@ -238,7 +241,9 @@ def compare(case: Case, name: str) -> str:
     steps = case.options.steps
     taking = {side: LOOPS[side](case.copied(), name) for side in SIDES}
     worst = difference({side: loop.step() for side, loop in taking.items()})
-    seconds = in_turn({s: lambda s=s: [taking[s].step() for _ in range(steps)] for s in SIDES}, case.options.turns)
+    clock = time.process_time if case.options.busy else time.perf_counter
+    forms = {side: lambda side=side: [taking[side].step() for _ in range(steps)] for side in SIDES}
+    seconds = in_turn(forms, case.options.turns, clock)
     medians = [statistics.median(seconds[side]) / steps for side in SIDES]
     rows = [row for i in range(next(taking["ours"].numbers)) for row in _passed(case, name, i)]
     real = sum(len(row.input_ids) for row in rows)
@@ -304,6 +309,7 @@ def main() -> None:
     parser.add_argument("--use_peft", action="store_true", help="train an adapter")
     parser.add_argument("--dtype", default="float32", choices=tuple(DTYPES))
     parser.add_argument("--learning_rate", type=float, default=1e-5)
+    parser.add_argument("--busy", action="store_true", help="count the processor's time")
     parser.add_argument("--memory", action="store_true", help="measure peaks in place of time")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each side, for peaks")
     parser.add_argument("--only", nargs=2, help=argparse.SUPPRESS)
