@@ -152,7 +152,7 @@ def displace(model: Any) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
-                parameter.add_(noise.to(parameter.dtype), alpha=5e-3)
+                parameter.add_(noise.to(parameter.dtype), alpha=1e-2)
 
 
 class Obvious:
