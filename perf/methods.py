@@ -133,6 +133,11 @@ class Case:
         found = {name: [self.splits[name][i] for i in places] for name, places in self.rows.rows(number).items()}
         return found | {"second": [self.second[row.id] for row in found["forget"]]}
 
+    @property
+    def far(self) -> float:
+        """Return by how much weights are moved before the first step: an adapter, which is small, by more."""
+        return 5e-2 if self.options.use_peft else 1e-2
+
     def copied(self) -> "Case":
         """Return the case with a model of its own."""
         return replace(self, loaded=replace(self.loaded, model=copy.deepcopy(self.loaded.model)))
@@ -145,14 +150,14 @@ class Case:
         return loaded.model
 
 
-def displace(model: Any) -> None:
-    """Move the weights that learn a little, the same for the same model: the first step has something to pull back."""
+def displace(model: Any, far: float) -> None:
+    """Move the weights that learn by some `far` each, the same for the same model: no loss of the first step is 0."""
     generator = torch.Generator(device=model.device).manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
                 noise = torch.randn(parameter.shape, generator=generator, device=parameter.device)
-                parameter.add_(noise.to(parameter.dtype), alpha=1e-2)
+                parameter.add_(noise.to(parameter.dtype), alpha=far)
 
 
 class Obvious:
@@ -168,7 +173,7 @@ class Obvious:
             recipe = Comparison.of(name, model).recipe  # of an adapter other parameters move
         self.case, self.numbers = case, itertools.count()
         self.plain = Plain(model, reference, recipe, case.options.budget, case.options.learning_rate)
-        displace(model)
+        displace(model, case.far)
 
     @property
     def positions(self) -> int:
@@ -198,7 +203,7 @@ class Ours:
         begin = time.perf_counter()
         self.problem = self._referred(problem, case)
         self.reading = time.perf_counter() - begin
-        displace(self.model)
+        displace(self.model, case.far)
         training = UnlearnTraining(
             learning_rate=options.learning_rate, weight_decay=0.0, per_device_train_batch_size=options.budget
         )
