@@ -20,7 +20,7 @@ from .checks import above_zero, at_least_zero
 TOKEN_LOGP = Needs(head=frozenset({"token_logp"}))
 SUMS = Bounded(rate=0.1, initial=100.0, kind="multiplicative", normalized=True)
 """The gradient of a sum over an answer is that of a mean over tokens times some tens of tokens."""
-SATURATING = Bounded(rate=0.3, initial=0.1, kind="multiplicative", normalized=True)
+SATURATING = Bounded(rate=0.1, initial=1.0, kind="multiplicative", normalized=True)
 """What prefers one answer to another is satisfied once the odds have moved: it has to pull before it is."""
 
 
