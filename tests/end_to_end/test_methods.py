@@ -13,7 +13,7 @@ KNOWS = 0.9
 
 @pytest.mark.parametrize("name", [name for name in METHODS.names() if METHODS.get(name).in_all])
 def test_every_method_forgets_and_holds(unlearn, forgetting, name):
-    """The bound is held on the whole retain split, and answers have half the probability, or half the words, at most."""
+    """The bound is held on the whole retain split; answers have half the probability, or half the words, at most."""
     run = unlearn(method=name, **forgetting | SETTINGS | FASTER.get(name, {}))
     assert run.status == 0, run.results["verdict"]
     results = run.results
