@@ -142,6 +142,17 @@ class TestRows:
         assert [row.setting for row in found.rows] == ["", "keep 0.98, beta 0.1", "keep 0.98, beta 0.5"]
         assert [len(row.entries) for row in found.rows] == [0, 2, 1]
 
+    def test_a_method_that_takes_the_seed_of_its_run_is_one_row(self) -> None:
+        """The direction of rmu follows from the run's seed, unless one is given: then it is a hyper-parameter."""
+        runs = [entry("rmu", seed) for seed in (0, 1)]
+        for run in runs:
+            run.results["method"]["seed"] = run.seed
+        given = [entry("rmu", seed) for seed in (0, 1)]
+        for run in given:
+            run.results["method"]["seed"] = 7
+        assert [row.held for row in board(*runs).rows[1:]] == ["held 2 of 2"]
+        assert [row.setting for row in board(*runs, *given).rows[1:]] == ["keep 0.98", "keep 0.98, seed 7"]
+
     def test_runs_that_share_everything_are_rows_by_their_folders(self, write: Write) -> None:
         entries = [Entry.of(write(name)) for name in ("a", "b")]
         assert [row.setting for row in board(*entries).rows[1:]] == ["keep 0.98, a", "keep 0.98, b"]

@@ -158,8 +158,13 @@ def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hyper-parameters of a run's method, its fixed weights and all its bounds, as texts."""
+    """Return the hyper-parameters of a run's method, its fixed weights and all its bounds, as texts.
+
+    A method's seed that is the run's own sets nothing apart: it differs wherever seeds do.
+    """
     named = {name: value for name, value in results["method"].items() if name not in ("name", "same_when_bounded")}
+    if named.get("seed") == results["seeds"]["training"]:
+        del named["seed"]
     for name, held in (results.get("retentions") or {}).items():
         named |= {f"{name} loss": held.get("loss"), f"{name} weight": held.get("weight")}
     named |= {f"{name} bound": f"{held['kind']} {held['requested']:g}" for name, held in bounds_of(results).items()}
