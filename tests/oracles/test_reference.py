@@ -20,7 +20,7 @@ from amnestic.methods.base import Method
 from amnestic.model import blocks
 from amnestic.model.compiling import compiled
 from amnestic.model.head import CrossEntropyTo, Reference
-from amnestic.model.load import adapt, checkpointed, load
+from amnestic.model.load import adapt, as_saved, checkpointed, load
 from amnestic.model.options import AdapterOptions, ModelOptions
 from amnestic.model.reference import Asked, Demand
 from amnestic.model.signals import Needs, read
@@ -155,6 +155,31 @@ def test_with_an_adapter_the_same_weights_are_the_reference(loaded, tmp_path, mo
     else:
         weight = problem.reference.head.pairs[0][1]
         assert weight.data_ptr() == loaded.model.get_output_embeddings().weight.data_ptr()  # frozen: not copied
+
+
+@pytest.mark.parametrize("mode", ["cached", "live"])
+def test_a_merged_adapter_is_no_part_of_the_reference(tiny_model, tmp_path, mode):
+    """Candidates are measured merged where the run saves the model so: the head's weights are other ones then, too."""
+    loaded = load(ModelOptions(model=str(tiny_model(tied=False, spare_rows=3)), device="cpu"))
+    loaded = replace(loaded, form=replace(loaded.form, fuses=True))
+    before = deepcopy(loaded.model)
+    names = ("q_proj", "down_proj", "lm_head")
+    adapt(loaded, AdapterOptions(use_peft=True, merge=True, lora_r=2, lora_target_modules=names), seed=0)
+    case = Case(loaded, Reading(), ())
+    problem = case.problem(tmp_path, mode)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in loaded.model.named_parameters():
+            if "lora_B" in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.02)
+    weights = case.weights()
+    wanted = expected(deepcopy(loaded.model), before, loaded.vocabulary)
+    with as_saved(loaded):
+        merged = case.weights()
+        (sums,) = problem.measure("forget", case.rows["forget"], 2)
+        assert all(torch.equal(merged[name], value) for name, value in case.weights().items())
+    np.testing.assert_allclose(sums.sums, wanted, rtol=1e-4)
+    assert all(torch.equal(weights[name], value) for name, value in case.weights().items())
 
 
 def test_divergence_and_distance_begin_at_0_and_are_what_they_say(loaded, tmp_path):

@@ -21,7 +21,7 @@ from .. import processes
 from ..errors import InputError
 from .options import ALL_LINEAR, AdapterOptions, ModelOptions
 from .reading import reading
-from .sharding import whole
+from .sharding import free_gathered, whole
 
 CONFIG, WEIGHTS, PICKLE = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 NAME = "default"
@@ -30,6 +30,8 @@ SLOW = 5e-5
 """Below this learning rate a note is given."""
 BASE = ".base_layer"
 """What peft adds to the name of a layer that it adapts."""
+UNMERGED = "_unmerged"
+"""Attribute of an adapted layer within `merged`: its weight from before."""
 
 
 @dataclass(frozen=True)
@@ -129,21 +131,38 @@ def switched_off(model: Any) -> Iterator[None]:
 def merged(model: Any, dtype_of: Callable[[str], torch.dtype]) -> Iterator[None]:
     """Let `model` compute with its adapter merged into rounded weights, for as long as the context lasts.
 
-    `dtype_of` tells the precision that a parameter is rounded to, by its name. Holds a copy of the adapted weights.
+    `dtype_of` tells the precision that a parameter is rounded to, by its name. Holds a copy of the adapted weights, in
+    which `exchange_merged` finds them.
     """
-    exact: dict[str, Tensor] = {}
     try:
         with torch.no_grad():
             for name, layer in _layers(model):
                 weight = layer.get_base_layer().weight
-                exact[name] = weight.detach().clone()
+                vars(layer)[UNMERGED] = weight.detach().clone()
                 weight.copy_(_merged(layer, dtype_of(f"{name}{BASE}.weight")))
         with switched_off(model):
             yield
     finally:
-        with torch.no_grad():
-            for name, weight in exact.items():
-                model.get_submodule(name).get_base_layer().weight.copy_(weight)
+        exchange_merged(model)
+        for module in model.modules():
+            vars(module).pop(UNMERGED, None)
+
+
+def is_merged(layer: Any) -> bool:
+    """Return whether `merged` holds this layer at the moment."""
+    return UNMERGED in vars(layer)
+
+
+@torch.no_grad()
+def exchange_merged(model: Any) -> None:
+    """Give the layers that `merged` holds their weights from before, and the copy the merged ones; again: back."""
+    free_gathered(model)  # it would compute with the weights from before the exchange
+    for layer in model.modules():
+        if (other := vars(layer).get(UNMERGED)) is not None:
+            weight = layer.get_base_layer().weight
+            own = weight.detach().clone()
+            weight.copy_(other)
+            other.copy_(own)
 
 
 @torch.no_grad()

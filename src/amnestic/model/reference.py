@@ -18,6 +18,7 @@ from .. import processes
 from ..data.batches import Batch, Share, moved, pad, turns
 from ..data.encode import Encoded, fact
 from ..errors import InputError
+from .adapter import exchange_merged, is_merged
 from .layers import Projection
 from .memory import free_memory
 from .sharding import device_of, forward_only, is_sharded
@@ -135,7 +136,11 @@ class Live:
         declared = {split: demand.needs for split, demand in self.demands.items()}
         projected = [split for split, demand in self.demands.items() if demand.projects]
         with without_adapter(self.model):
-            return Seen(*read_reference(self.model, batch, declared, self.vocabulary, self.form, projected))
+            seen = Seen(*read_reference(self.model, batch, declared, self.vocabulary, self.form, projected))
+            if not is_merged(self.model.get_output_embeddings()):
+                return seen
+            # the head's own weights are others as soon as the context ends
+            return Seen(seen.signals, {split: lasting(found) for split, found in seen.distributions.items()})
 
 
 @dataclass(frozen=True)
@@ -244,8 +249,17 @@ class Asked:
         with forward_only(self.model), without_adapter(self.model):
             _, found = read_reference(self.model, batch, {}, self.vocabulary, self.form, [split])
             head = cast(Projection, found[split])
-            learns = is_sharded(self.model) or any(tensor.requires_grad for tensor in head.tensors)
-            return head.of([tensor.clone() if learns else tensor for tensor in head.tensors])
+            module = self.model.get_output_embeddings()
+            is_adapted = hasattr(module, "lora_A")  # its weights are frozen, but change where the adapter is merged
+            changes = is_sharded(self.model) or is_adapted or any(tensor.requires_grad for tensor in head.tensors)
+            return cast(Projection, lasting(head)) if changes else head
+
+
+def lasting(distribution: Distribution) -> Distribution:
+    """Return the same with tensors that nobody else holds."""
+    if not isinstance(distribution, Projection):
+        return distribution
+    return distribution.of([tensor.clone() for tensor in distribution.tensors])
 
 
 def projected_rows(distribution: Distribution) -> Tensor:
@@ -258,8 +272,10 @@ def projected_rows(distribution: Distribution) -> Tensor:
 def without_adapter(model: Any) -> Iterator[None]:
     """Let `model` compute without its adapter, if it has one, for as long as the context lasts.
 
-    Unlike peft's own switch it leaves alone which parameters are trained.
+    Unlike peft's own switch it leaves alone which parameters are trained. Where the adapter is merged for the moment,
+    the weights are those without it all the same.
     """
+    exchange_merged(model)
     layers = [m for m in model.modules() if hasattr(m, "lora_A") and hasattr(m, "_disable_adapters")]
     before = [layer._disable_adapters for layer in layers]
     try:
@@ -269,3 +285,4 @@ def without_adapter(model: Any) -> Iterator[None]:
     finally:
         for layer, was in zip(layers, before, strict=True):
             layer._disable_adapters = was
+        exchange_merged(model)
