@@ -21,15 +21,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from amnestic.constraints.multiplier import Bounded
 from amnestic.constraints.retention import NLL, Retention
-from amnestic.data.batches import micro_batches
+from amnestic.data.batches import micro_batches, pad
 from amnestic.data.cuts import Budget
 from amnestic.data.encode import Encoded
 from amnestic.methods.flattening import PDU
+from amnestic.model.blocks import Moves, chosen_by
 from amnestic.model.form import examine
 from amnestic.model.generate import Settings, generate
 from amnestic.model.gradient_norms import gradient_norms
 from amnestic.model.load import Loaded, checkpointed, prepare, reload, save
 from amnestic.model.packing import examine_packing
+from amnestic.model.signals import Needs, read
 from amnestic.training.optimizer import Optimizer
 from amnestic.training.options import TrainingOptions
 from amnestic.training.problem import Problem, forget_term, retain_term
@@ -417,6 +419,31 @@ def test_gradient_norms_are_those_of_plain_autograd(name: str, is_tied: bool, at
     rounding = 1e-12 if BY_NAME[name].tolerance(attention) == EXACT else 1e-6
     np.testing.assert_allclose(found, plain_norms(expected, examples), rtol=rounding)
     assert bool(loaded.notes) is (name in SHARES_NO_PASS)
+
+
+STEERED = {
+    "GPT2": {"mlp.c_proj.weight", "mlp.c_proj.bias"},
+    "GPTNeoX": {"mlp.dense_4h_to_h.weight", "mlp.dense_4h_to_h.bias"},
+    "Gemma3": {"mlp.down_proj.weight"},
+    "Gemma3, text and images": {"mlp.down_proj.weight"},
+    "GptOss": {"mlp.experts.down_proj", "mlp.experts.down_proj_bias"},
+    "OPT": {"fc2.weight", "fc2.bias"},
+    "OpenAIGPT": {"mlp.c_proj.weight", "mlp.c_proj.bias"},
+    "Qwen2Moe": {"mlp.experts.down_proj", "mlp.shared_expert.down_proj.weight"},
+}
+"""Architecture -> the down projections of a block's MLP, by the architecture's own names."""
+
+
+@pytest.mark.parametrize("name", STEERED)
+def test_a_block_is_found_and_its_down_projections_alone_move(name: str, tokenizer: Any) -> None:
+    """A part that sees has as many blocks; experts hold their projections in one tensor; some blocks return lists."""
+    loaded = prepare(copy.deepcopy(built(name, True, BY_NAME[name].attention)).float(), tokenizer)
+    batch, needs = pad("forget", FORGET), {"forget": Needs(hidden=frozenset({0}))}
+    found = read(loaded.model, batch, needs, KNOWN)["forget"].hidden(0)
+    states = loaded.model(batch.input_ids, output_hidden_states=True, use_cache=False).hidden_states
+    torch.testing.assert_close(found, states[1].flatten(0, 1)[batch.positions])
+    moved = chosen_by(loaded.model, Moves(frozenset({0})))
+    assert {own.partition(".0.")[2] for own in moved} == STEERED[name]
 
 
 def test_the_documentation_lists_what_is_tested() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
+from .reading import reading
 
 DOWN = ("down_proj", "fc2", "dense_4h_to_h", "c_proj", "fc_out", "w2", "linear_2", "wo")
 """Names of the projection behind the activation of a block's MLP, by which architectures call it."""
@@ -35,7 +36,7 @@ def blocks_of(model: Any) -> tuple[Any, str]:
     Raises InputError for a model without one.
     """
     count = getattr(model.config.get_text_config(), "num_hidden_layers", None)
-    for module in model.modules():
+    for module in reading(model):  # a part that sees may have as many blocks
         for name, child in module.named_children():
             if isinstance(child, torch.nn.ModuleList) and len(child) == count:
                 return module, name
@@ -97,7 +98,7 @@ class _Watched(torch.nn.Module):
 
     def forward(self, *arguments: Any, **settings: Any) -> Any:
         output = self.block(*arguments, **settings)
-        self.keep(output[0] if isinstance(output, tuple) else output)
+        self.keep(output[0] if isinstance(output, tuple | list) else output)
         return output
 
     def __getattr__(self, name: str) -> Any:
@@ -135,7 +136,7 @@ def chosen_by(model: Any, moves: Moves) -> set[str]:
     within = {name for name in trainable if re.match(rf"{begin}(?:{numbers})\.", name)}
     if not any("lora_" in name for name in trainable):
         projections = "|".join(DOWN)
-        within = {name for name in within if re.search(rf"\.(?:{projections})(?:\.weight|\.bias)?$", name)}
+        within = {name for name in within if re.search(rf"\.(?:{projections})(?:\.weight|[._]bias)?$", name)}
         within = {name for name in within if not re.search(r"\.(?:self_)?attn\.|\.attention\.", name)}
     if not within:
         raise InputError(
