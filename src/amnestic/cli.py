@@ -132,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(str(error) or "interrupted.", INTERRUPTED, is_shared=True)
     except Exception as error:
         hint = "run again with AMNESTIC_DEBUG=1 for the traceback"
-        return _failed(f"{type(error).__name__}: {error} ({hint})", FAILURE)
+        return _failed(f"{outline(error)}: {error} ({hint})", FAILURE)
 
 
 def _failed(text: str, exit_status: int, is_shared: bool = False) -> int:

@@ -179,6 +179,11 @@ class TestRows:
         assert found.records[1]["missing"] == {"forget_quality_log10": reason}
         assert any("Not every run measured forget_quality_log10" in note for note in found.notes)
 
+    def test_a_number_that_no_run_has_is_told_once_with_one_full_stop(self) -> None:
+        found = board(entry(not_computed={"forget_quality": "there is no retrained model."}))
+        told = [note for note in found.notes if "forget_quality" in note]
+        assert told == ["No run has forget_quality: there is no retrained model."]
+
     def test_columns_are_those_that_were_measured_and_labels_those_of_the_metrics(self) -> None:
         labels = {column.key: (column.label, column.direction) for column in board(entry()).columns}
         assert labels == {

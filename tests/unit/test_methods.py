@@ -171,9 +171,9 @@ def test_an_explanation_says_what_a_run_needs_to_know() -> None:
     assert ceu["one value for each"] == "token, without an answer's first"
     assert explain(METHODS.get("dpo"))["second answer"] == "refusal"
     assert explain(METHODS.get("grad_diff"))["same under a bound as"] == "grad_ascent"
-    assert explain(METHODS.get("pdu"))["multiplier under a bound"].startswith(
-        "rate 5.0, initial 100.0, warmup_epochs 5.0"
-    )
+    multiplier = explain(METHODS.get("pdu"))["multiplier under a bound"]
+    assert multiplier.startswith("rate 5.0, initial 100.0, warmup_epochs 5.0, update step, kind ascent, normalized no")
+    assert multiplier.endswith(", cap none")
 
 
 @dataclass(frozen=True)

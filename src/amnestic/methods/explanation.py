@@ -30,7 +30,7 @@ def explain(cls: type[Method]) -> dict[str, Any]:
         "second answer": cls.alternate or "",
         **(of_instance(cls) if has_defaults(cls) else {}),
         "published training": dict(cls.published),
-        "multiplier under a bound": ", ".join(f"{name} {value}" for name, value in asdict(cls.bounded).items()),
+        "multiplier under a bound": ", ".join(f"{name} {_plain(value)}" for name, value in asdict(cls.bounded).items()),
         "same under a bound as": cls.same_when_bounded or "",
     }
 
@@ -64,6 +64,12 @@ def hyper_parameters(cls: type[Method]) -> Iterator[tuple[str, str]]:
 def fields_of(cls: type[Method]) -> tuple[Field[Any], ...]:
     """Return the fields of a method; none of a class that is no dataclass."""
     return fields(cls) if is_dataclass(cls) else ()
+
+
+def _plain(value: object) -> str:
+    """Return a setting in the words that its flag knows."""
+    words: Mapping[object, str] = {None: "none", True: "yes", False: "no"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def unit(cls: type[Method]) -> str:

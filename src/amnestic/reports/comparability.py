@@ -112,7 +112,7 @@ def _of_absent(entries: Sequence[Entry]) -> Iterator[str]:
     reasons = [(entry.results or {}).get("not_computed") or {} for entry in entries]
     for key in FORGETTING:
         if key not in known and (reason := next((found[key] for found in reasons if key in found), None)):
-            yield f"No run has {key}: {reason}."
+            yield f"No run has {key}: {reason.removesuffix('.')}."
 
 
 def _of_probes(entries: Sequence[Entry]) -> Iterator[str]:
