@@ -375,6 +375,9 @@ def test_the_reference_is_cached_where_it_is_small(loaded, monkeypatch):
         assert asked.is_cached("auto") is is_cached
         assert asked.is_cached("cached")
         assert not asked.is_cached("live")
+    monkeypatch.setattr("amnestic.processes.gathered", lambda size: [size, asked.bytes * 4 - 4])
+    monkeypatch.setattr("amnestic.model.reference.free_memory", lambda device: asked.bytes * 4)
+    assert not asked.is_cached("auto")  # another process of the run has less
     numbers = replace(asked, demands={"retain": Demand(Needs(head=frozenset({"token_logp"})))})
     monkeypatch.setattr("amnestic.model.reference.free_memory", lambda device: 0)
     assert numbers.bytes == 0
