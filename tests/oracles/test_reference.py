@@ -16,7 +16,7 @@ from amnestic.constraints.retention import KL, NLL, HiddenDistance, Retention
 from amnestic.data.batches import SECOND, Batch, nothing, pack, pad_together
 from amnestic.data.cuts import Budget
 from amnestic.errors import InputError
-from amnestic.methods.base import Method
+from amnestic.methods.base import Method, build
 from amnestic.model import blocks
 from amnestic.model.compiling import compiled
 from amnestic.model.head import CrossEntropyTo, Reference
@@ -209,6 +209,22 @@ def test_divergence_and_distance_begin_at_0_and_are_what_they_say(loaded, tmp_pa
             hidden.append((kept[0][0] if isinstance(kept[0], tuple) else kept[0])[0, at])
         distance = (hidden[0] - hidden[1]).square().mean(-1).sum().item()
         assert found[1].sums[i] == pytest.approx(distance, rel=1e-4)
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+@pytest.mark.parametrize("name", ["undial", "ceu"])
+def test_a_method_and_a_divergence_may_read_the_same_rows(loaded, tmp_path, name, fuses):
+    """As where the context of marked spans is held: each term is what it is alone."""
+    loaded = replace(loaded, form=replace(loaded.form, fuses=fuses))
+    held = Retention(KL(), Fixed(), "forget")
+    case = Case(loaded, build(name, {}), (held,))
+    problem = case.problem(tmp_path, "live")
+    moved(loaded.model)
+    both = problem.measure("forget", case.rows["forget"], 2)
+    for term, sums in zip(problem.terms, both, strict=True):
+        (alone,) = problem.of([term]).measure("forget", case.rows["forget"], 2)
+        np.testing.assert_allclose(sums.sums, alone.sums, rtol=1e-6)
+    assert not np.allclose(both[0].mean, both[1].mean)
 
 
 def counted(model) -> dict[str, int]:

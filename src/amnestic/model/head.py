@@ -84,8 +84,8 @@ class CrossEntropyTo:
 
     @property
     def name(self) -> str:
-        """Return the attribute of the signals that it is read by."""
-        return "cross_entropy"
+        """Return the attribute of the signals that it is read by: two readers of one row may each have theirs."""
+        return "whole_cross_entropy" if self.whole else "cross_entropy"
 
     def plain(self, logits: Tensor, targets: Tensor, vocabulary: int, reference: Tensor | None = None) -> Tensor:
         """Return -sum q log p (N,), from the logits (N, V) of the model and, where it is the target, the reference."""
