@@ -115,10 +115,12 @@ def test_cached_and_live_say_what_the_model_was(loaded, tmp_path, mode, packs, f
     assert (tmp_path / FILE).exists() == (mode == "cached")
 
 
-def test_a_run_that_goes_on_reads_what_was_kept(loaded, tmp_path):
+def test_a_run_that_goes_on_reads_what_was_kept(loaded, tmp_path, monkeypatch):
+    """Also where so little memory is free by now that it would not be kept in the first place."""
     case = Case(loaded, Reading(), ())
     first = case.problem(tmp_path)
     moved(loaded.model)  # as a model that was loaded anew is not; what was kept decides
+    monkeypatch.setattr("amnestic.model.reference.free_memory", lambda device: 0)
     how = Remembered("auto", False, 2, tmp_path / "other", is_written_here=True, earlier=tmp_path)
     again = how.complete(replace(first, reference=None), case.rows)
     for key, value in first.reference.state.items():
