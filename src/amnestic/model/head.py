@@ -46,7 +46,7 @@ HEAD_SIGNALS: dict[str, Plain] = {f.__name__: f for f in (token_logp, margin, is
 class WithoutTarget:
     """The model's own softmax without the scored token: where its probability goes if it has none.
 
-    Yang et al., 2025, arXiv:2503.01224 (CE-U). No gradient flows through it.
+    Yang, 2025, arXiv:2503.01224 (CE-U). No gradient flows through it.
     """
 
     needs_reference = False
