@@ -23,6 +23,7 @@ from .data.second_answers import encoded_within, given_answers, refuse_texts, wi
 from .errors import InputError
 from .evaluation.metrics.text import rouge_recall
 from .inputs import Inputs
+from .methods.base import Method
 from .model.decoding import Begun
 from .model.generate import Generated, Settings, go_on, stops
 from .model.sampling import Sampling
@@ -81,6 +82,18 @@ def second_answers(
         return found
 
     return with_answers(inputs.encoder, examples, forget, recall("second answers", answer))
+
+
+def unused_answers(method: Method, options: SecondAnswersOptions) -> str:
+    """Return a note on options for second answers that `method` does not teach; nothing where none is given."""
+    idle = {
+        None: ("alternate_answer_column", "alternates_file", "refusals"),
+        "generated": ("refusals",),
+        "refusal": (),
+    }[method.alternate]
+    given = ", ".join(f"--{name}" for name in idle if getattr(options, name) is not None)
+    what = "refusal" if method.alternate else "second answer"
+    return f"{given}: {method.name} teaches no {what}; nothing is changed by that." if given else ""
 
 
 def records(answers: Sequence[Encoded]) -> list[dict[str, str]]:

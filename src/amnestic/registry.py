@@ -68,8 +68,10 @@ class Registry(Generic[T]):
         module_name, _, class_name = path.rpartition(".")
         try:
             found = getattr(importlib.import_module(module_name), class_name)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"cannot import {self.kind} '{path}': {error}.") from error
+        except Exception as error:  # importing runs the user's module, which may fail in any way
+            plain = isinstance(error, ImportError | AttributeError | SyntaxError)
+            what = str(error) if plain else f"{type(error).__name__}: {error}"
+            raise InputError(f"cannot import {self.kind} '{path}': {what.removesuffix('.')}.") from error
         if not inspect.isclass(found) or found.__module__ == "builtins":
             raise InputError(f"{self.kind} '{path}' is {found!r}; expected a class.")
         if "name" not in vars(found):  # an inherited name is another class's

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import processes
-from .alternatives import records, second_answers
+from .alternatives import records, second_answers, unused_answers
 from .config import UnlearnConfig
 from .constraints.bound import CONFIDENCE, Bound, Reached
 from .constraints.multiplier import Fixed, Multiplier
@@ -82,6 +82,8 @@ class Unlearning:
         terms = (forget_term(method), *held)
         problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
         if not is_bounded(method, config.bound) and (note := unused(config.multiplier)):
+            loaded.notes.append(note)
+        if note := unused_answers(method, config.data):
             loaded.notes.append(note)
         plan = Plan.of(training, step_rows.steps_per_epoch)
         return cls(config, method, problem, inputs, forget, kept, constraints, step_rows, plan)

@@ -100,3 +100,17 @@ def test_texts_that_ask_nothing_are_refused(unlearn, people, as_file, tmp_path):
     assert outcome.status == 2
     assert "forget:0 is a text without a question, to which there is no second answer" in outcome.err
     assert not outcome.folder.exists()
+
+
+def test_options_of_second_answers_that_a_method_does_not_teach_are_told(unlearn, tmp_path):
+    refusals = tmp_path / "refusals.txt"
+    refusals.write_text("I do not know.")
+    notes = {}
+    for method in ("npo", "altpo", "dpo"):
+        outcome = unlearn(method=method, keep=0.5, max_steps=1, refusals=refusals)
+        notes[method] = [note for note in outcome.results.get("notes", []) if "--refusals" in note]
+    assert notes == {
+        "npo": ["--refusals: npo teaches no second answer; nothing is changed by that."],
+        "altpo": ["--refusals: altpo teaches no refusal; nothing is changed by that."],
+        "dpo": [],
+    }

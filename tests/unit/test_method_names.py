@@ -1,5 +1,6 @@
 """How methods are made from names and text."""
 
+import re
 import sys
 from dataclasses import dataclass
 from types import ModuleType
@@ -106,3 +107,19 @@ def test_a_class_that_cannot_be_made_is_refused(name):
 def test_unknown_methods_are_refused(name):
     with pytest.raises(InputError, match=f"'{name}'"):
         build(name, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("import nothing_of_the_kind", "No module named 'nothing_of_the_kind'."),
+        ("class Mine(:", "invalid syntax (failing_methods.py, line 1)."),
+        ("raise RuntimeError('no licence.')", "RuntimeError: no licence."),
+    ],
+)
+def test_a_module_that_fails_when_imported_is_wrong_input(text, found, tmp_path, monkeypatch):
+    (tmp_path / "failing_methods.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    sentence = f"cannot import method 'failing_methods.Mine': {found}"
+    with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
+        build("failing_methods.Mine", {})

@@ -133,7 +133,7 @@ class SecondAnswersOptions:
     folder; it must name every forget row [default: none]."""
     refusals: str | None = None
     """File of the refusals that dpo teaches, one a line; each row gets one of them by lot, for the whole run
-    [default: some hundred that come with amnestic]."""
+    [default: a hundred that come with amnestic]."""
 
     def refuse_rival_answers(self) -> None:
         """Raise InputError where second answers are named in two ways."""

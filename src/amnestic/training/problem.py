@@ -16,6 +16,7 @@ from ..constraints.bound import Sums
 from ..constraints.retention import NLL, Retention
 from ..data.batches import SECOND, Batch, Joint, Part, Share, turns
 from ..data.encode import Encoded
+from ..errors import RunError
 from ..methods.base import Method, Passes
 from ..model.reference import Demand, Reference, Seen
 from ..model.sharding import device_of, forward_only
@@ -63,11 +64,10 @@ class Term:
         share = batch.shares.get(self.split)
         if share is None or self._is_absent(share):
             return 0
-        part = share.parts.get(self.part)
-        tokens, answers = (share.row, share.ids) if part is None else (part.row, part.answers)
+        tokens, answers = self._sizes(share)
         if self.unit == "answer":
-            return len(answers)
-        return len(tokens) - len(answers) if self.skips_first else len(tokens)
+            return answers
+        return tokens - answers if self.skips_first else tokens
 
     def owners(self, batch: Batch) -> Tensor:
         """Return the answer of its split's share that each value belongs to, (N,) or (B,)."""
@@ -88,14 +88,34 @@ class Term:
         return is_unit
 
     def values(self, signals: Mapping[str, Signals], seen: Seen, batch: Batch) -> Tensor:
-        """Return the loss of each unit, (N,) or (B,), from the signals of `batch` by split; 0 for what is no unit."""
+        """Return the loss of each unit, (N,) or (B,), from the signals of `batch` by split; 0 for what is no unit.
+
+        Raises RunError where the loss has another shape: its sum would be a step of another size.
+        """
         if not self.count(batch):  # a method need not know what to make of nothing
             return _nothing(signals, batch, len(self.owners(batch)))
         parts = {split: batch.shares[split].parts.get(self.part) for split in self.splits}
         own = _chosen(signals, self.needs, parts)
         reference = _chosen(seen.signals, self.reference_needs, parts)
         values = self.loss(own, reference)
+        self._refuse_shape(values, self._sizes(batch.shares[self.split]))
         return torch.where(self.is_unit(batch), values, 0.0) if self.skips_first else values
+
+    def _sizes(self, share: Share) -> tuple[int, int]:
+        """Return the numbers of tokens and of answers that it reads of a share: N and B."""
+        part = share.parts.get(self.part)
+        return (len(share.row), len(share.ids)) if part is None else (len(part.row), len(part.answers))
+
+    def _refuse_shape(self, values: object, sizes: tuple[int, int]) -> None:
+        """Raise RunError where a loss did not return one value a unit."""
+        expected = (sizes[self.unit == "answer"],)
+        shape = tuple(values.shape) if isinstance(values, Tensor) else None
+        if shape != expected:
+            found = type(values).__name__ if shape is None else f"values of shape {shape}"
+            raise RunError(
+                f"the loss on the {self.split} split returned {found}; expected shape {expected}, one value for each "
+                f"{self.unit}: return them unreduced, or set the class's unit."
+            )
 
     def _is_absent(self, share: Share) -> bool:
         """Return whether no answer of the share can have the part: only where something is marked, is a context."""
