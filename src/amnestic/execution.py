@@ -440,6 +440,8 @@ class Execution:
             "steps": plan.steps,
             "epochs": plan.steps / plan.steps_per_epoch,
             "effective_batch": self.batch_size,
+            "learning_rate": self.config.training.learning_rate,
+            "num_train_epochs": self.config.training.num_train_epochs,
             "seconds": seconds,
             "seconds_per_step": seconds / plan.steps,
             "resumed_after": list(resumed_after),

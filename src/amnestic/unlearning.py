@@ -78,7 +78,8 @@ class Unlearning:
         drawn = {constraint.retention.split for constraint in constraints}
         sizes = {"forget": len(forget)} | {split.name: len(split.training) for split in kept if split.name in drawn}
         step_rows = StepRows(sizes, batch_size, training.seed, training.retain_per_forget)
-        terms = (forget_term(method), *(retain_term(constraint.retention) for constraint in constraints))
+        held = [retain_term(constraint.retention, constraint.name) for constraint in constraints]
+        terms = (forget_term(method), *held)
         problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
         if not is_bounded(method, config.bound) and (note := unused(config.multiplier)):
             loaded.notes.append(note)

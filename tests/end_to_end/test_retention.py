@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import amnestic
 from amnestic.config import UnlearnConfig, from_mapping, read_yaml, to_mapping
 from amnestic.constraints.multiplier import Bounded, Fixed
-from amnestic.constraints.retention import NLL, Retention
+from amnestic.constraints.retention import KL, NLL, Retention
 from amnestic.methods.base import Method
 from amnestic.model.signals import Needs
 
@@ -39,6 +39,13 @@ class Difference(Ascent):
     """The same, published with a retention of fixed weight."""
 
     retention: ClassVar[tuple] = (Retention(NLL(), Fixed(2.0)),)
+
+
+@dataclass(frozen=True)
+class Twice(Ascent):
+    """The same, published with two retentions of one split."""
+
+    retention: ClassVar[tuple] = (Retention(NLL(), Fixed(2.0)), Retention(KL(), Fixed(1.0)))
 
 
 ASCENT, DIFFERENCE = f"{__name__}.Ascent", f"{__name__}.Difference"
@@ -82,6 +89,16 @@ def test_a_run_without_a_bound_ends_well_and_says_what_it_kept(free):
         f"No bound was asked for: retain token probability {before[kept]:.3g} -> {after[kept]:.3g}; "
         f"forget probability {before[forgotten]:.3g} -> {after[forgotten]:.3g}"
     )
+
+
+def test_two_retentions_of_one_split_are_told_apart(unlearn):
+    """The divergence from the model before is 0 in the first step, and then is not; the likelihood never is."""
+    run = unlearn(method=f"{__name__}.Twice", max_steps=2)
+    assert list(run.results["retentions"]) == ["retain", "retain_kl"]
+    first, second = run.steps
+    assert first["retain_kl_loss"] == pytest.approx(0.0, abs=1e-5)
+    assert second["retain_kl_loss"] > 1e-5
+    assert first["retain_loss"] > 1e-4
 
 
 def test_its_results_have_a_retention_and_no_bound(free):

@@ -16,7 +16,7 @@ from amnestic.constraints.retention import KL, NLL, HiddenDistance, Retention
 from amnestic.data.batches import SECOND, Batch, nothing, pack, pad_together
 from amnestic.data.cuts import Budget
 from amnestic.errors import InputError
-from amnestic.methods.base import Method
+from amnestic.methods.base import Method, build
 from amnestic.model import blocks
 from amnestic.model.compiling import compiled
 from amnestic.model.head import CrossEntropyTo, Reference
@@ -115,10 +115,12 @@ def test_cached_and_live_say_what_the_model_was(loaded, tmp_path, mode, packs, f
     assert (tmp_path / FILE).exists() == (mode == "cached")
 
 
-def test_a_run_that_goes_on_reads_what_was_kept(loaded, tmp_path):
+def test_a_run_that_goes_on_reads_what_was_kept(loaded, tmp_path, monkeypatch):
+    """Also where so little memory is free by now that it would not be kept in the first place."""
     case = Case(loaded, Reading(), ())
     first = case.problem(tmp_path)
     moved(loaded.model)  # as a model that was loaded anew is not; what was kept decides
+    monkeypatch.setattr("amnestic.model.reference.free_memory", lambda device: 0)
     how = Remembered("auto", False, 2, tmp_path / "other", is_written_here=True, earlier=tmp_path)
     again = how.complete(replace(first, reference=None), case.rows)
     for key, value in first.reference.state.items():
@@ -209,6 +211,22 @@ def test_divergence_and_distance_begin_at_0_and_are_what_they_say(loaded, tmp_pa
             hidden.append((kept[0][0] if isinstance(kept[0], tuple) else kept[0])[0, at])
         distance = (hidden[0] - hidden[1]).square().mean(-1).sum().item()
         assert found[1].sums[i] == pytest.approx(distance, rel=1e-4)
+
+
+@pytest.mark.parametrize("fuses", [False, True])
+@pytest.mark.parametrize("name", ["undial", "ceu"])
+def test_a_method_and_a_divergence_may_read_the_same_rows(loaded, tmp_path, name, fuses):
+    """As where the context of marked spans is held: each term is what it is alone."""
+    loaded = replace(loaded, form=replace(loaded.form, fuses=fuses))
+    held = Retention(KL(), Fixed(), "forget")
+    case = Case(loaded, build(name, {}), (held,))
+    problem = case.problem(tmp_path, "live")
+    moved(loaded.model)
+    both = problem.measure("forget", case.rows["forget"], 2)
+    for term, sums in zip(problem.terms, both, strict=True):
+        (alone,) = problem.of([term]).measure("forget", case.rows["forget"], 2)
+        np.testing.assert_allclose(sums.sums, alone.sums, rtol=1e-6)
+    assert not np.allclose(both[0].mean, both[1].mean)
 
 
 def counted(model) -> dict[str, int]:
@@ -375,6 +393,9 @@ def test_the_reference_is_cached_where_it_is_small(loaded, monkeypatch):
         assert asked.is_cached("auto") is is_cached
         assert asked.is_cached("cached")
         assert not asked.is_cached("live")
+    monkeypatch.setattr("amnestic.processes.gathered", lambda size: [size, asked.bytes * 4 - 4])
+    monkeypatch.setattr("amnestic.model.reference.free_memory", lambda device: asked.bytes * 4)
+    assert not asked.is_cached("auto")  # another process of the run has less
     numbers = replace(asked, demands={"retain": Demand(Needs(head=frozenset({"token_logp"})))})
     monkeypatch.setattr("amnestic.model.reference.free_memory", lambda device: 0)
     assert numbers.bytes == 0

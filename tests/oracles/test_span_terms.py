@@ -186,8 +186,9 @@ def test_other_tokens_are_out_of_sight_and_get_no_gradient(case: Case) -> None:
     rows = case.rows["forget"]
     problem = replace(case.problem(Watching()), terms=(forget_term(Watching()),))
     batch = pad("forget", [rows[3], rows[4], rows[1]])
-    (values,) = problem.unreduced(batch)
+    ((values, owners),) = problem.unreduced(batch)
     (passes,) = seen
+    assert owners.tolist() == [1, 2]
     assert passes.forget.row.tolist() == [0, 1, 1]
     assert passes.forget.answers == 2
     own, other = case.tokens(rows[4])[0][4], case.tokens(rows[1])[0][6:8].mean()

@@ -18,7 +18,7 @@ from amnestic.probing import probe_places
 def results(forget: float, retain: float, status: str = "unconstrained", **bound) -> dict:
     metrics = {"forget.probability": forget, "retain.token_probability": retain}
     before = {"forget.probability": 0.8, "retain.token_probability": 0.9}
-    facts = {"bound": {"value": 0.1, "upper_limit": None, **bound}} if bound else {}
+    facts = {"bound": {"value": 0.1, "whole_split": False, **bound}} if bound else {}
     return {"status": status, "metrics": metrics, "reference_metrics": before, **facts}
 
 
@@ -32,7 +32,8 @@ def results(forget: float, retain: float, status: str = "unconstrained", **bound
         (results(0.9, 0.95), 1.0),  # more of both is not more than all of it
         (results(0.0, 0.99), 0.0),
         (results(0.3, 0.1, "feasible", reached=0.05), 0.3),
-        (results(0.3, 0.1, "infeasible", reached=0.35), 1.25),
+        # of the whole split the loss itself decides, and no limit to what it might be
+        (results(0.3, 0.1, "infeasible", reached=0.35, upper_limit=0.5, whole_split=True), 1.25),
         (results(0.3, 0.1, "infeasible", reached=0.05, upper_limit=0.12), 1.02),
     ],
 )

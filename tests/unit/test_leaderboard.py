@@ -153,6 +153,21 @@ class TestRows:
         assert [row.held for row in board(*runs).rows[1:]] == ["held 2 of 2"]
         assert [row.setting for row in board(*runs, *given).rows[1:]] == ["keep 0.98", "keep 0.98, seed 7"]
 
+    def test_other_training_is_another_row(self) -> None:
+        """A mean over seeds of which each had its own learning rate, or its own multiplier, would be of nothing."""
+        rates = [entry(seed=seed, training={"seconds": 1.0, "learning_rate": 1e-4 * (1 + seed)}) for seed in (0, 1)]
+        assert [row.setting for row in board(*rates).rows[1:]] == [
+            "keep 0.98, learning_rate 0.0001",
+            "keep 0.98, learning_rate 0.0002",
+        ]
+        untold = entry(seed=1, training={"seconds": 1.0})  # by an earlier version
+        assert [row.held for row in board(rates[0], untold).rows[1:]] == ["held 2 of 2"]
+        ends = [entry(seed=seed, multiplier={"kind": "ascent", "final": seed}) for seed in (0, 1)]
+        assert [row.held for row in board(*ends).rows[1:]] == ["held 2 of 2"]
+        kinds = [entry(seed=seed, multiplier={"kind": kind}) for seed, kind in enumerate(("ascent", "multiplicative"))]
+        caps = [entry(seed=seed, multiplier={"cap": cap}) for seed, cap in enumerate((None, 1000.0))]
+        assert [len(board(*runs).rows[1:]) for runs in (kinds, caps)] == [2, 2]
+
     def test_runs_that_share_everything_are_rows_by_their_folders(self, write: Write) -> None:
         entries = [Entry.of(write(name)) for name in ("a", "b")]
         assert [row.setting for row in board(*entries).rows[1:]] == ["keep 0.98, a", "keep 0.98, b"]

@@ -163,8 +163,8 @@ def judged(results: Mapping[str, Any]) -> float:
     if results["status"] == "feasible":
         return float(after["forget.probability"])
     bound = results["bound"]
-    reached = bound["reached"] if bound["upper_limit"] is None else bound["upper_limit"]
-    return float(1 + max(0.0, reached - bound["value"]))
+    decides = bound["reached"] if bound["whole_split"] else bound["upper_limit"]
+    return float(1 + max(0.0, decides - bound["value"]))
 
 
 def _share(after: float, before: float) -> float:

@@ -65,7 +65,7 @@ class KL:
 
     def values(self, model: Signals, reference: Signals) -> Tensor:
         """Return the divergence at each scored token, (N,)."""
-        return losses.divergence(model.cross_entropy, reference.moments[:, 0])
+        return losses.divergence(model.whole_cross_entropy, reference.moments[:, 0])
 
 
 @dataclass(frozen=True)

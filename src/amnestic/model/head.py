@@ -46,7 +46,7 @@ HEAD_SIGNALS: dict[str, Plain] = {f.__name__: f for f in (token_logp, margin, is
 class WithoutTarget:
     """The model's own softmax without the scored token: where its probability goes if it has none.
 
-    Yang et al., 2025, arXiv:2503.01224 (CE-U). No gradient flows through it.
+    Yang, 2025, arXiv:2503.01224 (CE-U). No gradient flows through it.
     """
 
     needs_reference = False
@@ -84,8 +84,8 @@ class CrossEntropyTo:
 
     @property
     def name(self) -> str:
-        """Return the attribute of the signals that it is read by."""
-        return "cross_entropy"
+        """Return the attribute of the signals that it is read by: two readers of one row may each have theirs."""
+        return "whole_cross_entropy" if self.whole else "cross_entropy"
 
     def plain(self, logits: Tensor, targets: Tensor, vocabulary: int, reference: Tensor | None = None) -> Tensor:
         """Return -sum q log p (N,), from the logits (N, V) of the model and, where it is the target, the reference."""

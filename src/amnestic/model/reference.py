@@ -167,7 +167,8 @@ class Asked:
                     "cannot be kept; give --reference_mode live."
                 )
             return False
-        free = free_memory(torch.device("cpu"))
+        every = processes.gathered(free_memory(torch.device("cpu")))  # it moves, and all processes have to do the same
+        free = min((size for size in every if size is not None), default=None)
         return mode == "cached" or (mode == "auto" and (free is None or self.bytes <= SHARE_OF_MEMORY * free))
 
     @property

@@ -24,20 +24,20 @@ class Needs:
     """Which signals of a forward pass somebody reads, at the positions that predict scored tokens."""
 
     head: frozenset[HeadNeed] = frozenset()
-    """Names of head signals: token_logp, margin, is_argmax, each (N,); moments, (N, 2); and at most one CrossEntropyTo,
-    read as ``cross_entropy`` (N,)."""
+    """Names of head signals: token_logp, margin, is_argmax, each (N,); moments, (N, 2); and CrossEntropyTo, read as
+    ``cross_entropy`` (N,), or as ``whole_cross_entropy`` over the whole vocabulary; at most one of each."""
     unshifted: frozenset[str] = frozenset()
     """Names of head signals one position later, where the scored token stands; read as ``unshifted_margin``, ..."""
     hidden: frozenset[int] = frozenset()
     """Blocks whose output is read, ``hidden(l)``, (N, D); counted from 0, before any norm behind the block."""
 
     def __post_init__(self) -> None:
-        """Raise ValueError for a signal that does not exist, and for two cross-entropies."""
+        """Raise ValueError for a signal that does not exist, and for two cross-entropies of one name."""
         named = {need for need in self.head if isinstance(need, str)}
         if unknown := (named | self.unshifted) - set(HEAD_SIGNALS):
             raise ValueError(f"unknown head signals {sorted(unknown)}; known: {sorted(HEAD_SIGNALS)}")
-        if len(self.head - named) > 1:
-            raise ValueError("two cross-entropies were declared; expected at most one for each reader.")
+        if len(set(map(name_of, self.head))) < len(self.head):
+            raise ValueError("two cross-entropies of one name were declared; expected at most one.")
 
     def __or__(self, other: "Needs") -> "Needs":
         """Return what serves both readers."""

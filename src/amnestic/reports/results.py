@@ -180,6 +180,10 @@ class TrainingFacts(TypedDict):
     epochs: float
     effective_batch: int
     """Examples of a split in one optimiser step, over all processes."""
+    learning_rate: NotRequired[float]
+    """As asked for: the largest of the run."""
+    num_train_epochs: NotRequired[float]
+    """As asked for; `epochs` were taken."""
     seconds: float
     seconds_per_step: float
     resumed_after: NotRequired[list[int]]

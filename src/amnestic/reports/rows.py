@@ -12,6 +12,9 @@ from .results import bounds_of
 from .seeds import Spread, spread
 
 BEFORE, RETRAINED = "model before", "retrained model"
+MULTIPLIER = ("kind", "initial", "rate", "warmup_epochs", "update", "normalized", "proportional", "cap")
+TRAINING = ("learning_rate", "num_train_epochs", "effective_batch")
+"""What results.json says of these, beside how they ended, sets runs apart."""
 WORDS: Mapping[State, str] = {
     "feasible": "held",
     "infeasible": "missed",
@@ -137,13 +140,19 @@ def _variants(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     """Return the runs of a method and setting by what else sets them apart; the key of runs with nothing is empty."""
     recipes = [_recipe(entry.results) for entry in entries if entry.results is not None]
     names = sorted({name for recipe in recipes for name in recipe})
-    differing = [name for name in names if len({recipe.get(name) for recipe in recipes}) > 1]
+    differing = [name for name in names if _differ(name, recipes)]
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         recipe = {} if entry.results is None else _recipe(entry.results)
         label = ", ".join(f"{name} {recipe[name]}" for name in differing if name in recipe)
         found.setdefault(label, []).append(entry)
     return {label: runs for key, group in found.items() for label, runs in _by_folder(key, group).items()}
+
+
+def _differ(name: str, recipes: Sequence[Mapping[str, str]]) -> bool:
+    """Return whether a setting is not that of all runs; those of an earlier version do not tell all of them."""
+    values = {recipe.get(name) for recipe in recipes}
+    return len(values - {None} if name in TRAINING else values) > 1
 
 
 def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
@@ -158,7 +167,7 @@ def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return the hyper-parameters of a run's method, its fixed weights and all its bounds, as texts.
+    """Return what a run was made with: hyper-parameters, fixed weights, bounds, multiplier, and training, as texts.
 
     A method's seed that is the run's own sets nothing apart: it differs wherever seeds do.
     """
@@ -168,4 +177,7 @@ def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
     for name, held in (results.get("retentions") or {}).items():
         named |= {f"{name} loss": held.get("loss"), f"{name} weight": held.get("weight")}
     named |= {f"{name} bound": f"{held['kind']} {held['requested']:g}" for name, held in bounds_of(results).items()}
+    multiplier, training = results.get("multiplier") or {}, results.get("training") or {}
+    named |= {f"multiplier {name}": setting(multiplier[name]) for name in MULTIPLIER if name in multiplier}
+    named |= {name: training.get(name) for name in TRAINING}
     return {name: setting(value) for name, value in named.items() if value is not None}

@@ -41,11 +41,13 @@ class Term:
     """It reads a second answer to each prompt as well."""
     skips_first: bool = False
     """The first token that it would read of each answer counts for nothing; of values one a token."""
+    label: str = ""
+    """What its loss is called, where that is not what `name` would be."""
 
     @property
     def name(self) -> str:
         """Return what its loss is called: the split, or the part that it reads of what is to be forgotten."""
-        return "context" if self.part == "context" else self.split
+        return self.label or ("context" if self.part == "context" else self.split)
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -270,8 +272,8 @@ def likelihood_term() -> Term:
     return Term("forget", "token", NLL.needs, lambda model, _: model[0].token_logp, "forgotten")
 
 
-def retain_term(retention: Retention) -> Term:
-    """Return the term of a retention: its loss, a mean over scored tokens."""
+def retain_term(retention: Retention, label: str = "") -> Term:
+    """Return the term of a retention, a mean over scored tokens; `label` tells it from others of its split."""
     loss = retention.loss
     return Term(
         retention.split,
@@ -280,4 +282,5 @@ def retain_term(retention: Retention) -> Term:
         lambda model, reference: loss.values(model[0], reference[0]),
         retention.part,
         loss.reference_needs,
+        label=label,
     )

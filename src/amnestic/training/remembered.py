@@ -53,10 +53,12 @@ class Remembered:
         if problem.second is not None:
             examples = {**examples, SECOND: [problem.second[row.id] for row in examples["forget"]]}
         asked = Asked(problem.model, problem.form, problem.vocabulary, demands, examples)
-        if not asked.is_cached(self.mode):
-            return replace(problem, reference=asked.live(self.has_adapter))
         kept = None if self.earlier is None else self.earlier / FILE
-        if kept is not None and kept.is_file():
+        is_kept = kept is not None and kept.is_file()
+        # a run that goes on rounds as it did before, however little memory is free by now
+        if not asked.is_cached("cached" if is_kept and self.mode == "auto" else self.mode):
+            return replace(problem, reference=asked.live(self.has_adapter))
+        if kept is not None and is_kept:
             return replace(problem, reference=asked.remembered(_read(kept)))
         advance = start("read the reference", sum(len(examples[split]) for split in demands))
         reference = asked.cached(self.batch_size, check, advance)
