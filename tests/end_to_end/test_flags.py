@@ -175,6 +175,7 @@ ELSEWHERE = {
     "retention",
     "retention_layer",
     "multiplier_cap",
+    "reference_mode",
     "torch_compile",
     "torch_compile_backend",
     "fsdp",
@@ -387,9 +388,9 @@ def test_a_pass_that_scores_has_no_more_tokens_than_that_many_of_the_longest_row
     positions: list[int] = []
     assemble, tree = batches.assemble, sweeps.tree
 
-    def counted(split, rows, packs):
+    def counted(split, rows, packs, second):
         losses.append([len(row.input_ids) for row in rows])
-        return assemble(split, rows, packs)
+        return assemble(split, rows, packs, second)
 
     def grown(rows):
         made = tree(rows)

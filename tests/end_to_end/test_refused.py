@@ -99,4 +99,8 @@ def test_the_configuration_of_a_run_states_what_was_left_open(tiny_model: Callab
         "multiplier_rate": 2.0,
         "multiplier_warmup_epochs": 5.0,
         "multiplier_update": "step",
+        "multiplier_kind": "ascent",
+        "multiplier_normalized": False,
+        "multiplier_proportional": 0.0,
+        "multiplier_cap": "none",
     }

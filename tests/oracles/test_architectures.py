@@ -44,7 +44,7 @@ SPARE = 8
 """Rows of each model's vocabulary beyond them."""
 LAMBDA, RATE, BOUND, LEARNING_RATE, DECAY, EPSILON = 2.5, 0.5, 1.0, 1e-2, 0.1, 1e-3
 NEW = 6
-EXACT, NARROW = 1e-9, 2e-5
+EXACT, NARROW = 1e-9, 5e-5
 """Of the weights' change, relative to its largest; NARROW where parts are in float32 whatever the model's precision.
 
 The eager form takes its softmax in float32; some architectures have norms or recurrences there.

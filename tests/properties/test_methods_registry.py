@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import write_tokenizer
 from problems import CONTROLS, Case, packed, rows, seconds
+from tiny import write_tokenizer
 
 from amnestic.constraints.multiplier import Bounded, Fixed
 from amnestic.constraints.retention import KL, NLL, HiddenDistance, Retention
