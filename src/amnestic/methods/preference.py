@@ -116,7 +116,7 @@ class DPO(Method):
 
 @method("altpo")
 @dataclass(frozen=True)
-class AltPO(Method):
+class AltPO(DPO):
     """Prefer another plausible answer, which the model itself made: -2/beta log sigmoid(beta (r_other - r)).
 
     Mekala et al., 2024, arXiv:2409.13474. At least 0, and 2/beta log 2 before the first step. What takes the place of
@@ -124,23 +124,8 @@ class AltPO(Method):
     repeat what is to be forgotten.
     """
 
-    beta: float = 0.1
-    """Inverse temperature: smaller lets both answers move further from the reference."""
-
-    unit: ClassVar[Literal["token", "answer"]] = "answer"
     alternate: ClassVar[Literal["refusal", "generated"] | None] = "generated"
-    needs: ClassVar[Needs] = TOKEN_LOGP
-    reference_needs: ClassVar[Needs] = TOKEN_LOGP
-    bounded: ClassVar[Bounded] = SATURATING
     published: ClassVar[Mapping[str, Any]] = {"learning_rate": 5e-5}
-
-    def __post_init__(self) -> None:
-        """Raise InputError for values that no run could use."""
-        above_zero(self, "beta")
-
-    def objective(self, model: Passes, reference: Passes) -> Tensor:
-        """Return the loss of each answer, (B,)."""
-        return losses.preference(advantage(model, reference), self.beta)
 
 
 def log_ratio(model: Signals, reference: Signals) -> Tensor:
