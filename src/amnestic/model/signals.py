@@ -183,11 +183,6 @@ def read_reference(
     return signals, one.distributions
 
 
-def project(model: Any, batch: Batch, form: Form) -> dict[str, Distribution]:
-    """Return the distributions at each split's scored tokens of `batch`, without a graph."""
-    return read_reference(model, batch, {}, 0, form, batch.shares)[1]
-
-
 class _Pass:
     """One forward pass, and what is taken from it."""
 
