@@ -12,6 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+from ..errors import InputError
+from ..reports.run_folder import lock_folder
 from .jobs import Job
 
 T = TypeVar("T")
@@ -125,21 +127,13 @@ class Workers:
 def is_locked(folder: Path) -> bool:
     """Return whether some process holds the lock of a run folder; False where the system knows no locks."""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return False
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        lock = lock_folder(folder)
+    except InputError:
         return True
-    except OSError:
+    except OSError:  # there is no such folder
         return False
-    finally:
-        os.close(descriptor)
+    if lock is not None:
+        os.close(lock)
     return False
 
 
