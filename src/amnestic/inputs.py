@@ -1,7 +1,7 @@
 """What a run starts from: a loaded model, its encoder, and encoded splits, from names or from Python objects."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from .data.records import is_among, repeats, take
 from .data.sources import shared_rows, source_files
 from .data.spans import refuse_misplaced
 from .errors import InputError
-from .methods.base import Method
+from .methods.base import Method, arguments_of
 from .model.form import examine
 from .model.load import Loaded, adapt, device_named, load, prepare, spread
 from .model.options import AdapterOptions, FinetuneModel, ModelOptions, ShardingOptions
@@ -298,8 +298,7 @@ def _described(method: Any) -> dict[str, Any]:
     cls: Any = type(method)
     if "name" not in vars(cls):  # an inherited name is another class's
         cls.name = f"{cls.__module__}.{cls.__qualname__}"
-    values = {item.name: getattr(method, item.name) for item in (fields(cls) if is_dataclass(cls) else ())}
-    return {"method": cls.name, "method_args": {k: v for k, v in values.items() if isinstance(v, str | int | float)}}
+    return {"method": cls.name, "method_args": arguments_of(method)}
 
 
 def files_behind(source: str) -> Sequence[Path]:

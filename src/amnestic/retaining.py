@@ -10,7 +10,7 @@ from .constraints.multiplier import Bounded, Fixed
 from .constraints.options import BoundOptions, MultiplierOptions
 from .constraints.retention import NLL, HiddenDistance, Retention, retain_loss
 from .errors import InputError
-from .methods.base import Method
+from .methods.base import Method, arguments_of
 from .model.blocks import count
 from .training.constraint import Constraint
 
@@ -107,9 +107,8 @@ def described(method: Method) -> dict[str, Any]:
 
 def _arguments(method: Method) -> dict[str, str]:
     """Return the hyper-parameters of a method as somebody would type them, without those that text cannot hold."""
-    values = {name: value for name, value in described(method).items() if name != "name"}
-    plain = {name: value for name, value in values.items() if isinstance(value, str | int | float)}
-    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in plain.items()}
+    found = arguments_of(method)
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in found.items()}
 
 
 def _is_published_so(method: Method) -> bool:

@@ -118,6 +118,13 @@ def build(name: str, arguments: Mapping[str, str]) -> Method:
         raise InputError(f"method '{name}' cannot be made with {values or 'no arguments'}: {error}.") from error
 
 
+def arguments_of(method: Method) -> dict[str, str | int | float]:
+    """Return the hyper-parameters of `method` by name, without those that text cannot hold."""
+    cls: Any = type(method)
+    values = {item.name: getattr(method, item.name) for item in (fields(cls) if is_dataclass(cls) else ())}
+    return {name: value for name, value in values.items() if isinstance(value, str | int | float)}
+
+
 def _kind(cls: type, field: str) -> type:
     """Return the type that the text of a hyper-parameter is read as: the first plain one of its annotation."""
     hint = get_type_hints(cls)[field]
