@@ -15,6 +15,7 @@ from .data.example import Example
 from .data.quoting import hiding_rows
 from .errors import InputError, Interrupted
 from .evaluation.collect import Suite, collect, metric_classes, suite, wanted_metrics
+from .evaluation.conditions import Conditions
 from .evaluation.metric import Contents, Measurement
 from .evaluation.needs import OfRetrained
 from .evaluation.plan import Plan, planned, vocabulary_rows
@@ -112,9 +113,9 @@ class Evaluating:
         return evenly(examples, self.config.evaluation.eval_rows)
 
     @property
-    def notes(self) -> Mapping[str, str]:
-        """Return split -> a sentence to be read with whatever is measured on it."""
-        return {} if self.benchmark is None else self.benchmark.notes
+    def conditions(self) -> Conditions:
+        """Return what the benchmark says of its splits, where there is one."""
+        return Conditions() if self.benchmark is None else self.benchmark.conditions
 
     def measuring(self, inputs: Inputs) -> Measuring:
         """Return how the model is measured, without a store; a reference model is loaded."""
@@ -126,7 +127,7 @@ class Evaluating:
             options = replace(options, metrics=(*options.metrics, PER_TOKEN))
         elif self.benchmark is None:  # a text is several examples
             splits = {name: evenly(rows, options.eval_rows) for name, rows in splits.items()}
-        measured = Measured.of(inputs.encoder, inputs.examples, splits, self.notes)
+        measured = Measured.of(inputs.encoder, inputs.examples, splits, self.conditions)
         reference = None
         if options.reference is not None:
             reference = load_beside(inputs, self.config.model, options.reference, "--reference")

@@ -13,6 +13,7 @@ from .data.encode import Encoded, Encoder
 from .data.example import Example
 from .data.records import take
 from .evaluation.collect import Collected, Suite, suite
+from .evaluation.conditions import Conditions
 from .evaluation.metric import Measurement
 from .evaluation.options import EvaluationOptions
 from .evaluation.store import Store
@@ -28,8 +29,8 @@ class Measured:
     splits: Mapping[str, Sequence[Encoded]]
     alternates: Mapping[str, Mapping[str, Alternates]] = field(default_factory=dict)
     """Split -> kind of other answers -> their rows."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Split -> a sentence to be read with whatever is measured on it."""
+    conditions: Conditions = field(default_factory=Conditions)
+    """What a benchmark says of the splits."""
     template: Mapping[str, Any] = field(default_factory=dict)
     """How prompts were rendered, and the first one of each split, as results.json has it."""
 
@@ -39,7 +40,7 @@ class Measured:
         encoder: Encoder,
         examples: Mapping[str, Sequence[Example]],
         splits: Mapping[str, Sequence[Encoded]],
-        notes: Mapping[str, str],
+        conditions: Conditions | None = None,
     ) -> "Measured":
         """Return `splits` with all other answers to their prompts; `examples` are what they were encoded from."""
         chosen = {name: _sources(examples[name], rows) for name, rows in splits.items()}
@@ -49,7 +50,7 @@ class Measured:
             "template": encoder.facts(next(iter(first.values()))),
             "prompts": {name: encoder.prompt(example) for name, example in first.items()},
         }
-        return cls(splits, alternates, notes, template)
+        return cls(splits, alternates, conditions or Conditions(), template)
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -201,7 +202,7 @@ class Measuring:
             self.measured.alternates,
             self.reference,
             self.retrained,
-            self.measured.notes,
+            self.measured.conditions,
             Store() if self.store is None else self.store,
             names,
             advance=advance,

@@ -13,6 +13,7 @@ from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .errors import InputError
 from .evaluating import SPLITS, Evaluating
+from .evaluation.conditions import Conditions
 from .evaluation.plan import planned
 from .execution import Check, Execution
 from .inputs import Given, Inputs, refuse_shared
@@ -129,7 +130,7 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         inputs = execution.gather(config.data.sources, benchmark=benchmark)
         refuse_shared(inputs)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
-        measured = task.measured({} if benchmark is None else benchmark.notes)
+        measured = task.measured(Conditions() if benchmark is None else benchmark.conditions)
         retrained = find_retrained(config.evaluation.retrained, inputs, config.model, measured)
         with processes.agreed():
             execution.folder.refuse_inputs(files_of(retrained, config.evaluation.retrained))

@@ -18,6 +18,7 @@ from .data.encode import Encoded, fact
 from .data.records import take
 from .data.second_answers import files_of_answers
 from .errors import InputError
+from .evaluation.conditions import Conditions
 from .execution import Check, Execution
 from .inputs import Inputs
 from .measuring import Measured, evenly
@@ -156,16 +157,16 @@ class Unlearning:
         size = self.config.evaluation.per_device_eval_batch_size
         return Probing(self.problem, self.constraints, self.forget, size, self.method.ranks_by_likelihood)
 
-    def measured(self, notes: Mapping[str, str]) -> Measured:
-        """Return the examples on which metrics are computed before and after; `notes` are those of a benchmark."""
+    def measured(self, conditions: Conditions) -> Measured:
+        """Return the examples on which metrics are computed before and after, under a benchmark's `conditions`."""
         inputs = self.inputs
         if inputs.besides.splits:
             besides = {name: split.examples for name, split in inputs.besides.splits.items()}
-            return Measured.of(inputs.encoder, inputs.besides.examples, besides, notes)
+            return Measured.of(inputs.encoder, inputs.besides.examples, besides, conditions)
         forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
         splits = {"forget": evenly(forget, self.config.evaluation.eval_rows)}
         splits |= {split.name: split.probe for split in self.kept}
-        return Measured.of(inputs.encoder, inputs.examples, splits, {})
+        return Measured.of(inputs.encoder, inputs.examples, splits)
 
     @property
     def check(self) -> Check:

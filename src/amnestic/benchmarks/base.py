@@ -11,6 +11,7 @@ from ..data.options import DataOptions
 from ..data.records import Rows
 from ..data.sources import HubError, read_examples
 from ..errors import InputError
+from ..evaluation.conditions import Conditions, Continuing
 from ..registry import Registry
 
 Row = dict[str, Any]
@@ -51,18 +52,24 @@ class Benchmark(ABC):
     """
 
     name: ClassVar[str]
-    max_new_tokens: ClassVar[int] = 200
-    """Longest generated answer by the benchmark's definition, in tokens."""
+    learning: ClassVar[Mapping[str, Any]] = {}
+    """Options of ``amnestic finetune`` by which models learn it: those of its published models, where it has any."""
+    continuing: ClassVar[Mapping[str, Continuing]] = {}
+    """Split -> how its prompts are continued by the benchmark's definition; the others as the options say."""
+    auxiliary: ClassVar[frozenset[str]] = frozenset()
+    """Splits that only those metrics read which name them."""
 
     @staticmethod
     def open(name: str, data: str | None = None) -> "Benchmark":
-        """Return the benchmark called `name`, ``tofu:forget10``: what follows the colon is for the benchmark to read.
+        """Return the benchmark called `name`, ``tofu:forget10``: what follows its own name is for it to read.
 
+        Of several that a name begins with the longest is meant: ``fiction:passages`` is not a part of ``fiction``.
         `data` is the place of its files, a folder or a Hub data set, where they are not at the usual one. Raises
         InputError for an unknown benchmark or part of one, and for a place that it cannot use.
         """
-        kind, _, part = name.partition(":")
-        return BENCHMARKS.get(kind).of(part, data)
+        known = [entry for entry in BENCHMARKS.names() if f"{name}:".startswith(f"{entry}:")]
+        kind = max(known, key=len, default=name.partition(":")[0])
+        return BENCHMARKS.get(kind).of(name[len(kind) + 1 :], data)
 
     @classmethod
     @abstractmethod
@@ -87,6 +94,26 @@ class Benchmark(ABC):
         """Return split -> a sentence that must be read with whatever is measured on it."""
         return {}
 
+    @property
+    def conditions(self) -> Conditions:
+        """Return what holds for its splits when they are measured."""
+        return Conditions(self.notes, self.continuing, self.auxiliary)
+
+    def folds(self, kind: str) -> Mapping[str, str]:
+        """Return the folds of one kind in their order, ``scal``: growing forget sets.
+
+        Name of the fold -> name of the benchmark, for `open`, whose forget split it is. Raises InputError where there
+        are none of this kind.
+        """
+        raise InputError(f"the benchmark {self.name} has no folds of the kind '{kind}'; leave --folds out.")
+
+    def requests(self) -> Mapping[str, str]:
+        """Return the requests that arrive one after another, in their order, as `folds` returns folds.
+
+        Raises InputError where there are none.
+        """
+        raise InputError(f"the benchmark {self.name} has no sequence of requests; name files of your own.")
+
     def retrained_of(self, model: str) -> str | None:
         """Return the name that the retrained model has by convention where the model before is called `model`."""
         return None
@@ -106,9 +133,6 @@ class Embedded(Benchmark):
 
     Its models are trained from scratch, so that forget quality is against true retraining.
     """
-
-    learning: ClassVar[Mapping[str, Any]]
-    """Options of ``amnestic finetune`` by which its models learn it."""
 
     @abstractmethod
     def splits(self) -> dict[str, list[Row]]:

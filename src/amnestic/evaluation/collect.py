@@ -122,7 +122,8 @@ class _Computing:
             found = _computed(item, {argument: self._read(need) for argument, need in item.needs().items()})
             if not math.isfinite(found.value):
                 raise UndefinedError(f"its value is {found.value}: some tokens have no probability that is a number")
-            notes = [self._subject.notes[n.split] for n in _swept(item) if n.split in self._subject.notes]
+            known = self._subject.conditions.notes
+            notes = [known[need.split] for need in _swept(item) if need.split in known]
             said = " ".join(dict.fromkeys([*([found.note] if found.note else []), *notes]))
             self._found[item] = replace(found, note=said or None)
         return self._found[item]

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Protocol
 import numpy as np
 
 from ..registry import Registry
+from .conditions import Conditions
 
 KNOWLEDGE = MappingProxyType(
     {
@@ -140,8 +141,13 @@ class Contents:
     """A reference model is at hand."""
     retrained: frozenset[str] | None = None
     """Keys of the retrained model's measurements with per-example values; None: there is no such model."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Split -> a sentence that must be read with whatever is measured on it."""
+    conditions: Conditions = field(default_factory=Conditions)
+    """What a benchmark says of the splits."""
+
+    @property
+    def measured(self) -> list[str]:
+        """Return the splits of which somebody would look for every number: all but the auxiliary ones."""
+        return [split for split in self.answers if split not in self.conditions.auxiliary]
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,11 @@ class Metric(ABC):
         split = getattr(self, "split", "")
         return f"{split}.{self.name}" if split else self.name
 
+    @property
+    def rows(self) -> str:
+        """Return the split whose examples the values of `Measurement.per_example` are of; "" where there is none."""
+        return self.examples_of or str(getattr(self, "split", ""))
+
     @classmethod
     def instances(cls, contents: Contents) -> Iterator["Metric"]:
         """Yield the metrics of this class that somebody would look for in `contents`; computable or not.
@@ -182,7 +193,7 @@ class Metric(ABC):
         By default one for each split, or the only one of a class without a split.
         """
         if any(item.name == "split" for item in fields(cls)):
-            yield from (cls(split) for split in contents.answers)  # type: ignore[call-arg]
+            yield from (cls(split) for split in contents.measured)  # type: ignore[call-arg]
         else:
             yield cls()
 

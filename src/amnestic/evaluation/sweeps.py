@@ -26,6 +26,7 @@ from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
 from ..model.signals import Needs, read
 from ..progress import timed
+from .conditions import Conditions, Continuing
 from .metric import Contents, Generations, Likelihoods, Measurement
 from .needs import GeneratedLikelihood, Generation, GradientNorm, Likelihood, SweptNeed
 from .options import EvaluationOptions
@@ -50,8 +51,8 @@ class Subject:
     reference: Loaded | None = None
     retrained: Mapping[str, Measurement] | None = None
     """Key of results.json -> what was measured of the retrained model, with per-example values."""
-    notes: Mapping[str, str] = field(default_factory=dict)
-    """Split -> a sentence to be read with whatever is measured on it."""
+    conditions: Conditions = field(default_factory=Conditions)
+    """What a benchmark says of the splits."""
     store: Store = field(default_factory=Store)
     names: tuple[str, str] = ("model", "reference")
     """Fingerprints of the model and of the reference, under which the store keeps what they gave."""
@@ -71,7 +72,7 @@ class Subject:
             {split: frozenset(found) for split, found in kinds.items()},
             self.reference is not None,
             None if self.retrained is None else frozenset(self.retrained),
-            self.notes,
+            self.conditions,
         )
 
     @cached_property
@@ -85,6 +86,10 @@ class Subject:
         """Return a hash of the names of the model's trainable parameters."""
         names = [name for name, parameter in self.loaded.model.named_parameters() if parameter.requires_grad]
         return hashlib.blake2b("\n".join(names).encode(), digest_size=16).digest()
+
+    def continuing(self, split: str) -> Continuing:
+        """Return how the prompts of a split are continued."""
+        return self.conditions.continuing.get(split, Continuing(self.options.max_new_tokens))
 
     def name(self, loaded: Loaded) -> str:
         """Return the name in the store of the model or of the reference."""

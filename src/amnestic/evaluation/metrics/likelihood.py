@@ -142,7 +142,7 @@ class NormalizedProbability(LikelihoodMetric):
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
         """Yield one for each split of questions with wrong answers alone."""
-        for split in contents.answers:
+        for split in contents.measured:
             if (split in AMONG_WRONG or has_wrong_answers(contents, split)) and not has_paraphrases(contents, split):
                 yield cls(split)
 

@@ -21,7 +21,7 @@ class SpanMetric(LikelihoodMetric):
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
         """Yield one for each split that marks a span."""
-        yield from (cls(split) for split, answers in contents.answers.items() if "span" in answers)
+        yield from (cls(split) for split in contents.measured if "span" in contents.answers[split])
 
 
 @metric("span_probability")

@@ -26,7 +26,7 @@ class TextMetric(Metric):
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
         """Yield one for each split but the holdout, which is there to be scored."""
-        yield from (cls(split) for split in contents.answers if split != "holdout")
+        yield from (cls(split) for split in contents.measured if split != "holdout")
 
     def needs(self) -> dict[str, Any]:
         """Return the one need: greedy answers to the split's prompts."""

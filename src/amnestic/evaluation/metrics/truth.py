@@ -86,7 +86,7 @@ class TruthRatio(LikelihoodMetric):
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
         """Yield one for each split of TOFU, and for each other one whose rows have wrong answers."""
-        for split in contents.answers:
+        for split in contents.measured:
             if split in OF_TOFU or has_wrong_answers(contents, split):
                 yield cls(split, right_answer(contents, split))
 
