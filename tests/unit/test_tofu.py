@@ -103,7 +103,6 @@ def test_a_folder_gives_training_and_evaluation(folder: Path) -> None:
         right = [row.get("paraphrased_answer") for row in rows]
         assert [example.alternates.get("paraphrased_answer", (None,))[0] for example in evaluation[split]] == right
     assert found.evaluation()["forget"].name == str(folder / "forget10_perturbed.json")
-    assert found.max_new_tokens == 200
 
 
 def test_the_holdout_is_that_of_its_file_where_there_is_one(folder: Path) -> None:
