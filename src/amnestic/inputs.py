@@ -11,7 +11,7 @@ from . import processes
 from .benchmarks.base import Benchmark, Source
 from .data.alternates import refuse_absent
 from .data.dates import PINNED
-from .data.encode import Encoder, Split, span_facts, token_digests
+from .data.encode import Encoder, Split, span_facts, whole_digests
 from .data.example import Example, content_digests
 from .data.options import AlternatesOptions, DataOptions
 from .data.records import is_among, repeats, take
@@ -252,13 +252,14 @@ def load_beside(inputs: Inputs, options: ModelOptions, name: str, flag: str) -> 
 def refuse_shared(inputs: Inputs) -> None:
     """Raise InputError where the forget split shares rows with one that is kept: they cannot be both.
 
-    Rows are the same if their contents are, or if they become the same tokens.
+    Rows are the same if their contents are, or if they become the same tokens; so are chunks of texts, but not the
+    last words of two.
     """
-    forget, tokens = inputs.examples["forget"], token_digests(inputs.splits["forget"].examples)
+    forget, tokens = inputs.examples["forget"], whole_digests(inputs.splits["forget"].examples)
     for name, kept in inputs.examples.items():
         if name == "forget":
             continue
-        alike = is_among(tokens, token_digests(inputs.splits[name].examples))
+        alike = is_among(tokens, whole_digests(inputs.splits[name].examples))
         if shared := max(shared_rows(forget, kept), int(alike.sum())):
             raise InputError(
                 f"forget and {name} share {shared} rows of {len(forget)} and {len(kept)}; take them out of one "
