@@ -564,7 +564,8 @@ def token_digests(examples: Iterable[Encoded]) -> np.ndarray:
 
 def whole_digests(examples: Iterable[Encoded]) -> np.ndarray:
     """Return `token_digests` of the examples that are no tails."""
-    return fact(examples, "tokens")[~fact(examples, "is_tail")]
+    digests: np.ndarray = fact(examples, "tokens")[~fact(examples, "is_tail")]
+    return digests
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
