@@ -144,11 +144,23 @@ class Benchmark(ABC):
         return []
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the small models of an embedded benchmark can hold."""
+
+    vocabulary: int = 768
+    """Tokens of the tokenizer."""
+    positions: int = 256
+    """Tokens of the longest text."""
+
+
 class Embedded(Benchmark):
     """A benchmark that makes its rows from a seed, which is its part: ``fiction:3``.
 
     Its models are trained from scratch, so that forget quality is against true retraining.
     """
+
+    capacity: ClassVar[Capacity] = Capacity()
 
     @abstractmethod
     def splits(self) -> dict[str, list[Row]]:
