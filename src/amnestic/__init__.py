@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .methods.flattening import PDU
     from .progress import Progress
     from .run import evaluate, finetune, unlearn
+    from .sequencing.main import sequence
 
     __version__: str
 
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "sequence",
     "unlearn",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
+    "sequence": "sequencing.main",
     "unlearn": "run",
 }
 

@@ -33,17 +33,19 @@ from .config import (
     read_yaml,
 )
 from .credentials import masked_output
-from .data.options import KEPT
+from .data.options import FURTHER, KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
 from .progress import Progress
 from .reports.display import visible
 from .reports.files import plain
+from .sequencing.options import SequenceConfig
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
     from .run import Run
+    from .sequencing.outcome import Outcome
 
 INFEASIBLE = 3
 WRONG_INPUT = 2
@@ -76,6 +78,10 @@ BENCH_EXAMPLES = """Examples:
   amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
   amnestic bench --benchmark tofu:forget10 --model path/or/id \\
     --methods npo,my_methods.Mine --trials 20 --output_dir comparison --plan"""
+SEQUENCE_EXAMPLES = """Examples:
+  amnestic sequence --model path/or/id --requests may.jsonl,june.jsonl \\
+    --retain retain.jsonl --keep 0.98 --output_dir requests
+  amnestic sequence --model path/or/id --benchmark muse:books --keep_models last"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -180,6 +186,8 @@ def application() -> App:
         app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
     command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
     app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
+    command = _configured(SequenceConfig, _sequence, _sequence_config, _show_sequence)
+    app.command(command, name="sequence", help_epilogue=SEQUENCE_EXAMPLES)
     app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
@@ -227,6 +235,19 @@ def _bench_config(_: Any, mapping: Mapping[str, Any], source: str) -> BenchConfi
     return bench_config(mapping, source)
 
 
+def _sequence(config: SequenceConfig, progress: Progress) -> "Outcome":
+    """Forget requests that arrive one after another, within the bound of the first model; the same command goes on."""
+    from .sequencing.main import run_sequence
+
+    return run_sequence(config, progress)
+
+
+def _sequence_config(_: Any, mapping: Mapping[str, Any], source: str) -> SequenceConfig:
+    from .sequencing.plan import sequence_config
+
+    return sequence_config(mapping, source)
+
+
 def _configured(
     config_class: Any, runner: Runner, build: Build = from_mapping, show: Show | None = None
 ) -> Callable[..., int]:
@@ -270,7 +291,8 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         consume_multiple=option.annotation == tuple[str, ...],
         negative=() if option.annotation == tuple[str, ...] else None,
     )
-    annotation = getitem(Annotated, (tuple[str, ...] if option.annotation == KEPT else option.annotation, parameter))
+    is_repeated = option.annotation in (KEPT, FURTHER)
+    annotation = getitem(Annotated, (tuple[str, ...] if is_repeated else option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -290,7 +312,7 @@ def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
         return _exact_number
     if annotation == WORDED:
         return _number_or_none
-    if annotation == KEPT:
+    if annotation in (KEPT, FURTHER):
         return _texts
     return _names if annotation == tuple[str, ...] else None
 
@@ -357,6 +379,18 @@ def _show_comparison(comparison: "Comparison", as_json: bool, quiet: bool) -> in
     else:
         show_comparison(open_console(sys.stdout), comparison, quiet)
     return FAILURE if comparison.failed else 0
+
+
+def _show_sequence(outcome: "Outcome", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_sequence
+
+    if launch.rank():
+        pass  # the first process shows it
+    elif as_json:
+        _print_json(outcome.results)
+    else:
+        show_sequence(open_console(sys.stdout), outcome.results, outcome.output_dir, quiet)
+    return 0 if outcome.feasible else INFEASIBLE
 
 
 @contextmanager

@@ -18,7 +18,16 @@ from typing import Any, ClassVar, Literal, TypeVar
 from .benchmarks.options import BenchEvaluation, BenchModel, BenchOptions, BenchTraining
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
-from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData, kept_sources
+from .data.options import (
+    FURTHER,
+    KEPT,
+    DataOptions,
+    EvalData,
+    FinetuneData,
+    UnlearnData,
+    kept_sources,
+    measured_sources,
+)
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .docstrings import field_docstrings
@@ -361,7 +370,7 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(name for name in found if name not in ("", "none"))
 
 
-READERS: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: names, KEPT: kept_sources}
+READERS: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: names, KEPT: kept_sources, FURTHER: measured_sources}
 """Type of an option -> what reads its value in place of `_converted`."""
 
 _EXPECTED = {

@@ -309,6 +309,30 @@ def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> 
         console.print(f"failed: {visible(f'{entry.method} {entry.setting}, seed {entry.seed}: {entry.error}')}")
 
 
+def show_sequence(console: Console, results: Mapping[str, Any], output_dir: Path, quiet: bool) -> None:
+    """Write the verdict of a sequence, then, unless `quiet`, its requests and where the files are."""
+    style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
+    console.print(Text(visible(results["verdict"]), style=style))
+    if quiet:
+        return
+    table = Table("request", "bound", "remembered by", box=None, pad_edge=False, header_style="bold")
+    for name in ("before", "after", "after the last"):
+        table.add_column(name, justify="right")
+    table.add_column("became")
+    held = {"feasible": "held", "infeasible": "missed"}
+    for one in results["requests"]:
+        metric, course = next(iter((one["memory"] or {"-": []}).items()))
+        values = [_written(course[place]["value"]) for place in (0, 1, -1)] if course else ["-"] * 3
+        name = visible(f"{one['number']} {one['name']}")
+        table.add_row(name, held.get(one["status"], "free"), metric, *values, one["state"])
+    console.print()
+    console.print(table)
+    console.print()
+    for note in results["notes"]:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"models": output_dir / "requests", "report": output_dir / "sequence.html"}))
+
+
 def _measured(results: Mapping[str, Any]) -> Table:
     """Return what was measured of one model, with intervals."""
     table = Table("", box=None, pad_edge=False, header_style="bold")
