@@ -328,7 +328,10 @@ def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 def _number_or_none(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
     """Return a flag's number, or the word none, which is a value of its own: not that the flag is left out."""
-    number = _exact_number(float | None, tokens)
+    try:
+        number = _exact_number(float | None, tokens)
+    except ValueError:
+        raise ValueError(f"'{tokens[0].value}' found, a number or none expected.") from None
     return "none" if number is None else number
 
 

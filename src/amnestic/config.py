@@ -9,7 +9,7 @@ import os
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
@@ -336,9 +336,7 @@ def _converted(value: Any, annotation: Any) -> Any:
     """Return `value` as the annotated type, or raise TypeError with what was expected."""
     kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind in (types.UnionType, typing.Union):
-        words = [word for other in arguments[1:] for word in typing.get_args(other)]
-        is_word = isinstance(value, str) and value in words
-        return value if value is None or is_word else _converted(value, arguments[0])
+        return _optional(value, arguments)
     if kind is dict and isinstance(value, Mapping):
         return {_converted(key, str): _written(item) for key, item in value.items()}
     if kind is Literal and value in arguments:
@@ -352,6 +350,17 @@ def _converted(value: Any, annotation: Any) -> Any:
     if kind is float and isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     raise TypeError(_EXPECTED.get(kind) or "one of " + ", ".join(arguments))
+
+
+def _optional(value: Any, annotations: Sequence[Any]) -> Any:
+    """Return a value of the first of `annotations`, a word of the others, or None; raises TypeError as `_converted`."""
+    words = [word for other in annotations[1:] for word in typing.get_args(other)]
+    if value is None or (isinstance(value, str) and value in words):
+        return value
+    try:
+        return _converted(value, annotations[0])
+    except TypeError as error:
+        raise TypeError(" or ".join((str(error), *words))) from None
 
 
 def _written(value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from . import processes
 from .benchmarks.base import Benchmark
+from .benchmarks.folds import fold_named
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.multiplier import Fixed
 from .constraints.retention import NLL, Retention
@@ -182,7 +183,7 @@ def _unlearn_results(
     facts = {
         "retentions": task.retention_facts,
         **task.bound_facts(probes, trained.kept.reached),
-        **({} if config.data.benchmark is None else {"benchmark": config.data.benchmark}),
+        **_benchmark_facts(config),
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
@@ -197,6 +198,15 @@ def _unlearn_results(
     status = "unconstrained" if not probes else "feasible" if trained.kept.holds else "infeasible"
     sentence = verdict(facts, [split.name for split in task.kept])
     return {"command": "unlearn", "status": status, "verdict": sentence} | facts
+
+
+def _benchmark_facts(config: UnlearnConfig) -> dict[str, str]:
+    """Return the name of the benchmark, and which of its forget sets that stands for; nothing without one."""
+    name = config.data.benchmark
+    if name is None:
+        return {}
+    fold = fold_named(Benchmark.open(name, config.data.data), name)
+    return {"benchmark": name} if fold is None else {"benchmark": name, "fold": fold}
 
 
 def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:

@@ -76,9 +76,15 @@ class Benchmark(ABC):
         `data` is the place of its files, a folder or a Hub data set, where they are not at the usual one. Raises
         InputError for an unknown benchmark or part of one, and for a place that it cannot use.
         """
+        kind, part = Benchmark.parted(name)
+        return BENCHMARKS.get(kind).of(part, data)
+
+    @staticmethod
+    def parted(name: str) -> tuple[str, str]:
+        """Return the benchmark's own name, or dotted path, in what `open` takes, and the part behind it."""
         known = [entry for entry in BENCHMARKS.names() if f"{name}:".startswith(f"{entry}:")]
         kind = max(known, key=len, default=name.partition(":")[0])
-        return BENCHMARKS.get(kind).of(name[len(kind) + 1 :], data)
+        return kind, name[len(kind) + 1 :]
 
     @classmethod
     @abstractmethod

@@ -30,6 +30,9 @@ class BenchOptions:
     keep: str = "0.98,none"
     """Shares of the probability per answer token to keep, with commas between them; none: each method as it was
     published, without a bound."""
+    folds: tuple[str, ...] = ()
+    """Forget sets of the benchmark, each forgotten by runs of its own: scal for all growing ones, or some of them, as
+    scal:forget_1,scal:forget_3 [default: the benchmark's forget split alone]."""
     seeds: int = 3
     """Runs of each method and share: with the seeds --seed, --seed + 1, and so on."""
     settings: str | None = None

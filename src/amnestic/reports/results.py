@@ -274,6 +274,8 @@ class Results(TypedDict):
     """Key of a metric that has no value -> why, and what would supply what is missing."""
     benchmark: NotRequired[str]
     """The benchmark that data and splits are from, such as ``tofu:forget10``."""
+    fold: NotRequired[str]
+    """Of the benchmark's forget sets the one that was forgotten, where there are several: ``forget_2``."""
     retrained: NotRequired[str]
     """Of an evaluation: the model that never saw the forget split, or the folder of its evaluation."""
     reference: NotRequired[str]
