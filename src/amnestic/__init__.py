@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .errors import AmnesticError, InputError, Interrupted, RunError
     from .methods.flattening import PDU
     from .progress import Progress
+    from .reproducing.main import reproduce
     from .run import evaluate, finetune, unlearn
 
     __version__: str
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "reproduce",
     "unlearn",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
+    "reproduce": "reproducing.main",
     "unlearn": "run",
 }
 
