@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .errors import AmnesticError, InputError, Interrupted, RunError
     from .methods.flattening import PDU
     from .progress import Progress
+    from .reproducing.main import reproduce
     from .run import evaluate, finetune, unlearn
     from .sequencing.main import sequence
 
@@ -33,6 +34,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "reproduce",
     "sequence",
     "unlearn",
 ]
@@ -54,6 +56,7 @@ _MODULES = {
     "evaluate": "run",
     "finetune": "run",
     "sequence": "sequencing.main",
+    "reproduce": "reproducing.main",
     "unlearn": "run",
 }
 

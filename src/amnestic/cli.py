@@ -25,6 +25,7 @@ from .config import (
     EvalConfig,
     FinetuneConfig,
     Option,
+    ReproduceConfig,
     UnlearnConfig,
     from_mapping,
     names,
@@ -44,6 +45,7 @@ from .sequencing.options import SequenceConfig
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
+    from .reproducing.outcome import Reproduction
     from .run import Run
     from .sequencing.outcome import Outcome
 
@@ -82,6 +84,11 @@ SEQUENCE_EXAMPLES = """Examples:
   amnestic sequence --model path/or/id --requests may.jsonl,june.jsonl \\
     --retain retain.jsonl --keep 0.98 --output_dir requests
   amnestic sequence --model path/or/id --benchmark muse:books --keep_models last"""
+REPRODUCE_EXAMPLES = """Examples:
+  amnestic reproduce
+  amnestic reproduce tofu-llama-3.2-1b-forget10 --seeds 5 --output_dir out
+  amnestic reproduce tofu-llama-3.2-1b-forget10 --model small --data tofu \\
+    --keep 0.98 --output_dir trial"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -188,6 +195,7 @@ def application() -> App:
     app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
     command = _configured(SequenceConfig, _sequence, _sequence_config, _show_sequence)
     app.command(command, name="sequence", help_epilogue=SEQUENCE_EXAMPLES)
+    app.command(_reproduce_command(), name="reproduce", help_epilogue=REPRODUCE_EXAMPLES)
     app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
@@ -246,6 +254,37 @@ def _sequence_config(_: Any, mapping: Mapping[str, Any], source: str) -> Sequenc
     from .sequencing.plan import sequence_config
 
     return sequence_config(mapping, source)
+
+
+def _reproduce(config: ReproduceConfig, progress: Progress) -> "Reproduction":
+    """Repeat a run of the paper, or list them all, and hold its numbers against the published ones."""
+    from .reproducing.main import run_reproduction
+
+    return run_reproduction(config, progress)
+
+
+def _reproduce_config(_: Any, mapping: Mapping[str, Any], source: str) -> ReproduceConfig:
+    from .reproducing.main import reproduce_config
+
+    return reproduce_config(mapping, source)
+
+
+def _reproduce_command() -> Callable[..., int]:
+    """Return the command that takes a setting's name in front of its options, and lists the settings without any."""
+    configured: Any = _configured(ReproduceConfig, _reproduce, _reproduce_config, _show_reproduction)
+
+    def command(name: str | None = None, **given: Any) -> int:
+        if name is None and not given.keys() - {"json", "quiet"}:
+            return _show_settings(bool(given.get("json")))
+        return int(configured(**given if name is None else {"name": name} | given))
+
+    signature = inspect.signature(configured)
+    kept = {key: parameter for key, parameter in signature.parameters.items() if key != "name"}
+    first = signature.parameters["name"].replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+    command.__doc__ = configured.__doc__
+    command.__annotations__ = configured.__annotations__
+    vars(command)["__signature__"] = signature.replace(parameters=[first, *kept.values()])
+    return command
 
 
 def _configured(
@@ -394,6 +433,30 @@ def _show_sequence(outcome: "Outcome", as_json: bool, quiet: bool) -> int:
     else:
         show_sequence(open_console(sys.stdout), outcome.results, outcome.output_dir, quiet)
     return 0 if outcome.feasible else INFEASIBLE
+
+
+def _show_reproduction(reproduction: "Reproduction", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_reproduction
+
+    if launch.rank():
+        pass  # the first process shows it
+    elif as_json:
+        _print_json(reproduction.document)
+    else:
+        show_reproduction(open_console(sys.stdout), reproduction, quiet)
+    return 0 if reproduction.feasible else INFEASIBLE
+
+
+def _show_settings(as_json: bool) -> int:
+    from .console import open_console, show_settings
+    from .reproducing.settings import settings
+
+    found = settings()
+    if as_json:
+        _print_json({setting.name: setting.facts for setting in found})
+    else:
+        show_settings(open_console(sys.stdout), found)
+    return 0
 
 
 @contextmanager
