@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
+    from .judging.main import judge
     from .methods.flattening import PDU
     from .progress import Progress
     from .run import evaluate, finetune, unlearn
@@ -32,6 +33,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "judge",
     "unlearn",
 ]
 
@@ -51,6 +53,7 @@ _MODULES = {
     "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
+    "judge": "judging.main",
     "unlearn": "run",
 }
 

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
 from operator import getitem
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -37,12 +38,15 @@ from .data.options import KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
+from .judging.options import JudgeConfig
 from .progress import Progress
 from .reports.display import visible
 from .reports.files import plain
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
+    from .judging.outcome import Judgement
+    from .judging.sending import Sending
     from .run import Run
 
 INFEASIBLE = 3
@@ -76,6 +80,10 @@ BENCH_EXAMPLES = """Examples:
   amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
   amnestic bench --benchmark tofu:forget10 --model path/or/id \\
     --methods npo,my_methods.Mine --trials 20 --output_dir comparison --plan"""
+JUDGE_EXAMPLES = """Examples:
+  amnestic judge run --endpoint http://localhost:8000/v1 --judge_model NAME --yes
+  amnestic judge run --endpoint https://api.openai.com/v1 --judge_model NAME \\
+    --rows 50 --price_input 0.15 --price_output 0.60"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -180,6 +188,8 @@ def application() -> App:
         app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
     command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
     app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
+    command = _configured(JudgeConfig, _judge, show=_show_judgement, leading="run")
+    app.command(command, name="judge", help_epilogue=JUDGE_EXAMPLES)
     app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
@@ -227,15 +237,47 @@ def _bench_config(_: Any, mapping: Mapping[str, Any], source: str) -> BenchConfi
     return bench_config(mapping, source)
 
 
+def _judge(config: JudgeConfig, progress: Progress) -> "Judgement":
+    """Let a language model behind an OpenAI-compatible server score a run's generated answers from 0 to 10."""
+    from .judging.main import run_judge
+
+    return run_judge(config, progress, partial(_agreed, progress))
+
+
+def _agreed(progress: Progress, sending: "Sending") -> bool:
+    """Show what would leave the machine, and return whether the user agrees to it."""
+    from .console import ConsoleProgress, open_console
+
+    # whoever is asked sees what about, also where nothing else is to be written
+    shown = progress if sending.options.yes else ConsoleProgress(open_console(sys.stderr))
+    shown.quote("The first prompt", sending.example)
+    shown.plan(sending.facts)
+    return sending.options.yes or _typed_yes()
+
+
+def _typed_yes() -> bool:
+    """Ask at the terminal, if there is one."""
+    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    print("Send them? Type yes: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() == "yes"
+
+
 def _configured(
-    config_class: Any, runner: Runner, build: Build = from_mapping, show: Show | None = None
+    config_class: Any,
+    runner: Runner,
+    build: Build = from_mapping,
+    show: Show | None = None,
+    leading: str | None = None,
 ) -> Callable[..., int]:
     """Return a command that takes the options of `config_class` as flags and hands them to `runner`.
 
-    Its signature has one keyword for each option, but it is called with those alone that were given.
+    Its signature has one keyword for each option, but it is called with those alone that were given. `leading` names
+    the option that may also be given without its flag, as the first argument.
     """
 
-    def command(config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+    def command(*first: str, config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+        given |= dict.fromkeys([leading] if first else [], *first)
         mapping = override(read_yaml(config) if config else {}, given)
         return _run(runner, build(config_class, mapping, config or ""), json, quiet, show or _show_run)
 
@@ -244,6 +286,9 @@ def _configured(
         for title in dict.fromkeys(o.group for o in options(config_class))
     }
     keywords = [*_general_keywords(), *(_keyword(option, groups[option.group]) for option in options(config_class))]
+    keywords.sort(key=lambda keyword: keyword.name != leading)
+    if leading is not None:
+        keywords[0] = keywords[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     command.__doc__ = runner.__doc__
     command.__annotations__ = {keyword.name: keyword.annotation for keyword in keywords}
     vars(command)["__signature__"] = inspect.Signature(keywords)
@@ -325,7 +370,7 @@ def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | Non
 def _run(runner: Runner, config: Any, as_json: bool, quiet: bool, show: Show) -> int:
     from .console import open_console, watching
 
-    is_redacted = getattr(config, "run", config).redact
+    is_redacted = getattr(getattr(config, "run", config), "redact", False)
     with (
         _undisturbed(),
         Interruption(is_shared=launch.size() > 1).caught(),
@@ -357,6 +402,16 @@ def _show_comparison(comparison: "Comparison", as_json: bool, quiet: bool) -> in
     else:
         show_comparison(open_console(sys.stdout), comparison, quiet)
     return FAILURE if comparison.failed else 0
+
+
+def _show_judgement(judgement: "Judgement", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_judgement
+
+    if as_json:
+        _print_json(judgement.results)
+    else:
+        show_judgement(open_console(sys.stdout), judgement.results, judgement.folder, quiet)
+    return 0
 
 
 @contextmanager
