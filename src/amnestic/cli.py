@@ -257,10 +257,14 @@ def _agreed(progress: Progress, sending: "Sending") -> bool:
 
 def _typed_yes() -> bool:
     """Ask at the terminal, if there is one."""
-    if sys.stdin is None or not (sys.stdin.isatty() and sys.stderr.isatty()):
+    if not _at_terminal():
         return False
     print("Send them? Type yes: ", end="", file=sys.stderr, flush=True)
     return sys.stdin.readline().strip().lower() == "yes"
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _configured(
@@ -277,7 +281,7 @@ def _configured(
     """
 
     def command(*first: str, config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
-        given |= dict.fromkeys([leading] if first else [], *first)
+        given |= {str(leading): value for value in first}
         mapping = override(read_yaml(config) if config else {}, given)
         return _run(runner, build(config_class, mapping, config or ""), json, quiet, show or _show_run)
 
@@ -326,6 +330,8 @@ def _shown(default: Any) -> str:
         return ""
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(default)
     return json.dumps(default) if isinstance(default, str) and default.split() != [default] else str(default)
 
 

@@ -81,13 +81,13 @@ class Asking:
         Raises RefusedError where no prompt would be answered, StoppedError where asking ends before this one was.
         """
         replies: list[Reply] = []
-        reason, is_heard, seed = "", False, question.request["seed"]
+        reason, is_heard = "", False
         for attempt in range(self.retries + 1):
             if self._stopping.is_set():
                 raise StoppedError
             wait = None
             try:
-                reply = self.endpoint.post({**question.request, "seed": seed + len(replies)})
+                reply = self.endpoint.post(_reseeded(question.request, len(replies)))
                 replies.append(reply)
                 return _verdict(replies, scores_of(reply.text, question.criteria))
             except UnreadableError as error:
@@ -160,6 +160,12 @@ class Asking:
                 ended.put((question, error))
                 break
         ended.put(None)
+
+
+def _reseeded(request: Mapping[str, Any], by: int) -> Mapping[str, Any]:
+    """Return the request with another seed, if it has one: at temperature 0 the same one gets the same reply."""
+    seed = request.get("seed")
+    return {**request, "seed": seed + by} if isinstance(seed, int) else request
 
 
 def _verdict(replies: Sequence[Reply], scores: Mapping[str, float]) -> Verdict:

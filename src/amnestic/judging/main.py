@@ -90,7 +90,6 @@ class Judging:
         request = {
             "model": server.judge_model,
             "messages": [{"role": "user", "content": prompt.about(answer)}],
-            "seed": server.seed,
             **fields_of(server),
         }
         return Question(content_key(request, prompt.criteria), request, prompt.criteria)
@@ -136,10 +135,11 @@ class Judging:
             for found in ended:
                 if found is not None:
                     self._keep(*found)
-                if interruption.is_requested and not asking.is_stopping:
-                    self.progress.note("stopping: replies under way are waited for; once more ends it at once.")
-                if interruption.is_requested or self._lost >= self.config.server.concurrency:
+                if self._lost >= self.config.server.concurrency:
                     asking.stop()
+                if interruption.is_requested and not asking.is_stopping:
+                    asking.stop()
+                    self.progress.note("stopping: replies under way are waited for; once more ends it at once.")
         interruption.check()
         self._refuse_silence(questions)
         self.progress.stop()
@@ -177,7 +177,7 @@ class Judging:
         return {
             "judge_model": server.judge_model,
             "endpoint": self.endpoint.address,
-            "request": {"seed": server.seed, **fields_of(server)},
+            "request": fields_of(server),
             "prompts": described(prompts),
         }
 

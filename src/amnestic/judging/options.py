@@ -58,8 +58,8 @@ class ServerOptions:
     seed: int = 0
     """Seed that the server is sent; one more at each try after a reply out of form."""
     request_args: dict[str, str] = field(default_factory=dict)
-    """Further fields of a request, or others in the place of temperature and max_tokens; none leaves a field out, as
-    models need that take max_completion_tokens alone."""
+    """Further fields of a request, or others in the place of temperature, max_tokens and seed; none leaves a field out,
+    as models need that take max_completion_tokens alone."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no server could be asked with."""
@@ -71,7 +71,7 @@ class ServerOptions:
             raise InputError(f"--timeout is {self.timeout}; expected seconds, more than 0.")
         if not self.judge_model:
             raise InputError("--judge_model is empty; expected the name by which the server knows its model.")
-        if own := {"model", "messages", "seed", "stream", "n"} & self.request_args.keys():
+        if own := {"model", "messages", "stream", "n"} & self.request_args.keys():
             raise InputError(f"--request_args.{min(own)} is given; that field is amnestic's own, so leave it out.")
 
     @property
@@ -131,10 +131,10 @@ def _check_address(endpoint: str) -> None:
 
 
 def fields_of(server: ServerOptions) -> dict[str, Any]:
-    """Return the fields of a request beside model, messages and seed; texts are read as JSON where they are some."""
+    """Return the fields of a request beside model and messages; texts are read as JSON where they are some."""
     import json
 
-    found: dict[str, Any] = {"temperature": 0, "max_tokens": server.max_tokens}
+    found: dict[str, Any] = {"temperature": 0, "max_tokens": server.max_tokens, "seed": server.seed}
     for name, text in server.request_args.items():
         if text.lower() in ("none", "null"):
             found.pop(name, None)

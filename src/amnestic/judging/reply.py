@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 LOWEST, HIGHEST = 0, 10
+MOST_STARTS = 100
+"""Braces that open no object, beyond which a reply is not searched further: each costs a look at the whole text."""
 _THINKING = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL)
 
 
@@ -20,7 +22,7 @@ def scores_of(text: str, criteria: Sequence[str]) -> dict[str, float]:
     It may stand in a fence or among words, behind what a model thinks first. Raises UnreadableError where there is
     none, or where two of them differ.
     """
-    found = [parsed for parsed in _objects(_THINKING.sub("", text)) if parsed is not None]
+    found = list(_objects(_THINKING.sub("", text)))
     if not found:
         raise UnreadableError("no JSON object in the reply")
     read = [_checked(parsed, criteria) for parsed in found]
@@ -32,15 +34,15 @@ def scores_of(text: str, criteria: Sequence[str]) -> dict[str, float]:
     return scores[0]
 
 
-def _objects(text: str) -> Iterator[dict[str, Any] | None]:
-    """Yield the JSON objects in `text`, none of which lies within another."""
+def _objects(text: str) -> Iterator[dict[str, Any]]:
+    """Yield the JSON objects in `text` that do not lie within another."""
     decoder = json.JSONDecoder(object_pairs_hook=_unambiguous)
-    place = text.find("{")
-    while place >= 0:
+    place, failed = text.find("{"), 0
+    while place >= 0 and failed < MOST_STARTS:
         try:
             parsed, end = decoder.raw_decode(text, place)
         except (ValueError, RecursionError):
-            end = place + 1
+            end, failed = place + 1, failed + 1
         else:
             yield parsed
         place = text.find("{", end)
