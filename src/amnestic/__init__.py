@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
+    from .judging.main import judge
     from .methods.flattening import PDU
     from .progress import Progress
     from .reproducing.main import reproduce
@@ -34,6 +35,7 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "judge",
     "reproduce",
     "sequence",
     "unlearn",
@@ -57,6 +59,7 @@ _MODULES = {
     "finetune": "run",
     "sequence": "sequencing.main",
     "reproduce": "reproducing.main",
+    "judge": "judging.main",
     "unlearn": "run",
 }
 

@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
 from operator import getitem
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -38,6 +39,7 @@ from .data.options import FURTHER, KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
+from .judging.options import JudgeConfig
 from .progress import Progress
 from .reports.display import visible
 from .reports.files import plain
@@ -45,6 +47,8 @@ from .sequencing.options import SequenceConfig
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
+    from .judging.outcome import Judgement
+    from .judging.sending import Sending
     from .reproducing.outcome import Reproduction
     from .run import Run
     from .sequencing.outcome import Outcome
@@ -89,6 +93,10 @@ REPRODUCE_EXAMPLES = """Examples:
   amnestic reproduce tofu-llama-3.2-1b-forget10 --seeds 5 --output_dir out
   amnestic reproduce tofu-llama-3.2-1b-forget10 --model small --data tofu \\
     --keep 0.98 --output_dir trial"""
+JUDGE_EXAMPLES = """Examples:
+  amnestic judge run --endpoint http://localhost:8000/v1 --judge_model NAME --yes
+  amnestic judge run --endpoint https://api.openai.com/v1 --judge_model NAME \\
+    --rows 50 --price_input 0.15 --price_output 0.60"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -196,6 +204,8 @@ def application() -> App:
     command = _configured(SequenceConfig, _sequence, _sequence_config, _show_sequence)
     app.command(command, name="sequence", help_epilogue=SEQUENCE_EXAMPLES)
     app.command(_reproduce_command(), name="reproduce", help_epilogue=REPRODUCE_EXAMPLES)
+    command = _configured(JudgeConfig, _judge, show=_show_judgement, leading="run")
+    app.command(command, name="judge", help_epilogue=JUDGE_EXAMPLES)
     app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
@@ -287,15 +297,51 @@ def _reproduce_command() -> Callable[..., int]:
     return command
 
 
+def _judge(config: JudgeConfig, progress: Progress) -> "Judgement":
+    """Let a language model behind an OpenAI-compatible server score a run's generated answers from 0 to 10."""
+    from .judging.main import run_judge
+
+    return run_judge(config, progress, partial(_agreed, progress))
+
+
+def _agreed(progress: Progress, sending: "Sending") -> bool:
+    """Show what would leave the machine, and return whether the user agrees to it."""
+    from .console import ConsoleProgress, open_console
+
+    # whoever is asked sees what about, also where nothing else is to be written
+    shown = progress if sending.options.yes else ConsoleProgress(open_console(sys.stderr))
+    shown.quote("The first prompt", sending.example)
+    shown.plan(sending.facts)
+    return sending.options.yes or _typed_yes()
+
+
+def _typed_yes() -> bool:
+    """Ask at the terminal, if there is one."""
+    if not _at_terminal():
+        return False
+    print("Send them? Type yes: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() == "yes"
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def _configured(
-    config_class: Any, runner: Runner, build: Build = from_mapping, show: Show | None = None
+    config_class: Any,
+    runner: Runner,
+    build: Build = from_mapping,
+    show: Show | None = None,
+    leading: str | None = None,
 ) -> Callable[..., int]:
     """Return a command that takes the options of `config_class` as flags and hands them to `runner`.
 
-    Its signature has one keyword for each option, but it is called with those alone that were given.
+    Its signature has one keyword for each option, but it is called with those alone that were given. `leading` names
+    the option that may also be given without its flag, as the first argument.
     """
 
-    def command(config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+    def command(*first: str, config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+        given |= {str(leading): value for value in first}
         mapping = override(read_yaml(config) if config else {}, given)
         return _run(runner, build(config_class, mapping, config or ""), json, quiet, show or _show_run)
 
@@ -304,6 +350,9 @@ def _configured(
         for title in dict.fromkeys(o.group for o in options(config_class))
     }
     keywords = [*_general_keywords(), *(_keyword(option, groups[option.group]) for option in options(config_class))]
+    keywords.sort(key=lambda keyword: keyword.name != leading)
+    if leading is not None:
+        keywords[0] = keywords[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     command.__doc__ = runner.__doc__
     command.__annotations__ = {keyword.name: keyword.annotation for keyword in keywords}
     vars(command)["__signature__"] = inspect.Signature(keywords)
@@ -342,6 +391,8 @@ def _shown(default: Any) -> str:
         return ""
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(default)
     return json.dumps(default) if isinstance(default, str) and default.split() != [default] else str(default)
 
 
@@ -389,7 +440,7 @@ def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | Non
 def _run(runner: Runner, config: Any, as_json: bool, quiet: bool, show: Show) -> int:
     from .console import open_console, watching
 
-    is_redacted = getattr(config, "run", config).redact
+    is_redacted = getattr(getattr(config, "run", config), "redact", False)
     with (
         _undisturbed(),
         Interruption(is_shared=launch.size() > 1).caught(),
@@ -445,6 +496,16 @@ def _show_reproduction(reproduction: "Reproduction", as_json: bool, quiet: bool)
     else:
         show_reproduction(open_console(sys.stdout), reproduction, quiet)
     return 0 if reproduction.feasible else INFEASIBLE
+
+
+def _show_judgement(judgement: "Judgement", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_judgement
+
+    if as_json:
+        _print_json(judgement.results)
+    else:
+        show_judgement(open_console(sys.stdout), judgement.results, judgement.folder, quiet)
+    return 0
 
 
 def _show_settings(as_json: bool) -> int:

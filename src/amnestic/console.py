@@ -65,6 +65,11 @@ class ConsoleProgress(Progress):
         """Write a line about a part that has ended."""
         self.console.print(_spaced(visible(text)))
 
+    def quote(self, title: str, text: str) -> None:
+        """Write a text line by line."""
+        self.console.print(f"{title}:")
+        self.console.print(Text("\n".join(f"  {visible(line)}" for line in text.split("\n"))), end="\n\n")
+
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Write one rendered example with its scored tokens marked."""
         self._preview(tokens, "scored tokens")
@@ -382,6 +387,41 @@ def show_reproduction(console: Console, reproduction: "Reproduction", quiet: boo
 def _over_seeds(found: "Spread") -> str:
     interval = "" if found.low is None else f" [{_written(found.low)}, {_written(found.high)}]"
     return f"{_written(found.mean)}{interval}"
+
+
+def show_judgement(console: Console, results: Mapping[str, Any], folder: Path, quiet: bool) -> None:
+    """Write what a judge found of each model, and where the files are."""
+    console.print(Text(visible(results["verdict"]), style="bold"))
+    if quiet:
+        return
+    models: Mapping[str, Any] = results["models"]
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    for model in models:
+        table.add_column(visible(model), justify="right")
+        table.add_column("95 % interval", justify="right")
+    for key in dict.fromkeys(key for found in models.values() for key in found["metrics"]):
+        cells = [cell for found in models.values() for cell in _judged(found, key)]
+        table.add_row(visible(key), *cells)
+    console.print()
+    console.print(table)
+    for model, found in models.items():
+        for split, reasons in found["unanswered"].items():
+            for reason, count in reasons.items():
+                console.print(f"without scores: {count} of {visible(f'{model}, {split}: {reason}')}")
+    tokens = results["tokens"]
+    console.print()
+    console.print(pairs({"tokens": f"{tokens['sent']:,} sent, {tokens['received']:,} received"}))
+    console.print(pairs({"results": folder / "judge.json", "scores": folder / "judge"}))
+
+
+def _judged(found: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """Return the mean and the interval of one criterion, as a table has them."""
+    interval = found["intervals"].get(key)
+    mean = found["metrics"].get(key)
+    return (
+        "-" if mean is None else f"{mean:.2f}",
+        "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+    )
 
 
 def _measured(results: Mapping[str, Any]) -> Table:
