@@ -61,6 +61,11 @@ class Measured:
         return cls(splits, alternates, conditions, template)
 
     @property
+    def fingerprint(self) -> str:
+        """Return a hash of all splits: equal where two models are measured on the same."""
+        return hashlib.blake2b(json.dumps(self.facts).encode(), digest_size=16).hexdigest()
+
+    @property
     def facts(self) -> dict[str, dict[str, Any]]:
         """Return, by split, what tells whether two models were measured on the same."""
         return {name: self._facts(name, rows) for name, rows in self.splits.items()}
