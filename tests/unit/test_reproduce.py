@@ -83,7 +83,7 @@ def test_every_value_has_a_source_beside_it(path):
     ],
 )
 def test_parameters_are_counted_as_transformers_makes_them(model, million, megabytes):
-    """Both as the models' pages give them, and as a model of the shape has them; bytes a token as they were measured."""
+    """As the models' pages give them, and as a model of the shape has them; bytes a token as they were measured."""
     shape = shape_of(model)
     kind = GemmaConfig if "gemma" in model else LlamaConfig
     head = 256 if "gemma" in model else 128 if shape.width > 2048 else 64

@@ -18,10 +18,10 @@ WATCHED = {
         "forget.rouge",
         "forget.extraction_strength_ou",
     ),
-    "muse": ("forget.verbmem", "forget.knowmem", "retain.knowmem", "privleak"),
+    "muse": ("forget.verbmem_ou", "forget.knowmem_ou", "retain.knowmem_ou", "privleak_ou"),
 }
 """Benchmark -> the numbers of the unlearned model that are shown whether published ones are known or not."""
-UNLIMITED = frozenset({"privleak"})
+UNLIMITED = frozenset({"privleak_ou"})
 """Metrics that are no share between 0 and 1."""
 
 
