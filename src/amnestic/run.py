@@ -165,12 +165,13 @@ def _measured_before(
     """Measure the model before, and the retrained one where it is a model; return how others are measured, and both."""
     measuring, recorded = execution.measuring(measured), {}
     if isinstance(retrained, Loaded):
-        title, name = "measure the retrained model", f"retrained {digest(retrained)}"
+        title, name = "measure the retrained model", f"retrained {digest(retrained)}, on {measured.fingerprint}"
         recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
         retrained = recorded["retrained"].measurements
     if retrained is not None:
         measuring = replace(measuring, retrained=retrained)
-    title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
+    title = "measure the model before"
+    name = f"before, beside {config.evaluation.retrained}, on {measured.fingerprint}"
     recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
     return measuring, recorded
 

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from ..data.example import Example, rows_with
 from ..data.options import DataOptions
 from ..data.records import Rows
-from ..data.sources import HubError, read_examples
+from ..data.sources import HubError, read_examples, source_files
 from ..errors import InputError
 from ..evaluation.conditions import Conditions, Continuing
 from ..registry import Registry
@@ -25,6 +26,14 @@ class Source:
     """A file, a folder or a Hub data set; of rows in memory what they are, in angle brackets, for results."""
     rows: Sequence[Row] | None = None
     """Rows in memory, in the place of what `name` names."""
+    made_from: tuple[str, ...] = ()
+    """Names of the files, folders or Hub data sets that `rows` were made from."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the local files behind the rows; raises InputError for one that does not exist."""
+        names = (self.name,) if self.rows is None else self.made_from
+        return [path for name in names if not name.startswith("<") for path in source_files(name)]
 
     def read(self, split: str, options: DataOptions, alternates: bool = False) -> Rows[Example]:
         """Return the examples of the split called `split`, as `read_examples` does."""
@@ -90,6 +99,13 @@ class Benchmark(ABC):
     def evaluation(self) -> dict[str, Source]:
         """Return what is measured, by the name of the split. Raises InputError for what is missing."""
 
+    def lessons(self) -> dict[str, Source]:
+        """Return what its models are trained on: under ``forget`` what the retrained model never sees.
+
+        Raises InputError for what is missing.
+        """
+        return self.training()
+
     @property
     def unlearning(self) -> Mapping[str, Any]:
         """Return the options of ``amnestic unlearn`` that suit its models, where they differ from the usual ones."""
@@ -134,11 +150,23 @@ class Benchmark(ABC):
         return []
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the small models of an embedded benchmark can hold."""
+
+    vocabulary: int = 768
+    """Tokens of the tokenizer."""
+    positions: int = 256
+    """Tokens of the longest text."""
+
+
 class Embedded(Benchmark):
     """A benchmark that makes its rows from a seed, which is its part: ``fiction:3``.
 
     Its models are trained from scratch, so that forget quality is against true retraining.
     """
+
+    capacity: ClassVar[Capacity] = Capacity()
 
     @abstractmethod
     def splits(self) -> dict[str, list[Row]]:

@@ -45,7 +45,11 @@ class BoundFacts(TypedDict):
     requested: float
     """The stated number: a share of probability, a relative rise, or nats a token."""
     L_ref: float
-    """Loss before unlearning."""
+    """Loss before unlearning; where there is a `bound_model`, of that one."""
+    bound_model: NotRequired[str]
+    """The model that the bound starts from, where the run started from another one."""
+    L_start: NotRequired[float]
+    """Loss of the model that the run started from, where that is another one."""
     value: float
     """The bound itself."""
     reached: float
