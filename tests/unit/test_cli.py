@@ -58,6 +58,7 @@ EVERY_OPTION = [
     for name, (config_class, _) in COMMANDS.items()
     for option in options(config_class)
     if option.name not in ("preset", "run")  # which change others: test_presets.py, test_eval_run.py
+    and (name, option.name) not in (("finetune", "benchmark"), ("finetune", "without_forget"))  # test_lessons.py
 ]
 ESCAPE = "\x1b"
 
