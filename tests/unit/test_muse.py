@@ -212,20 +212,20 @@ def test_a_holdout_that_is_to_be_forgotten_is_refused(folder: Path) -> None:
             "muse:boks",
             "unknown corpus 'boks' of the benchmark muse; did you mean 'books'? Known: muse:books, muse:news.",
         ),
-        (
-            "muse:news:scal",
-            "the benchmark muse:news has no fold 'scal'; expected scal or sust with one of 'forget_1', 'forget_2', "
-            "'forget_3', 'forget_4', such as muse:news:scal:forget_1.",
-        ),
-        (
-            "muse:news:scal:forget_9",
-            "the benchmark muse:news has no fold 'scal:forget_9'; expected scal or sust with one of 'forget_1', "
-            "'forget_2', 'forget_3', 'forget_4', such as muse:news:scal:forget_1.",
-        ),
     ],
 )
 def test_unknown_parts_are_refused(folder: Path, name: str, sentence: str) -> None:
     refused(sentence, name, folder)
+
+
+@pytest.mark.parametrize("part", ["scal", "scal:forget_9", "time:forget_1", "scal:forget_1:2"])
+def test_unknown_folds_are_refused(folder: Path, part: str) -> None:
+    refused(
+        f"the benchmark muse:news has no fold '{part}'; expected scal or sust with one of 'forget_1', 'forget_2', "
+        "'forget_3', 'forget_4', such as muse:news:scal:forget_1.",
+        f"muse:news:{part}",
+        folder,
+    )
 
 
 def test_a_place_that_cannot_be_used_is_refused(folder: Path) -> None:
