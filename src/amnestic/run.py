@@ -7,6 +7,7 @@ from typing import Any
 
 from . import processes
 from .benchmarks.base import Benchmark, Source
+from .benchmarks.folds import fold_named
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.multiplier import Fixed
 from .constraints.retention import NLL, Retention
@@ -169,12 +170,13 @@ def _measured_before(
     """Measure the model before, and the retrained one where it is a model; return how others are measured, and both."""
     measuring, recorded = execution.measuring(measured), {}
     if isinstance(retrained, Loaded):
-        title, name = "measure the retrained model", f"retrained {digest(retrained)}"
+        title, name = "measure the retrained model", f"retrained {digest(retrained)}, on {measured.fingerprint}"
         recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
         retrained = recorded["retrained"].measurements
     if retrained is not None:
         measuring = replace(measuring, retrained=retrained)
-    title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
+    title = "measure the model before"
+    name = f"before, beside {config.evaluation.retrained}, on {measured.fingerprint}"
     recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
     return measuring, recorded
 
@@ -186,7 +188,7 @@ def _unlearn_results(
     facts = {
         "retentions": task.retention_facts,
         **task.bound_facts(probes, trained.kept.reached),
-        **({} if config.data.benchmark is None else {"benchmark": config.data.benchmark}),
+        **_benchmark_facts(config),
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
@@ -201,6 +203,15 @@ def _unlearn_results(
     status = "unconstrained" if not probes else "feasible" if trained.kept.holds else "infeasible"
     sentence = verdict(facts, [split.name for split in task.kept])
     return {"command": "unlearn", "status": status, "verdict": sentence} | facts
+
+
+def _benchmark_facts(config: UnlearnConfig) -> dict[str, str]:
+    """Return the name of the benchmark, and which of its forget sets that stands for; nothing without one."""
+    name = config.data.benchmark
+    if name is None:
+        return {}
+    fold = fold_named(Benchmark.open(name, config.data.data), name)
+    return {"benchmark": name} if fold is None else {"benchmark": name, "fold": fold}
 
 
 def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:

@@ -297,8 +297,11 @@ def test_wrong_input_is_one_sentence(bench, options, sentence):
         ({"npo": {"learning_rate": 1e-4}}, "has options of 'npo', which takes no part"),
         ({"pdu": {"probe_size": 3}}, "gives 'pdu' the option 'probe_size', which is not a method's own"),
         ({"pdu": 3}, "has a int for 'pdu'; expected options"),
-        ({"pdu": {"learning_rate": -1}}, "pdu keep 0.98: --learning_rate is -1"),
-        ({"pdu": {"method_args": {"beta": 1}}}, "method 'pdu' has no hyper-parameter 'beta'"),
+        ({"pdu": {"learning_rate": -1}}, "pdu keep 0.98 in own.yaml: --learning_rate is -1"),
+        (
+            {"pdu": {"method_args": {"beta": 1}}},
+            "pdu keep 0.98 in own.yaml: method 'pdu' has no hyper-parameter 'beta'",
+        ),
     ],
 )
 def test_wrong_settings_are_one_sentence(bench, own, sentence):

@@ -19,7 +19,7 @@ from amnestic.reports.figures import KEPT
 from amnestic.reports.labels import Box, placed
 from amnestic.reports.leaderboard import FILES, Entry, Leaderboard, write_comparison
 from amnestic.reports.seeds import Spread, spread
-from amnestic.reports.tradeoff import front, marks_of
+from amnestic.reports.tradeoff import Plane, front, marks_of
 
 KEEP = {"kind": "keep", "requested": 0.98, "value": 0.03, "L_ref": 0.01, "reached": 0.02, "upper_limit": 0.025}
 BEFORE = {"forget.probability": 0.9, "retain.probability": 0.95, "retain.token_probability": 0.8}
@@ -274,7 +274,7 @@ class TestTradeOff:
         """c keeps less than b and forgets less; d forgets less than b and keeps more; e is d again."""
         places = {"a": (0.1, 0.5), "b": (0.2, 0.8), "c": (0.3, 0.7), "d": (0.4, 0.9), "e": (0.4, 0.9)}
         found = board(*(entry(name, forget=forget, kept=kept) for name, (forget, kept) in places.items()))
-        marks = marks_of(found.rows, "forget.probability")
+        marks = marks_of(found.rows, Plane(*found.axes))
         assert [mark.row.method for mark in front(marks)] == ["a", "b", "d"]
         assert [mark.row.number for mark in marks] == [0, 1, 2, 3, 4, 5]
 

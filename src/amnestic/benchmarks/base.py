@@ -90,9 +90,15 @@ class Benchmark(ABC):
         `data` is the place of its files, a folder or a Hub data set, where they are not at the usual one. Raises
         InputError for an unknown benchmark or part of one, and for a place that it cannot use.
         """
+        kind, part = Benchmark.parted(name)
+        return BENCHMARKS.get(kind).of(part, data)
+
+    @staticmethod
+    def parted(name: str) -> tuple[str, str]:
+        """Return the benchmark's own name, or dotted path, in what `open` takes, and the part behind it."""
         known = [entry for entry in BENCHMARKS.names() if f"{name}:".startswith(f"{entry}:")]
         kind = max(known, key=len, default=name.partition(":")[0])
-        return BENCHMARKS.get(kind).of(name[len(kind) + 1 :], data)
+        return kind, name[len(kind) + 1 :]
 
     @classmethod
     @abstractmethod
@@ -158,15 +164,32 @@ class Benchmark(ABC):
         return []
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the small models of an embedded benchmark can hold."""
+
+    vocabulary: int = 768
+    """Tokens of the tokenizer."""
+    positions: int = 256
+    """Tokens of the longest text."""
+
+
 class Embedded(Benchmark):
     """A benchmark that makes its rows from a seed, which is its part: ``fiction:3``.
 
     Its models are trained from scratch, so that forget quality is against true retraining.
     """
 
+    capacity: ClassVar[Capacity] = Capacity()
+
     @abstractmethod
     def splits(self) -> dict[str, list[Row]]:
         """Return all rows: ``full``, of which ``forget`` and ``retain`` are the parts, and what else is measured."""
+
+    def lessons(self) -> dict[str, Source]:
+        """Return the parts of ``full``, in its order."""
+        splits = self.splits()
+        return {split: Source(f"<{split} of {self.name}>", splits[split]) for split in ("retain", "forget")}
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "amnestic.benchmarks")
