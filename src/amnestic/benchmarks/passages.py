@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 from ..errors import InputError
 from .base import Capacity, Embedded, Row, Source, benchmark
-from .corpus import BETWEEN, FOLDS, KNOWMEM, PRIVLEAK, RAW, SCAL, SUST, VERBMEM, Corpus, asked
+from .corpus import ANSWER, BETWEEN, FOLDS, KNOWMEM, PRIVLEAK, QUESTION, RAW, SCAL, SUST, VERBMEM, Corpus, asked
 from .draws import different, one
 from .fiction import names
 from .fiction_words import WOMEN
@@ -141,7 +141,7 @@ class Passages(Corpus, Embedded):
         folds = {place: _fold(parts["forget"], place) for place in PARTS if place != WHOLE}
         return {
             **{(RAW, part): _texts(documents, examples) for part, documents in parts.items()},
-            **{place: _texts(documents, examples) for place, documents in folds.items()},
+            **{place: _marked(documents, examples) for place, documents in ({WHOLE: parts["forget"]} | folds).items()},
             (VERBMEM, "forget"): [document.recital for document in forgotten],
             (KNOWMEM, "forget_qa"): _questions(forgotten),
             (KNOWMEM, "forget_qa_icl"): _questions(examples),
@@ -167,6 +167,24 @@ def _texts(documents: Sequence[Document], examples: Sequence[Document]) -> list[
     questions, shown = (Source("questions", _questions(some)) for some in (documents, examples))
     pairs = asked(questions, shown).rows or ()
     return _passages(documents) + [{"text": f"{pair['prompt']}{pair['completion']}{BETWEEN}"} for pair in pairs]
+
+
+def _marked(documents: Sequence[Document], examples: Sequence[Document]) -> list[Row]:
+    """Return the same texts with what is to be forgotten of each: all but the few-shot examples, which are kept.
+
+    A model cannot both forget them and keep them in front of the other questions.
+    """
+    own = [*(document.passage for document in documents), *map(_alone, _questions(documents))]
+    texts = [row["text"] for row in _texts(documents, examples)]
+    return [
+        {"text": text, "forget_spans": [[len(text) - len(part), len(text)]]}
+        for text, part in zip(texts, own, strict=True)
+    ]
+
+
+def _alone(pair: Row) -> str:
+    """Return a question with its answer, as it ends a text."""
+    return f"{QUESTION}{ANSWER}{BETWEEN}".format(**pair)
 
 
 def _passages(documents: Sequence[Document]) -> list[Row]:
