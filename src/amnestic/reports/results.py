@@ -188,6 +188,8 @@ class TrainingFacts(TypedDict):
     """As asked for: the largest of the run."""
     num_train_epochs: NotRequired[float]
     """As asked for; `epochs` were taken."""
+    max_steps: NotRequired[int]
+    """As asked for in place of epochs."""
     seconds: float
     seconds_per_step: float
     resumed_after: NotRequired[list[int]]
