@@ -9,8 +9,10 @@ if TYPE_CHECKING:
     from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
+    from .judging.main import judge
     from .methods.flattening import PDU
     from .progress import Progress
+    from .reproducing.main import reproduce
     from .run import evaluate, finetune, unlearn
     from .sequencing.main import sequence
 
@@ -33,6 +35,8 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "judge",
+    "reproduce",
     "sequence",
     "unlearn",
 ]
@@ -54,6 +58,8 @@ _MODULES = {
     "evaluate": "run",
     "finetune": "run",
     "sequence": "sequencing.main",
+    "reproduce": "reproducing.main",
+    "judge": "judging.main",
     "unlearn": "run",
 }
 
