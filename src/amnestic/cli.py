@@ -80,6 +80,8 @@ EVAL_EXAMPLES = """Examples:
 FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
+  amnestic finetune --model path/or/id --benchmark muse:news \
+    --without_forget --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
 BENCH_EXAMPLES = """Examples:
   amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
@@ -191,13 +193,13 @@ def application() -> App:
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for config_class, name, runner, epilogue in (
-        (UnlearnConfig, "unlearn", _unlearn, UNLEARN_EXAMPLES),
-        (EvalConfig, "eval", _eval, EVAL_EXAMPLES),
-        (FinetuneConfig, "finetune", _finetune, FINETUNE_EXAMPLES),
-        (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
+    for config_class, name, runner, build, epilogue in (
+        (UnlearnConfig, "unlearn", _unlearn, from_mapping, UNLEARN_EXAMPLES),
+        (EvalConfig, "eval", _eval, from_mapping, EVAL_EXAMPLES),
+        (FinetuneConfig, "finetune", _finetune, _finetune_config, FINETUNE_EXAMPLES),
+        (DemoConfig, "demo", _demo, from_mapping, DEMO_EXAMPLES),
     ):
-        app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
+        app.command(_configured(config_class, runner, build), name=name, help_epilogue=epilogue)
     command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
     app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
     command = _configured(SequenceConfig, _sequence, _sequence_config, _show_sequence)
@@ -230,6 +232,14 @@ def _finetune(config: FinetuneConfig, progress: Progress) -> "Run":
     from .run import run_finetune
 
     return run_finetune(config, progress)
+
+
+def _finetune_config(config_class: Any, mapping: Mapping[str, Any], source: str) -> FinetuneConfig:
+    if mapping.get("benchmark") is None:
+        return from_mapping(FinetuneConfig, mapping, source)
+    from .lessons import finetune_config
+
+    return finetune_config(mapping, source)
 
 
 def _demo(config: DemoConfig, progress: Progress) -> "Run":

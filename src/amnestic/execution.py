@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import processes
-from .benchmarks.base import Benchmark
+from .benchmarks.base import Benchmark, Source
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
@@ -200,7 +200,7 @@ class Execution:
         return effective_batch(self.config.training)
 
     def gather(
-        self, sources: Mapping[str, str], exclude: str | None = None, benchmark: Benchmark | None = None
+        self, sources: Mapping[str, Source], exclude: str | None = None, benchmark: Benchmark | None = None
     ) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config

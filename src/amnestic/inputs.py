@@ -148,22 +148,20 @@ class Loading:
 
 
 def gather(
-    sources: Mapping[str, str],
+    sources: Mapping[str, Source],
     exclude: str | None,
     loading: Loading,
     data: DataOptions,
     given: Given,
     benchmark: Benchmark | None = None,
 ) -> Inputs:
-    """Read `sources` (split -> name), load the model, and encode; rows of `exclude` are left out of the first split.
+    """Read the `sources` of splits, load the model, and encode; rows of `exclude` are left out of the first split.
 
     A `benchmark` brings the sources, and what is measured besides. Raises InputError for whatever cannot be used. The
     data is read first: a broken line costs no loading.
     """
     with processes.agreed():
-        named = (
-            {name: Source(source) for name, source in sources.items()} if benchmark is None else benchmark.training()
-        )
+        named = dict(sources) if benchmark is None else benchmark.training()
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
         if benchmark is None:

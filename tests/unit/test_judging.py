@@ -17,6 +17,7 @@ import pytest
 from judging_server import FORGET, RETAIN, JudgingServer, Said, completion, content, scored
 
 from amnestic.cli import main
+from amnestic.comparing import compare
 from amnestic.credentials import masked
 from amnestic.errors import InputError, Interrupted, RunError
 from amnestic.judging import asking
@@ -28,10 +29,22 @@ from amnestic.judging.options import ServerOptions
 from amnestic.judging.prompt import read_prompts
 from amnestic.judging.reply import UnreadableError, scores_of
 from amnestic.progress import Progress
+from amnestic.reports.render import render_report
 
 SECRET = "value-that-nobody-may-read"
 CRITERIA = ("knowledge_removal", "verbatim_removal", "fluency")
 GOOD = json.dumps(FORGET)
+RESULTS: dict[str, Any] = {
+    "schema": 1,
+    "command": "unlearn",
+    "status": "unconstrained",
+    "verdict": "Nothing was held.",
+    "method": {"name": "npo"},
+    "seeds": {"training": 0},
+    "data": {},
+    "metrics": {"forget.probability": 0.25},
+    "reference_metrics": {"forget.probability": 0.5},
+}
 
 
 @pytest.fixture
@@ -650,3 +663,53 @@ class TestWrongInput:
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
         with pytest.raises(InputError, match="no generated answers of the forget split"):
             judged(run, server)
+
+
+class TestReports:
+    def written(self, run: Path, server: JudgingServer, **results: Any) -> Path:
+        (run / "results.json").write_text(json.dumps(RESULTS | results), encoding="utf-8")
+        judged(run, server, judge_model="<b>judge</b>", rows=2)
+        return run
+
+    def test_the_page_shows_means_and_intervals_and_no_markup_of_a_judge(self, run, server):
+        html = render_report(self.written(run, server)).read_text("utf-8")
+        assert "Scores of a judge" in html
+        assert "&lt;b&gt;judge&lt;/b&gt;" in html
+        assert "<b>judge" not in html
+        assert html.count('<data value="8.5">8.500</data>') == 2  # relevance of both models
+        assert html.count("8.500 to 8.500") == 2
+
+    def test_a_page_without_a_judge_is_as_it_was(self, run):
+        (run / "results.json").write_text(json.dumps(RESULTS), encoding="utf-8")
+        assert "judge" not in render_report(run).read_text("utf-8").lower()
+
+    def test_judging_writes_the_page_anew(self, run, server):
+        (run / "results.json").write_text(json.dumps(RESULTS), encoding="utf-8")
+        render_report(run)
+        judged(run, server)
+        assert "Scores of a judge" in (run / "report.html").read_text("utf-8")
+
+    def test_a_judge_is_beside_the_metrics_of_a_comparison(self, run, server, tmp_path):
+        board = compare([self.written(run, server)], output_dir=tmp_path / "out")
+        before, after = board.rows
+        assert before.values["judge.forget.fluency"].mean == after.values["judge.forget.fluency"].mean == 7
+        shown = [column.label for column in board.shown()]
+        assert "Knowledge removal (judge), forget" in shown
+        assert "Retention (judge), retain" in shown
+        assert "Fluency (judge), forget" not in shown
+        assert not [note for note in board.notes if "judge" in note]
+
+    def test_scores_of_other_judges_come_with_a_note(self, run, server, tmp_path):
+        first = self.written(run, server)
+        second = self.written(write_run(tmp_path / "second"), server, seeds={"training": 1})
+        judged(second, server, judge_model="another", rows=2)
+        board = compare([first, second], output_dir=tmp_path / "out")
+        (note,) = [note for note in board.notes if "judge" in note]
+        assert note.endswith("not all runs were judged with the same judge_model.")
+
+    @pytest.mark.parametrize("change", [{"models": []}, {"prompts": {"forget": {}}}, {"judge_model": 3}])
+    def test_a_damaged_file_is_named(self, run, server, change):
+        path = self.written(run, server) / "judge.json"
+        path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), encoding="utf-8")
+        with pytest.raises(InputError, match=r"judge\.json is damaged"):
+            render_report(run)

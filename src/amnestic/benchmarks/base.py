@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 from ..data.example import Example, rows_with
 from ..data.options import DataOptions
 from ..data.records import Rows
-from ..data.sources import HubError, read_examples, source_files
+from ..data.sources import HubError, read_examples, rows_of, source_files
 from ..errors import InputError
 from ..evaluation.conditions import Conditions, Continuing
 from ..registry import Registry
@@ -30,15 +30,29 @@ class Source:
     """Names of the files, folders or Hub data sets that `rows` were made from."""
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """Return the names of what is read, or was: several of rows that were made from several."""
+        return (self.name,) if self.rows is None else self.made_from
+
+    @property
     def files(self) -> list[Path]:
         """Return the local files behind the rows; raises InputError for one that does not exist."""
-        names = (self.name,) if self.rows is None else self.made_from
-        return [path for name in names if not name.startswith("<") for path in source_files(name)]
+        return [path for name in self.origins if not name.startswith("<") for path in source_files(name)]
 
     def read(self, split: str, options: DataOptions, alternates: bool = False) -> Rows[Example]:
         """Return the examples of the split called `split`, as `read_examples` does."""
         with reaching_hub():
             return read_examples(self.name if self.rows is None else self.rows, split, options, alternates)
+
+    def values(self) -> list[Any]:
+        """Return the rows as they were read, of any form; raises InputError for whatever cannot be read."""
+        with reaching_hub():
+            return [row.value for row in rows_of(self.name if self.rows is None else self.rows, self.name)]
+
+
+def made(what: str, rows: Sequence[Row], *sources: Source) -> Source:
+    """Return `rows` that were made from those of `sources`; `what` says how, for results."""
+    return Source(f"<{what}>", rows, tuple(name for source in sources for name in source.origins))
 
 
 @contextmanager

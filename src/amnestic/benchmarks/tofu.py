@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Self
 from ..data.example import Example
 from ..data.options import DataOptions
 from ..data.quoting import quoted
-from ..data.sources import read_examples, rows_of, shared_rows
+from ..data.sources import read_examples, shared_rows
 from ..errors import InputError, nearest
-from .base import Benchmark, Source, benchmark, reaching_hub, refuse_lacking
+from .base import Benchmark, Source, benchmark, made, refuse_lacking
 from .folder import Folder, place_of
 
 HUB = "locuslab/TOFU"
@@ -158,14 +158,12 @@ class Tofu(Benchmark):
             if self._folder.file(HOLDOUT_OF) is None:
                 return None
         whole = self._source(HOLDOUT_OF)
-        with reaching_hub():
-            count = sum(1 for _ in rows_of(forget.name, "forget"))
-            rows: list[Any] = [row.value for row in rows_of(whole.name, "holdout")]
+        count, rows = len(forget.values()), whole.values()
         if len(rows) <= count:
             raise InputError(
                 f"{whole.name} has {len(rows)} rows; expected more than {count}, the last of which are the holdout."
             )
-        return Source(f"<the last {count} rows of {whole.name}>", rows[-count:], (whole.name,))
+        return made(f"the last {count} rows of {whole.name}", rows[-count:], whole)
 
     def _forgotten(self) -> Sequence[Example] | None:
         """Return the rows to be forgotten as the folder has them, None where it has not, or there is none."""

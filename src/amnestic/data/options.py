@@ -278,10 +278,38 @@ class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
 class FinetuneData(DataOptions):
     """What to learn."""
 
-    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"data", "exclude"}
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
+        *("data", "exclude", "benchmark", "without_forget")
+    }
 
-    data: str
+    data: str | None = None
     """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
-    owner/name[:config[:split]]."""
+    owner/name[:config[:split]]; with --benchmark the folder of its files, or another Hub data set of them
+    [default: the benchmark's]."""
     exclude: str | None = None
     """Rows to leave out of --data, in the same forms, so that a retrained model never sees them [default: none]."""
+    benchmark: str | None = None
+    """A benchmark and its forget split, such as tofu:forget10, whose target model is trained: on all that its models
+    know, with the options by which its authors trained theirs, for those that are not given [default: none]."""
+    without_forget: bool = False
+    """Leave what is to be forgotten out of --benchmark: the retrained model."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        super().__post_init__()
+        if lacking := self.lacking(vars(self)):
+            raise InputError(f"{lacking[0]} is to be given, or a --benchmark, which brings its own.")
+        if self.benchmark is not None and self.exclude is not None:
+            raise InputError(
+                "--exclude leaves rows out of files, and --benchmark brings its own; give --without_forget instead."
+            )
+        if self.benchmark is None and self.without_forget:
+            raise InputError(
+                "--without_forget leaves out what a --benchmark is to forget, and none was given; of files, --exclude "
+                "leaves rows out."
+            )
+
+    @staticmethod
+    def lacking(given: Mapping[str, Any]) -> list[str]:
+        """Return the flags without which the options `given` are no configuration: the data, or a benchmark."""
+        return ["--data"] if given.get("data") is None and given.get("benchmark") is None else []

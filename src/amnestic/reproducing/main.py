@@ -1,7 +1,8 @@
 """The path of a reproduction, top to bottom: find the setting, run it with every seed, and compare."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ from .. import launch
 from ..config import ReproduceConfig, UnlearnConfig, decisive, from_mapping, override, read_yaml, to_mapping, write_yaml
 from ..errors import InputError, Interrupted
 from ..progress import Progress
-from ..reports.files import plain, read_json, write_json
+from ..reports.files import plain, read_json, write_json, write_text
 from ..resuming import LATEST, PAGED
 from ..run import run_unlearn
+from ..storage import remove
 from .outcome import Reproduction
 from .settings import Setting, find
 
@@ -56,18 +58,16 @@ def run_reproduction(config: ReproduceConfig, progress: Progress | None = None) 
     setting, root = find(config.reproduce.name), Path(config.run.output_dir)
     _refuse_unfit(config, root)
     departed = departures(setting, config)
-    for text in departed:
-        progress.note(f"these are not the published conditions: {text}.")
+    if departed:
+        progress.note(f"these are not the published conditions: {'; '.join(departed)}.")
     runs = {seed: _run_of(config, root, seed) for seed in config.seeds}
     done = {seed for seed, run in runs.items() if _is_done(run)}
-    if launch.rank() == 0:
-        root.mkdir(parents=True, exist_ok=True)
-        write_yaml(replace(config, run=replace(config.run, overwrite=False)), root / CONFIG)
     results = {}
-    for number, (seed, run) in enumerate(runs.items(), start=1):
-        progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if seed in done else "."))
-        folder = Path(run.run.output_dir)
-        results[seed] = read_json(folder / "results.json") if seed in done else _results(run, root, progress)
+    with _recorded(config, root):
+        for number, (seed, run) in enumerate(runs.items(), start=1):
+            progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if seed in done else "."))
+            folder = Path(run.run.output_dir)
+            results[seed] = read_json(folder / "results.json") if seed in done else _results(run, root, progress)
     outcome = Reproduction(setting.name, root, departed, results)
     if launch.rank() == 0:
         write_json(root / "reproduction.json", outcome.document)
@@ -81,7 +81,7 @@ def departures(setting: Setting, config: UnlearnConfig) -> list[str]:
     """
     own, published = _telling(config, launch.size()), _telling(setting.config, 1)
     return [
-        f"--{name} is {_said(own[name])}, published with {_said(published[name])}"
+        f"{_flag(name)} is {_said(own[name])}, published {_said(published[name])}"
         for name in published
         if own[name] != published[name]
     ]
@@ -92,10 +92,12 @@ def _telling(config: UnlearnConfig, processes: int) -> dict[str, Any]:
     mapping, training = to_mapping(config), config.training
     found = decisive(config) | plain({name: mapping[name] for name in NAMED if name != "retrained"})
     found["optim"] = "AdamW" if training.optim in ADAMW else training.optim
-    found["gradient_accumulation_steps"] = (
-        f"{training.per_device_train_batch_size * training.gradient_accumulation_steps * processes} rows a step"
-    )
+    found["effective batch"] = training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
     return {name: value for name, value in found.items() if name not in FREE}
+
+
+def _flag(name: str) -> str:
+    return f"the {name}" if " " in name else f"--{name}"
 
 
 def _said(value: Any) -> str:
@@ -117,6 +119,26 @@ def _run_of(config: ReproduceConfig, root: Path, seed: int) -> UnlearnConfig:
 
 def _is_done(run: UnlearnConfig) -> bool:
     return not run.run.overwrite and (Path(run.run.output_dir) / "results.json").is_file()
+
+
+@contextmanager
+def _recorded(config: ReproduceConfig, root: Path) -> Iterator[None]:
+    """Keep what goes on with the reproduction in its folder; wrong input leaves the folder as it was."""
+    if launch.rank():
+        yield
+        return
+    path = root / CONFIG
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    root.mkdir(parents=True, exist_ok=True)
+    write_yaml(replace(config, run=replace(config.run, overwrite=False)), path)
+    try:
+        yield
+    except InputError:
+        if before is not None:
+            write_text(path, before)
+        else:
+            remove(root)
+        raise
 
 
 def _results(run: UnlearnConfig, root: Path, progress: Progress) -> dict[str, Any]:
