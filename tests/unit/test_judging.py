@@ -371,6 +371,29 @@ class TestFailures:
             judged(run, server, concurrency=2, retries=1)
         assert len(server.requests) <= 8  # two in a row, and those under way
 
+    def test_a_late_success_does_not_hide_that_the_rest_was_not_asked(self, run, server):
+        """Of two requests at once one hangs until the other's thread has given up two prompts, and then succeeds."""
+        numbers, is_silent = itertools.count(1), threading.Event()
+
+        def answer(request):
+            if next(numbers) > 1:
+                return Said(500)
+            assert is_silent.wait(10)
+            return scored(request)
+
+        server.answer = answer
+
+        class Watching(Progress):
+            given_up = 0
+
+            def advance(self, units: int = 1) -> None:
+                Watching.given_up += 1
+                if Watching.given_up == 2:
+                    is_silent.set()
+
+        with pytest.raises(RunError, match=r"gives no scores: HTTP 500 .*\. 1 of 16 replies are kept"):
+            judged(run, server, concurrency=2, retries=0, progress=Watching())
+
     def test_a_slow_server_is_not_waited_for(self, run, server):
         released = threading.Event()
 
