@@ -12,7 +12,9 @@ if TYPE_CHECKING:
     from .judging.main import judge
     from .methods.flattening import PDU
     from .progress import Progress
+    from .reproducing.main import reproduce
     from .run import evaluate, finetune, unlearn
+    from .sequencing.main import sequence
 
     __version__: str
 
@@ -34,6 +36,8 @@ __all__ = [
     "evaluate",
     "finetune",
     "judge",
+    "reproduce",
+    "sequence",
     "unlearn",
 ]
 
@@ -53,6 +57,8 @@ _MODULES = {
     "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
+    "sequence": "sequencing.main",
+    "reproduce": "reproducing.main",
     "judge": "judging.main",
     "unlearn": "run",
 }

@@ -1,7 +1,7 @@
 """What the command line draws: progress on stderr and results on stdout, live on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,9 @@ from .reports.results import comparison
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
+    from .reports.seeds import Spread
+    from .reproducing.outcome import Reproduction
+    from .reproducing.settings import Setting
 
 PREVIEW = 800
 """Most characters that are shown of a stretch of scored, or of unscored, tokens."""
@@ -312,6 +315,78 @@ def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> 
     show_leaderboard(console, comparison.leaderboard, comparison.output_dir)
     for entry in comparison.failed:
         console.print(f"failed: {visible(f'{entry.method} {entry.setting}, seed {entry.seed}: {entry.error}')}")
+
+
+def show_sequence(console: Console, results: Mapping[str, Any], output_dir: Path, quiet: bool) -> None:
+    """Write the verdict of a sequence, then, unless `quiet`, its requests and where the files are."""
+    style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
+    console.print(Text(visible(results["verdict"]), style=style))
+    if quiet:
+        return
+    table = Table("request", "bound", "remembered by", box=None, pad_edge=False, header_style="bold")
+    for name in ("before", "after", "after the last"):
+        table.add_column(name, justify="right")
+    table.add_column("became")
+    held = {"feasible": "held", "infeasible": "missed"}
+    for one in results["requests"]:
+        metric, course = next(iter((one["memory"] or {"-": []}).items()))
+        values = [_written(course[place]["value"]) for place in (0, 1, -1)] if course else ["-"] * 3
+        name = visible(f"{one['number']} {one['name']}")
+        table.add_row(name, held.get(one["status"], "free"), metric, *values, one["state"])
+    console.print()
+    console.print(table)
+    console.print()
+    for note in results["notes"]:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"models": output_dir / "requests", "report": output_dir / "sequence.html"}))
+
+
+def show_settings(console: Console, settings: Sequence["Setting"]) -> None:
+    """Write the published settings, and what each needs."""
+    table = Table("name", "model", "bound", box=None, pad_edge=False, header_style="bold")
+    for name in ("epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB"):
+        table.add_column(name, justify="right")
+    for setting in settings:
+        options, facts = setting.options, setting.facts
+        rows = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
+        sizes = [_spaced(size(facts[name])) for name in ("download_bytes", "memory_bytes")]
+        shown = (options["bound"], options["num_train_epochs"], rows, *sizes, facts["gpus_of_80_gb"])
+        table.add_row(setting.name, options["model"], *(_written(value) for value in shown))
+    console.print(table)
+    console.print("\ndownload: the model in bfloat16, and the retrained one where it is public")
+    console.print("GPU memory: weights, gradients, AdamW and activations on one GPU; --fsdp spreads them over several")
+
+
+def show_reproduction(console: Console, reproduction: "Reproduction", quiet: bool) -> None:
+    """Write in what it departs from the published run, each seed's verdict, and both sides' numbers."""
+    for text in reproduction.departures:
+        console.print(f"not as published: {visible(text)}")
+    for seed, results in reproduction.results.items():
+        style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
+        console.print(Text(f"seed {seed}: {visible(results['verdict'])}", style=style))
+    if quiet:
+        return
+    table = Table("model", "metric", box=None, pad_edge=False, header_style="bold")
+    for name in ("here", "published", "difference"):
+        table.add_column(name, justify="right")
+    table.add_column("source")
+    for row in reproduction.rows:
+        published = "not known" if row.published is None else _over_seeds(row.published)
+        ours = "not measured" if row.ours is None else _over_seeds(row.ours)
+        table.add_row(row.of, row.metric, ours, published, _written(row.difference), row.source or "")
+    console.print()
+    console.print(table)
+    console.print()
+    for name, facts in reproduction.sources.items():
+        console.print(f"{name}: {facts['title']} ({facts['conditions']}); {facts['url']}")
+    for note in reproduction.notes:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"reproduction": reproduction.output_dir / "reproduction.json"}))
+
+
+def _over_seeds(found: "Spread") -> str:
+    interval = "" if found.low is None else f" [{_written(found.low)}, {_written(found.high)}]"
+    return f"{_written(found.mean)}{interval}"
 
 
 def show_judgement(console: Console, results: Mapping[str, Any], folder: Path, quiet: bool) -> None:

@@ -23,6 +23,7 @@ from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.model import decoding, memory, slots
 from amnestic.model.decoding import Begun, Counts, Decoding, examine_decoding
+from amnestic.model.endings import Endings
 from amnestic.model.generate import Generated, Settings, agreed_tokens, generate
 from amnestic.model.load import Loaded, load
 from amnestic.model.options import ModelOptions
@@ -273,7 +274,7 @@ def test_as_many_at_once_as_memory_holds(llama: Loaded, monkeypatch: pytest.Monk
     for free, most in ((8 * size, 4), (8 * size - 2, 3), (10**12, 256), (0, 1), (None, 64)):
         seen: list[int] = []
         monkeypatch.setattr(decoding, "free_memory", lambda _, free=free: free)
-        work = Decoding(llama, frozenset(), lambda *_: None, Counts())
+        work = Decoding(llama, Endings(), lambda *_: None, Counts())
         own = work.go_on
         monkeypatch.setattr(
             work, "go_on", lambda tokens, own=own, seen=seen: (seen.append(len(tokens)), own(tokens))[1]

@@ -15,7 +15,7 @@ from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.model import generate as module
 from amnestic.model.decoding import Fit
-from amnestic.model.generate import Settings, generate
+from amnestic.model.generate import Settings, before_stop, generate
 from amnestic.model.load import Loaded
 
 REFUSED = Fit("is refused")
@@ -184,3 +184,52 @@ def test_texts_are_decoded_without_special_tokens(model: Any, tiny_model: Callab
         )
         tokens = [int(token) for token in text(naive(model, example), tokenizer.eos_token_id).split()]
         assert found == tokenizer.decode(tokens, skip_special_tokens=True).strip()
+
+
+def spoken(tokens: Sequence[int], stop: str) -> tuple[list[int], str, bool]:
+    """What `numbers` makes of the first tokens whose text holds `stop`, whole and in front of it; or of all."""
+    for size in range(1, len(tokens) + 1):
+        said = " ".join(map(str, tokens[:size]))
+        if stop in said:
+            return [*tokens[:size]], said[: said.index(stop)].strip(), True
+    return [*tokens], " ".join(map(str, tokens)), False
+
+
+def across(tokens: Sequence[int], place: int) -> str:
+    """A text that begins within the token at `place`, holds the next, and ends within the one behind."""
+    first, second, third = map(str, tokens[place : place + 3])
+    return f"{first[-1]} {second} {third[0]}"
+
+
+@pytest.mark.parametrize("agreed", [0, 3, 9])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_stop_strings_end_answers(model: Any, rows: list[list[int]], drawn: bool, agreed: int) -> None:
+    """Across tokens and within one, in what decoding finds and in what is known; the others go on to their limit."""
+    loaded = Loaded(model, numbers(0), torch.float32)
+
+    def pick(logits: torch.Tensor, begun: Sequence[Any], found: Sequence[Sequence[int]]) -> list[int]:
+        """The likeliest token by a function that is not known to be greedy."""
+        return logits.double().argmax(-1).tolist()  # type: ignore[no-any-return]
+
+    stops = [across(rows[0], 5), across(rows[1], 0), across(rows[3], NEW - 3)]
+    expected = []
+    for row in rows:
+        ends = [found for stop in stops if (found := spoken(row, stop))[2]]
+        expected.append(min(ends, key=lambda end: len(end[0])) if ends else spoken(row, "-"))
+    assert len({len(tokens) for tokens, _, has_ended in expected if has_ended}) == 3
+    examples = [
+        Encoded("", np.array([*ids, *row[:agreed], 1]), np.zeros(0, dtype=bool), len(ids), False, "", "")
+        for ids, row in zip((own.input_ids[: own.prompt_length] for own in prompts()), rows, strict=True)
+    ]
+    extra = {"pick": pick} if drawn else {}
+    settings = Settings(NEW, 3, stop_strings=tuple(stops), **extra)
+    found = generate(loaded, loaded.tokenizer, examples, settings, [agreed] * len(rows))
+    assert [(answer.tokens.tolist(), answer.text, answer.has_ended) for answer in found] == expected
+    needed = sum(max(0, len(tokens) - agreed) for tokens, *_ in expected)
+    assert settings.counts.new_tokens == needed
+
+
+def test_a_text_in_front_of_the_first_stop_string() -> None:
+    assert before_stop("a. Q: b\n\nc", ("\n\n", "Q:")) == "a. "
+    assert before_stop("a. Q: b", ("\n\n",)) == "a. Q: b"
+    assert before_stop("a", ()) == "a"

@@ -10,7 +10,8 @@ from ..errors import InputError, UnexpectedError, outline
 from ..progress import timed
 from .metric import METRICS, Contents, Measurement, Metric, UndefinedError
 from .needs import MORE, Generation, OfRetrained, SweptNeed, why_missing
-from .sweeps import Subject, sweep
+from .subject import Subject
+from .sweeps import sweep
 
 DEFAULT, ALL = "default", "all"
 

@@ -13,6 +13,11 @@ class Continuing:
     stop_strings: tuple[str, ...] = ()
     """An answer ends in front of the first of these texts that it contains."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Return whether nothing but the limit ends an answer: a passage, of which no more than that is measured."""
+        return not self.stop_strings
+
 
 @dataclass(frozen=True)
 class Conditions:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .. import processes
+from .endings import Endings
 from .form import alike
 from .load import Loaded
 from .memory import free_memory
@@ -60,6 +61,11 @@ class Begun:
     """Tokens of the prompt."""
     most: int
     """Tokens that may follow."""
+
+    @property
+    def answer(self) -> np.ndarray:
+        """Return what is known of the answer, (n,) int64."""
+        return self.tokens[self.prompt_length :]
 
     @property
     def length(self) -> int:
@@ -111,7 +117,7 @@ def likeliest(logits: Tensor, rows: Sequence[Begun], found: Sequence[Sequence[in
 
 
 Finished = Callable[[Begun, list[int], bool], None]
-"""Is told what followed an answer's known tokens, without what ended it, and whether something did."""
+"""Is told what followed an answer's known tokens, without a token that ended it, and whether something did."""
 
 
 @dataclass
@@ -119,7 +125,7 @@ class Decoding:
     """Answers that are being decoded by one model."""
 
     loaded: Loaded
-    stops: frozenset[int]
+    ends: Endings
     finished: Finished
     counts: Counts
     pick: Pick = likeliest
@@ -268,12 +274,13 @@ class Decoding:
         for slot, token in zip(slots, tokens, strict=True):
             self.counts.new_tokens += 1
             row, found = self.rows[slot], self.found[slot]
-            if token not in self.stops:
+            has_ended = token in self.ends.tokens
+            if not has_ended:
                 found.append(token)
-                if len(found) < row.most:
-                    continue
-            ended.append(slot)
-            self.finished(row, found, token in self.stops)
+                has_ended = self.ends.strings.end_with(row.answer, found)
+            if has_ended or len(found) == row.most:
+                ended.append(slot)
+                self.finished(row, found, has_ended)
         if ended:
             order = self.slots.drop(ended)
             self.rows = [self.rows[slot] for slot in order]
@@ -318,7 +325,7 @@ def examine_decoding(loaded: Loaded, begun: Sequence[Begun], limit: int) -> Fit:
 
 def _compare(loaded: Loaded, rows: Sequence[Begun]) -> Fit:
     model, text = loaded.model, loaded.model.config.get_text_config()
-    trial = Decoding(loaded, frozenset(), lambda *_: None, Counts())
+    trial = Decoding(loaded, Endings(), lambda *_: None, Counts())
     tokens = [int(row.tokens[0]) for row in rows]
     expected = [
         trial.own_logits(np.append(row.tokens, [token] * STEPS)) for row, token in zip(rows, tokens, strict=True)

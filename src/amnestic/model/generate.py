@@ -12,8 +12,9 @@ import numpy as np
 from .. import processes
 from ..data.encode import Encoded
 from .decoding import Begun, Counts, Decoding, Pick, examine_decoding, likeliest
+from .endings import Endings, StopStrings
 from .load import Loaded
-from .padded import decode_padded, until
+from .padded import decode_padded
 from .sharding import forward_only
 
 
@@ -22,9 +23,9 @@ class Generated:
     """An answer of the model."""
 
     tokens: np.ndarray
-    """(n,) int64, without that which ends it."""
+    """(n,) int64, without the token that ends it; a stop string is in them whole, up to the token that completes it."""
     text: str
-    """What they say, without special tokens and outer spaces."""
+    """What they say in front of a stop string, without special tokens and outer spaces."""
     has_ended: bool
     """The model ended it by itself, within the tokens and the positions that it was given."""
 
@@ -43,6 +44,8 @@ class Settings:
     """Is told what it took."""
     pick: Pick = likeliest
     """Says which token follows."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts of which the first that an answer contains ends it."""
 
 
 Keep = Callable[[dict[int, Generated]], None]
@@ -59,7 +62,7 @@ def generate(
     agreed: Sequence[int] | None = None,
     keep: Keep = lambda found: None,
 ) -> list[Generated]:
-    """Return the greedy continuation of each example's prompt, cut at the end-of-sequence (or end-of-turn) token.
+    """Return the greedy continuation of each example's prompt, up to the first token or stop string that ends it.
 
     `agreed` says how many tokens of each true answer, from its first, are known to be greedy (`agreed_tokens`):
     decoding starts behind them, and not at all where they tell the whole. A text ends where the model knows no further
@@ -68,8 +71,9 @@ def generate(
     Several processes share the work, and all return the whole. `keep` is told of every answer once, on each of them:
     soon after it was found, also where an error ends the work; of what others found at the end.
     """
-    answers = _Answers(tokenizer, keep)
-    ends = stops(loaded.model, tokenizer, examples) if settings.stops is None else settings.stops
+    tokens = stops(loaded.model, tokenizer, examples) if settings.stops is None else settings.stops
+    ends = _endings(tokenizer, tokens, settings)
+    answers = _Answers(tokenizer, settings.stop_strings, keep)
     begun: list[Begun] = []
     for i, example in enumerate(examples):
         row, has_ended = _begin(loaded, i, example, agreed[i] if agreed is not None else 0, settings, ends)
@@ -89,12 +93,13 @@ def go_on(
 ) -> list[Generated]:
     """Return what becomes of answers that are `begun`, whose indices count from 0, with what is known of them in front.
 
-    Several processes share the work, and all return the whole.
+    Nothing of what is known ends them. Several processes share the work, and all return the whole.
     """
-    answers = _Answers(tokenizer, lambda found: None)
+    endings = _endings(tokenizer, ends, settings)
+    answers = _Answers(tokenizer, settings.stop_strings, lambda found: None)
     if begun:
         with answers.told(), forward_only(loaded.model):
-            _decode(loaded, begun, settings, ends, answers)
+            _decode(loaded, begun, settings, endings, answers)
     return answers.gathered(len(begun))
 
 
@@ -109,11 +114,18 @@ def agreed_tokens(example: Encoded, is_argmax: np.ndarray) -> int:
     return int(others[0]) if len(others) else len(example.input_ids) - example.prompt_length
 
 
+def before_stop(text: str, stop_strings: Sequence[str]) -> str:
+    """Return the text in front of the first stop string that it contains, or all of it."""
+    places = [place for stop in stop_strings if (place := text.find(stop)) >= 0]
+    return text[: min(places, default=len(text))]
+
+
 class _Answers:
     """What is found, in this process and then in all."""
 
-    def __init__(self, tokenizer: Any, keep: Keep) -> None:
+    def __init__(self, tokenizer: Any, stop_strings: Sequence[str], keep: Keep) -> None:
         self._tokenizer = tokenizer
+        self._strings = stop_strings
         self._keep = keep
         self._found: dict[int, Generated] = {}
         self._new: dict[int, Generated] = {}
@@ -121,8 +133,8 @@ class _Answers:
 
     def finish(self, row: Begun, new: list[int], has_ended: bool) -> None:
         """Take an answer: what was known of it, and what is new."""
-        tokens = [*row.tokens[row.prompt_length :].tolist(), *new]
-        text = self._tokenizer.decode(tokens, skip_special_tokens=True).strip()
+        tokens = [*row.answer.tolist(), *new]
+        text = before_stop(self._tokenizer.decode(tokens, skip_special_tokens=True), self._strings).strip()
         self._new[row.index] = Generated(np.array(tokens, dtype=np.int64), text, has_ended)
         if time.monotonic() - self._time > PAUSE:
             self._tell()
@@ -151,17 +163,17 @@ class _Answers:
 
 
 def _begin(
-    loaded: Loaded, index: int, example: Encoded, agreed: int, settings: Settings, ends: Sequence[int]
+    loaded: Loaded, index: int, example: Encoded, agreed: int, settings: Settings, ends: Endings
 ) -> tuple[Begun, bool]:
     """Return an answer as far as it is known, and whether it ends there."""
     start, limit = example.prompt_length, loaded.position_limit
     most = settings.max_new_tokens if limit is None else min(settings.max_new_tokens, limit + 1 - start)
-    known, has_ended = until(example.input_ids[start : start + min(agreed, most)].tolist(), ends)
+    known, has_ended = ends.cut(example.input_ids[start : start + min(agreed, most)].tolist())
     tokens = example.input_ids[: start + len(known)].copy()
     return Begun(index, tokens, start, most - len(known)), has_ended
 
 
-def _decode(loaded: Loaded, begun: Sequence[Begun], settings: Settings, ends: Sequence[int], answers: _Answers) -> None:
+def _decode(loaded: Loaded, begun: Sequence[Begun], settings: Settings, ends: Endings, answers: _Answers) -> None:
     """Decode what is begun; every process names all of it, and keeps its own."""
     fit = examine_decoding(loaded, begun, loaded.position_limit or sys.maxsize)
     if fit.reason is not None:
@@ -171,7 +183,11 @@ def _decode(loaded: Loaded, begun: Sequence[Begun], settings: Settings, ends: Se
         decode_padded(loaded, begun, settings.batch_size, ends, answers.finish, settings.counts, pick=settings.pick)
         return
     own = sorted(begun, key=lambda row: row.length)[processes.rank() :: processes.count()]
-    Decoding(loaded, frozenset(ends), answers.finish, settings.counts, settings.pick).run(own, fit.token_bytes)
+    Decoding(loaded, ends, answers.finish, settings.counts, settings.pick).run(own, fit.token_bytes)
+
+
+def _endings(tokenizer: Any, tokens: Sequence[int], settings: Settings) -> Endings:
+    return Endings(frozenset(tokens), StopStrings(tokenizer, settings.stop_strings))
 
 
 def stops(model: Any, tokenizer: Any, examples: Sequence[Encoded]) -> list[int]:

@@ -6,9 +6,9 @@ end-of-sequence tokens: a repetition penalty, say, is no greedy decoding.
 """
 
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .. import processes
 from .decoding import Begun, Counts, Finished, Pick, likeliest
+from .endings import Endings, StopStrings, until
 from .form import alike
 from .load import Loaded
 from .sharding import device_of, is_sharded
@@ -36,11 +37,29 @@ class Picked:
         return torch.full_like(scores, -torch.inf).scatter_(1, torch.tensor(tokens, device=scores.device)[:, None], 0.0)
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A stopping criterion, for transformers' loop: tells of each row whether a stop string is in it."""
+
+    strings: StopStrings
+    rows: Sequence[Begun]
+    sizes: dict[int, int] = field(default_factory=dict)
+    """Place of a row -> its new tokens when its first stop string was complete."""
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:
+        """Return (B,) bool, told the tokens (B, T) of all rows so far; looks at the last ones of those that go on."""
+        longest = max(row.length for row in self.rows)
+        for place, tokens in enumerate(input_ids[:, longest:].tolist()):
+            if place not in self.sizes and self.strings.end_with(self.rows[place].answer, tokens):
+                self.sizes[place] = len(tokens)
+        return torch.tensor([place in self.sizes for place in range(len(self.rows))], device=input_ids.device)
+
+
 def decode_padded(
     loaded: Loaded,
     begun: Sequence[Begun],
     batch_size: int,
-    stops: Sequence[int],
+    ends: Endings,
     finished: Finished,
     counts: Counts,
     *,
@@ -48,7 +67,7 @@ def decode_padded(
 ) -> None:
     """Decode all answers that are begun, which every process must name alike; each tells of its own."""
     model = loaded.model
-    batches = _batches(loaded, begun, batch_size)
+    batches, stops = _batches(loaded, begun, batch_size), sorted(ends.tokens)
     for together in processes.rounds(batches):
         share = processes.own(together)
         if share is None and not is_sharded(model):
@@ -57,21 +76,18 @@ def decode_padded(
         longest = max(row.length for row in chosen)
         settings = _greedy(max(row.most for row in chosen), stops)
         processors = [] if pick is likeliest else [Picked(pick, chosen)]
-        rows = _continue(model, chosen, settings, processors)[:, longest:].tolist()
-        for row, new in zip(share or [], rows, strict=share is not None):
-            found, has_ended = until(new[: row.most], stops)
-            counts.new_tokens += len(found) + has_ended
-            finished(row, found, has_ended)
+        watched = Watched(ends.strings, chosen)
+        criteria = [watched] if ends.strings.strings else []
+        rows = _continue(model, chosen, settings, processors, criteria)[:, longest:].tolist()
+        for place, (row, new) in enumerate(zip(share or [], rows, strict=share is not None)):
+            size = watched.sizes.get(place, row.most + 1)
+            found, is_closed = until(new[: min(size, row.most)], ends.tokens)
+            counts.new_tokens += len(found) + is_closed
+            finished(row, found, is_closed or len(found) == size)
         if share:
             counts.read_in([row.length for row in chosen])
             counts.steps += len(rows[0]) - 1
             counts.row_steps += (len(rows[0]) - 1) * len(chosen)
-
-
-def until(tokens: list[int], stops: Collection[int]) -> tuple[list[int], bool]:
-    """Return the tokens before the first of `stops`, and whether there is one."""
-    end = next((i for i, token in enumerate(tokens) if token in stops), None)
-    return (tokens, False) if end is None else (tokens[:end], True)
 
 
 def _batches(loaded: Loaded, begun: Sequence[Begun], batch_size: int) -> list[Sequence[Begun]]:
@@ -109,9 +125,15 @@ def _bears_padding(model: Any, short: Begun, long: Begun) -> bool:
     return all(alike(found[:1], expected, model.dtype) for found, expected in pairs)
 
 
-def _continue(model: Any, chosen: Sequence[Begun], settings: Any, processors: Sequence[Picked] = ()) -> Any:
+def _continue(
+    model: Any,
+    chosen: Sequence[Begun],
+    settings: Any,
+    processors: Sequence[Picked] = (),
+    criteria: Sequence[Watched] = (),
+) -> Any:
     """Return what the model generates: prompts, padded to the longest, and the tokens behind."""
-    from transformers import LogitsProcessorList
+    from transformers import LogitsProcessorList, StoppingCriteriaList
 
     longest = max(row.length for row in chosen)
     ids = torch.full((len(chosen), longest), settings.pad_token_id)
@@ -126,6 +148,7 @@ def _continue(model: Any, chosen: Sequence[Begun], settings: Any, processors: Se
             attention_mask=mask.to(device),
             generation_config=settings,
             logits_processor=LogitsProcessorList(processors),
+            stopping_criteria=StoppingCriteriaList(criteria),
             synced_gpus=together,  # goes on as long as any process does
         )
 

@@ -33,6 +33,8 @@ class Entry:
     """None where the run failed."""
     error: str | None = None
     """One sentence, where it failed."""
+    fold: str | None = None
+    """The fold of the benchmark that it forgot; None where the benchmark has none."""
 
     @classmethod
     def of(cls, folder: Path) -> "Entry":
@@ -47,7 +49,20 @@ class Entry:
         if results.get("command") != "unlearn":
             raise InputError(f"{folder} is a run of {results.get('command')!r}; a comparison takes runs of unlearn.")
         _refuse_damaged(folder, results)
-        return cls(results["method"]["name"], setting_of(results), results["seeds"]["training"], folder, results)
+        method, seed, fold = results["method"]["name"], results["seeds"]["training"], results.get("fold")
+        return cls(method, setting_of(results), seed, folder, results, fold=fold)
+
+    @property
+    def name(self) -> str:
+        """Return what tells it from the other runs."""
+        parts = [self.method, self.setting, self.fold, f"seed {self.seed}"]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def forget_tokens(self) -> int | None:
+        """Return the scored tokens that were to be forgotten; None where nobody knows."""
+        found = ((self.results or {}).get("data") or {}).get("forget") or {}
+        return found.get("scored_tokens")
 
     @property
     def state(self) -> State:
@@ -100,6 +115,7 @@ def _refuse_damaged(folder: Path, results: Mapping[str, Any]) -> None:
         "seeds": isinstance(seeds, dict) and isinstance(seeds.get("training"), int),
         "bound": all(isinstance(held, dict) and {"kind", "requested"} <= held.keys() for held in bounds.values()),
         "retentions": all(isinstance(held, dict) for held in (results.get("retentions") or {}).values()),
+        "fold": isinstance(results.get("fold"), str | None),
         "metrics": _holds_numbers(results.get("metrics")),
     }
     is_sound |= {name: _holds_numbers(results.get(name) or {}) for name in ("reference_metrics", "retrained_metrics")}

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .display import measured, visible
-from .figures import KEPT, Figure
+from .figures import Figure
 from .labels import Box, placed
 from .panel import BAD, DASHED, FORGET, INK, MUTED, PAGE, RETAIN, WIDTH, Panel, Plot, panel, tick
 from .rows import BEFORE, Row
@@ -61,12 +61,20 @@ class Mark(NamedTuple):
         return LOOKS[self.row.state] if self.row.state else BESIDE[self.row.method == BEFORE]
 
 
-def marks_of(rows: Sequence[Row], forgotten: str) -> list[Mark]:
+class Plane(NamedTuple):
+    """What the plot holds against each other."""
+
+    forgotten: Figure
+    kept: Figure
+
+
+def marks_of(rows: Sequence[Row], axes: Plane) -> list[Mark]:
     """Return the rows that have both coordinates."""
+    forgotten, kept = (figure.key for figure in axes)
     return [
-        Mark(row, row.values[forgotten].mean, row.values[KEPT].mean)
+        Mark(row, row.values[forgotten].mean, row.values[kept].mean)
         for row in rows
-        if forgotten in row.values and KEPT in row.values
+        if forgotten in row.values and kept in row.values
     ]
 
 
@@ -79,16 +87,15 @@ def front(marks: Iterable[Mark]) -> list[Mark]:
     return best
 
 
-def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide: bool) -> Plot:
+def tradeoff_plot(marks: Sequence[Mark], shown: Plane, name: str, title: str, is_wide: bool) -> Plot:
     """Return what rows kept over what they forgot, runs as small marks, means as labelled ones; at least one row."""
     width, height = (WIDE, 460) if is_wide else (WIDTH, 380)
-    name = f"{title.lower().replace(' ', '-')}-{'wide' if is_wide else 'narrow'}"
-    with panel(name, title, height=height, top=30, width=width) as drawing:
+    with panel(f"{name}-{'wide' if is_wide else 'narrow'}", title, height=height, top=30, width=width) as drawing:
         axes = drawing.axes
-        runs = _runs(marks, forgotten.key)
-        axes.set_xlabel(forgotten.label)
+        runs = _runs(marks, shown)
+        axes.set_xlabel(shown.forgotten.label)
         _scale(drawing, [mark.forgotten for mark in marks] + [x for x, _, _ in runs])
-        _range(drawing, [mark.kept for mark in marks] + [y for _, y, _ in runs])
+        _range(drawing, shown.kept.label, [mark.kept for mark in marks] + [y for _, y, _ in runs])
         _draw_front(drawing, front(marks))
         for number, (x, y, look) in enumerate(runs):
             axes.plot([_floor(axes, x)], [y], ls="", ms=3.5, gid=f"run-{number}", **_style(look))
@@ -98,10 +105,11 @@ def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide:
     return drawing.plot()
 
 
-def _runs(marks: Sequence[Mark], forgotten: str) -> list[tuple[float, float, Look]]:
+def _runs(marks: Sequence[Mark], shown: Plane) -> list[tuple[float, float, Look]]:
     """Return the runs behind the means, as far as they have both coordinates."""
-    entries = [entry for mark in marks for entry in mark.row.entries if {forgotten, KEPT} <= entry.values.keys()]
-    return [(entry.values[forgotten], entry.values[KEPT], LOOKS[entry.state]) for entry in entries]
+    forgotten, kept = (figure.key for figure in shown)
+    entries = [entry for mark in marks for entry in mark.row.entries if {forgotten, kept} <= entry.values.keys()]
+    return [(entry.values[forgotten], entry.values[kept], LOOKS[entry.state]) for entry in entries]
 
 
 def _style(look: Look) -> dict[str, Any]:
@@ -132,12 +140,12 @@ def _floor(axes: "Axes", place: float) -> float:
     return max(place, LEAST) if axes.get_xscale() == "log" else place
 
 
-def _range(drawing: Panel, places: Sequence[float]) -> None:
+def _range(drawing: Panel, label: str, places: Sequence[float]) -> None:
     """Set the range of what was kept: from nothing, unless everything kept most of it."""
     low, high = min(places), max(*places, 1.0)
     start = 0.0 if low < 0.5 else low - 0.15 * (high - low or 0.1)
     drawing.axes.set_ylim(start - 0.04 * (high - start), high + 0.08 * (high - start))
-    drawing.axes.text(0, 1.02, "Retention kept, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
+    drawing.axes.text(0, 1.02, f"{label}, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
     drawing.axes.locator_params(axis="y", nbins=6)
     drawing.axes.yaxis.set_major_formatter(lambda value, _: tick(round(100 * value, 4)))
 

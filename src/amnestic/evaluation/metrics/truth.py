@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..bootstrap import of_mean
-from ..metric import Contents, Likelihoods, Measurement, Metric, UndefinedError, metric
+from ..metric import Contents, Likelihoods, Measurement, Metric, UndefinedError, metric, whole_of
 from ..needs import Likelihood, OfRetrained
 from .likelihood import AMONG_WRONG, TOFU, LikelihoodMetric, has_paraphrases, has_wrong_answers
 
@@ -97,7 +97,7 @@ class TruthRatio(LikelihoodMetric):
     def compute(self, right: Likelihoods, wrong: Likelihoods) -> Measurement:
         """Return the mean, in [0, 1], and R of each example."""
         ratios = self.ratios(right, wrong)
-        values = closeness(ratios) if self.split == "forget" else truthfulness(ratios)
+        values = closeness(ratios) if whole_of(self.split) == "forget" else truthfulness(ratios)
         return Measurement(float(values.mean()), ratios, interval=of_mean(values))
 
     def ratios(self, right: Likelihoods, wrong: Likelihoods) -> np.ndarray:
