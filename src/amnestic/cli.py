@@ -21,6 +21,7 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Nam
 
 from . import launch
 from .config import (
+    COMPARISON,
     BenchConfig,
     DemoConfig,
     EvalConfig,
@@ -113,8 +114,6 @@ ENV_EXAMPLES = """Examples:
   amnestic env
   amnestic env --json > environment.json"""
 
-COMPARISON = "amnestic-comparison"
-"""Folder of a comparison that is given none."""
 NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
@@ -565,7 +564,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def compare_runs(
-    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.", show_default=False)],
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended, or of bench.", show_default=False)],
     output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
     overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
     json: Json = False,

@@ -150,6 +150,10 @@ class FinetuneConfig:
     hub: HubOptions = field(default_factory=HubOptions)
 
 
+COMPARISON = "amnestic-comparison"
+"""Folder of ``amnestic compare`` where none is given."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalRun(RunOptions):
     """Where an evaluation goes."""

@@ -436,12 +436,14 @@ class Execution:
 
     def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""
+        options = self.config.training
+        length = "num_train_epochs" if options.max_steps is None else "max_steps"
         return {
             "steps": plan.steps,
             "epochs": plan.steps / plan.steps_per_epoch,
             "effective_batch": self.batch_size,
-            "learning_rate": self.config.training.learning_rate,
-            "num_train_epochs": self.config.training.num_train_epochs,
+            "learning_rate": options.learning_rate,
+            length: getattr(options, length),
             "seconds": seconds,
             "seconds_per_step": seconds / plan.steps,
             "resumed_after": list(resumed_after),

@@ -11,8 +11,11 @@ from amnestic.benching.validation import SEED, Validation
 from amnestic.benching.workers import _sentence
 from amnestic.benchmarks.base import BENCHMARKS, Benchmark, Source
 from amnestic.benchmarks.fiction import Fiction
+from amnestic.data.encode import Encoder
 from amnestic.errors import InputError
+from amnestic.model.source import read_tokenizer
 from amnestic.probing import probe_places
+from amnestic.scratch import write_start
 
 
 def results(forget: float, retain: float, status: str = "unconstrained", **bound) -> dict:
@@ -150,6 +153,32 @@ def test_elsewhere_trials_forget_rows_to_keep_that_nothing_measures(listed):
     assert found == free
     assert len(forgotten) == min(12, len(free) // 4)
     assert not plan.root.exists()
+
+
+def test_elsewhere_trials_forget_pieces_of_texts_that_nothing_measures(tmp_path, monkeypatch):
+    """One text of 60 words, cut into pieces of 8 tokens: those of the probe are in neither file, and none is twice."""
+    folder = tmp_path / "start"
+    words = [f"w{n // 26 + 1}{chr(97 + n % 26)}" for n in range(60)]
+    write_start(folder, [{"question": " ".join(words), "answer": "x"}])
+
+    class Told(Listed):
+        def training(self):
+            texts = {"forget": " ".join(words[:12]), "retain": " ".join(words)}
+            return {split: Source(f"<{split}>", [{"text": text}]) for split, text in texts.items()}
+
+        def evaluation(self):
+            return {"retain": self.rows("retain", range(3))}
+
+    monkeypatch.setitem(BENCHMARKS._classes, "told", Told)
+    own = {"benchmark": "told", "model": str(folder), "methods": "pdu", "keep": "0.9", "trials": 1}
+    plan = Plan.of(bench_config(own | {"output_dir": str(tmp_path / "out"), "max_length": 8, "probe_size": 5}))
+    texts = plan.benchmark.training()["retain"].read("retain", plan.config.template)
+    encoder = Encoder(read_tokenizer(plan.config.model), plan.config.template)
+    pieces = [piece.prompt + piece.answer for piece in encoder.encode("retain", texts).examples]
+    probe = {pieces[place] for place in probe_places(len(pieces), plan.config.probe)}
+    forgotten, kept = ([row["text"] for row in rows] for rows in Validation.of(plan).rows.values())
+    assert [*kept, *forgotten] == [piece for piece in pieces if piece not in probe]
+    assert 1 <= len(forgotten) <= len([*kept, *forgotten]) // 4
 
 
 def test_too_few_rows_for_trials_are_told(listed):

@@ -10,14 +10,13 @@ import numpy as np
 
 from ..evaluation.bootstrap import of_mean
 from ..reports.files import write_json
+from ..reports.judged import FILE, LEADING
 from ..storage import write_file, writing
 from .answers import Answer
 from .asking import Outcome, Unanswered
 
-FOLDER, FILE = "judge", "judge.json"
+FOLDER = "judge"
 SCHEMA = 1
-LEADING = {"forget": "knowledge_removal", "retain": "retention"}
-"""Split -> the criterion that the verdict tells of."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-LOWEST, HIGHEST = 0, 10
+from ..reports.judged import HIGHEST, LOWEST
+
 MOST_STARTS = 100
 """Braces that open no object, beyond which a reply is not searched further: each costs a look at the whole text."""
 _THINKING = re.compile(r"\A.*</think(?:ing)?>", re.DOTALL)

@@ -62,7 +62,10 @@ class Sending:
         if self.tokenizer is not None:
             from tokenizers import Tokenizer
 
-            encoded = Tokenizer.from_file(str(self.tokenizer)).encode_batch(texts, add_special_tokens=False)
+            tokenizer = Tokenizer.from_file(str(self.tokenizer))
+            tokenizer.no_truncation()  # its file may hold a limit, or a width to pad to
+            tokenizer.no_padding()
+            encoded = tokenizer.encode_batch(texts, add_special_tokens=False)
             return sum(map(len, encoded)), "counted by the run's tokenizer; the judge's own may differ"
         return sum(map(len, texts)) // CHARACTERS, f"estimated as characters / {CHARACTERS}"
 

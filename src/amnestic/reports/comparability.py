@@ -167,6 +167,14 @@ def _of_models(entries: Sequence[Entry]) -> Iterator[str]:
         yield f"Not all runs of a seed started from the same model: {_listed(several)}."
 
 
+def _of_judges(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield whether answers were scored by other judges, or in other words."""
+    manners = [entry.judged.manner for entry in entries if entry.judged is not None]
+    if others := next((manner for manner in manners if manner != manners[0]), None):
+        differing = [name for name in others if others[name] != manners[0][name]]
+        yield f"A judge's scores do not compare here: not all runs were judged with the same {_listed(differing)}."
+
+
 def _of_unknown(entries: Sequence[Entry]) -> Iterator[str]:
     hidden = [entry for entry in entries if (entry.results or {}).get("redacted")]
     if hidden:
@@ -192,5 +200,6 @@ CAVEATS = (
     _of_folds,
     _of_seeds,
     _of_models,
+    _of_judges,
     _of_unknown,
 )

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .figures import costs_of, values_of
+from .judged import Judged
 from .results import bounds_of, read_results
 
 FREE = "free"
@@ -76,19 +77,27 @@ class Entry:
     @property
     def before(self) -> Mapping[str, float]:
         """Return the metrics of the model that the run started from; empty where none were measured."""
-        return (self.results or {}).get("reference_metrics") or {}
+        return ((self.results or {}).get("reference_metrics") or {}) | self._judged_of("before")
 
     @property
     def retrained(self) -> Mapping[str, float]:
         """Return the metrics of the model that never saw the forget split; empty where none were measured."""
-        return (self.results or {}).get("retrained_metrics") or {}
+        return ((self.results or {}).get("retrained_metrics") or {}) | self._judged_of("retrained")
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """Return what a judge gave the run's answers; raises InputError where that is damaged."""
+        return None if self.results is None else Judged.at(self.folder)
+
+    def _judged_of(self, model: str) -> dict[str, float]:
+        return {} if self.judged is None else self.judged.means(model)
 
     @cached_property
     def values(self) -> dict[str, float]:
         """Return the run's figures by their keys; none where it failed."""
         if self.results is None:
             return {}
-        return values_of(self.results["metrics"], self.before) | costs_of(self.results)
+        return values_of(self.results["metrics"], self.before) | self._judged_of("after") | costs_of(self.results)
 
 
 def setting_of(results: Mapping[str, Any]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..evaluation.explanation import describe
 from .display import duration, measured, percent, size
+from .judged import HIGHEST, LEADING, LOWEST, PREFIX, named
 
 KEPT = "retain_kept"
 HELD_METRIC = "retain.token_probability"
@@ -87,7 +88,15 @@ def figures(keys: Iterable[str]) -> list[Figure]:
         columns.append(Figure(KEPT, "Retention kept", direction, lowest=0.0, written=percent))
     main = MAIN_ATTACK if MAIN_ATTACK in known else next(iter(attacks), "")
     columns += [_metric(key, key in (main, "privleak")) for key in attacks]
+    columns += [_judged(key) for key in sorted(known) if key.startswith(PREFIX)]
     return columns + [cost for cost in COSTS if cost.key in known]
+
+
+def _judged(key: str) -> Figure:
+    """Return the column of a judge's mean; tables for people have one a split."""
+    split, label = named(key)
+    is_shown = key == f"{PREFIX}{split}.{LEADING.get(split)}"
+    return Figure(key, f"{label} (judge), {split}", "higher is better", LOWEST, HIGHEST, is_shown)
 
 
 def _metric(key: str, is_shown: bool) -> Figure:

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InputError
-from ..evaluation.explanation import SPLITS, describe
+from ..evaluation.explanation import describe
 from .files import JsonLines, read_json, read_jsonl, write_json, write_text
 
 __all__ = [
     "SCHEMA",
-    "SPLITS",
     "BoundFacts",
     "CandidateFacts",
     "Comparison",
@@ -188,6 +187,8 @@ class TrainingFacts(TypedDict):
     """As asked for: the largest of the run."""
     num_train_epochs: NotRequired[float]
     """As asked for; `epochs` were taken."""
+    max_steps: NotRequired[int]
+    """As asked for in place of epochs."""
     seconds: float
     seconds_per_step: float
     resumed_after: NotRequired[list[int]]

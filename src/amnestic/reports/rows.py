@@ -14,7 +14,9 @@ from .seeds import Spread, spread
 
 BEFORE, RETRAINED = "model before", "retrained model"
 MULTIPLIER = ("kind", "initial", "rate", "warmup_epochs", "update", "normalized", "proportional", "cap")
-TRAINING = ("learning_rate", "num_train_epochs", "effective_batch")
+LENGTH, STEPS = "num_train_epochs", "max_steps"
+"""The length of training, and what was given in its place."""
+TRAINING = ("learning_rate", LENGTH, "effective_batch")
 """What results.json says of these, beside how they ended, sets runs apart."""
 WORDS: Mapping[State, str] = {
     "feasible": "held",
@@ -183,7 +185,7 @@ def _variants(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         recipe = {} if entry.results is None else _recipe(entry.results)
-        label = ", ".join(f"{name} {recipe[name]}" for name in differing if name in recipe)
+        label = ", ".join(recipe[name] for name in differing if name in recipe)
         found.setdefault(label, []).append(entry)
     return {label: runs for key, group in found.items() for label, runs in _by_folder(key, group).items()}
 
@@ -206,8 +208,9 @@ def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a run was made with: hyper-parameters, fixed weights, bounds, multiplier, and training, as texts.
+    """Return what a run was made with: hyper-parameters, fixed weights, bounds, multiplier, and training.
 
+    Each has its name and its value as one text; steps in place of epochs stand under the name of these.
     A method's seed that is the run's own sets nothing apart: it differs wherever seeds do.
     """
     named = {name: value for name, value in results["method"].items() if name not in ("name", "same_when_bounded")}
@@ -219,4 +222,5 @@ def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
     multiplier, training = results.get("multiplier") or {}, results.get("training") or {}
     named |= {f"multiplier {name}": setting(multiplier[name]) for name in MULTIPLIER if name in multiplier}
     named |= {name: training.get(name) for name in TRAINING}
-    return {name: setting(value) for name, value in named.items() if value is not None}
+    recipe = {name: f"{name} {setting(value)}" for name, value in named.items() if value is not None}
+    return recipe if training.get(STEPS) is None else recipe | {LENGTH: f"{STEPS} {training[STEPS]}"}

@@ -18,10 +18,10 @@ WATCHED = {
         "forget.rouge",
         "forget.extraction_strength_ou",
     ),
-    "muse": ("forget.verbmem", "forget.knowmem", "retain.knowmem", "privleak"),
+    "muse": ("forget.verbmem_ou", "forget.knowmem_ou", "retain.knowmem_ou", "privleak_ou"),
 }
 """Benchmark -> the numbers of the unlearned model that are shown whether published ones are known or not."""
-UNLIMITED = frozenset({"privleak"})
+UNLIMITED = frozenset({"privleak_ou"})
 """Metrics that are no share between 0 and 1."""
 
 
@@ -106,8 +106,8 @@ class Reproduction:
 
     @property
     def notes(self) -> list[str]:
-        """Return what must be read with the rows, what matters most first."""
-        notes = [f"these are not the published conditions: {text}." for text in self.departures]
+        """Return what must be read with the rows."""
+        notes = []
         if len(self.results) == 1:
             notes.append("one seed tells nothing of others: there is no tolerance; --seeds 5 gives one.")
         else:
