@@ -122,6 +122,10 @@ class Passages(Corpus, Embedded):
         retain = [row for row in full if row not in forget]
         return {"full": full, "forget": forget, "retain": retain, "holdout": texts["holdout"]}
 
+    def lessons(self) -> dict[str, Source]:
+        """Return the texts that its models learn, each a row."""
+        return Embedded.lessons(self)
+
     @property
     def unlearning(self) -> Mapping[str, Any]:
         """Return what fits the small models; the bound is verified on all texts to keep, so that it is exact."""
