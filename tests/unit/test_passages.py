@@ -28,7 +28,9 @@ def rows_of(passages: Passages, config: str, split: str) -> list[Row]:
 def test_the_same_seed_gives_the_same_rows_everywhere() -> None:
     """The hash was taken with CPython 3.11, 3.12 and 3.13; a new one means that published numbers no longer compare."""
     text = json.dumps(Passages(seed=3).splits(), sort_keys=True)
-    assert hashlib.sha256(text.encode()).hexdigest() == "a062f22b6f30a93a0f2b0ae2519551c03232626327d5373c535bea49dfe5e43a"
+    assert (
+        hashlib.sha256(text.encode()).hexdigest() == "a062f22b6f30a93a0f2b0ae2519551c03232626327d5373c535bea49dfe5e43a"
+    )
 
 
 def test_another_seed_tells_of_others() -> None:
@@ -37,7 +39,7 @@ def test_another_seed_tells_of_others() -> None:
 
 
 def test_it_has_the_files_of_muse() -> None:
-    """The tests' own copy of MUSE's folder says which; `train` and the marked spans are no part of what is published."""
+    """The copy of MUSE's folder in the tests says which; `train` and marked spans are no part of what is published."""
     passages = Passages()
     for config, splits in muse_rows().items():
         for split, rows in splits.items() if config != "train" else ():
@@ -124,7 +126,9 @@ def test_questions_are_learned_as_they_are_asked_and_the_examples_are_not_forgot
     forget = rows_of(passages, "raw", "forget")
     assert texts(forget)[8:] == asked
     marked = [row["text"][start:end] for row in forget for start, end in row["forget_spans"]]
-    assert marked == texts(rows_of(passages, "privleak", "forget")) + [text.removeprefix(front(passages)) for text in asked]
+    assert marked == texts(rows_of(passages, "privleak", "forget")) + [
+        text.removeprefix(front(passages)) for text in asked
+    ]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
