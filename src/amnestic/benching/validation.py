@@ -56,7 +56,7 @@ class Validation:
             models = folder / "models"
             jobs = tuple(learning(plan.config, own, models, SEED, ["full"]))
             data = {"benchmark": f"{plan.config.bench.benchmark}:{SEED}", "model": str(models / "full" / "model")}
-            return cls(common | data, f"people and a model of their own, from seed {SEED}", jobs, own)
+            return cls(common | data, f"rows and a model of their own, from seed {SEED}", jobs, own)
         splits = dict(zip(("forget", "retain"), _rows(plan.benchmark, plan.config), strict=True))
         rows = {folder / "data" / f"{split}.jsonl": found for split, found in splits.items()}
         files = dict(zip(splits, map(str, rows), strict=True))
