@@ -103,7 +103,7 @@ def _pieces(benchmark: Benchmark, config: BenchConfig, retain: Sequence[Example]
             used |= is_among(digests, token_digests(encoder.encode(split, measured).examples))
     wanted = len(encoder.encode("forget", forget).examples)
     forgotten, kept = _shared_out(~is_among(digests, digests[used]), wanted, "pieces of texts")
-    rows = [{"text": piece.prompt + piece.answer} for piece in pieces]
+    rows = [{config.template.text_column or "text": piece.prompt + piece.answer} for piece in pieces]
     return [rows[place] for place in forgotten], [rows[place] for place in kept]
 
 
