@@ -103,6 +103,8 @@ def other_value(option) -> tuple[list[str], Any]:
         return [f"--no_{option.name}" if option.default else flag], not option.default
     if kind == tuple[str, ...]:
         return [flag, "first", "second,third"], ("first", "second", "third")
+    if option.name == "measure":
+        return [flag, "some_name=x"], {"some_name": "x"}
     if option.name == "hub_model_id":
         return [flag, "me/x"], "me/x"
     if option.name == "measure":
@@ -284,6 +286,7 @@ def test_help_holds_every_option_with_its_default(capsys, monkeypatch, command):
         is_list = isinstance(option.default, tuple)
         shown = ",".join(option.default) if is_list else str(option.default).replace("\n", "\\n")
         shown = shown.lower() if isinstance(option.default, bool) else shown
+        shown = ",".join(option.default) if isinstance(option.default, tuple) else shown
         assert ("[required]" in rows[option.name]) == option.required
         if option.required:
             assert "[default: " not in rows[option.name]
