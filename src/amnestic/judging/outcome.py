@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ..reports.judged import FILE, LEADING
 from ..storage import write_file, writing
 from .answers import Answer
 from .asking import Outcome, Unanswered
+from .cache import Verdict
 
 FOLDER = "judge"
 SCHEMA = 1
@@ -29,7 +31,7 @@ class Judgement:
     facts: Mapping[str, Any]
     """How they were made, as judge.json tells it."""
 
-    @property
+    @cached_property
     def results(self) -> dict[str, Any]:
         """Return the content of judge.json."""
         models = {model: self._of_model(model) for model in self._models}
@@ -38,9 +40,9 @@ class Judgement:
         return results | {"served_models": served, "models": models, "tokens": self._tokens}
 
     @property
-    def scored(self) -> list[tuple[Answer, Any]]:
+    def scored(self) -> list[tuple[Answer, Verdict]]:
         """Return the answers that have scores."""
-        return [(answer, outcome) for answer, outcome in self.judged if not isinstance(outcome, Unanswered)]
+        return [(answer, outcome) for answer, outcome in self.judged if isinstance(outcome, Verdict)]
 
     @property
     def unanswered(self) -> int:
@@ -90,6 +92,8 @@ class Judgement:
         folder = self.folder / FOLDER
         with writing(folder):
             folder.mkdir(exist_ok=True)
+            for earlier in folder.glob("*.parquet"):  # another call may have been about other splits
+                earlier.unlink()
         for split in self.facts["prompts"]:
             _write_table(folder / f"{split}.parquet", [row for row in self.judged if row[0].split == split])
         write_json(self.folder / FILE, self.results)
@@ -114,16 +118,17 @@ def _write_table(path: Path, judged: Sequence[tuple[Answer, Outcome]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    criteria = dict.fromkeys(c for _, outcome in judged if not isinstance(outcome, Unanswered) for c in outcome.scores)
-    columns: dict[str, list[Any]] = {
+    criteria = dict.fromkeys(name for _, outcome in judged if isinstance(outcome, Verdict) for name in outcome.scores)
+    reasons = [outcome.reason if isinstance(outcome, Unanswered) else None for _, outcome in judged]
+    columns: dict[str, Any] = {
         "id": [answer.id for answer, _ in judged],
         "model": [answer.model for answer, _ in judged],
         **{name: [_score(outcome, name) for _, outcome in judged] for name in criteria},
-        "unanswered": [outcome.reason if isinstance(outcome, Unanswered) else None for _, outcome in judged],
+        "unanswered": pyarrow.array(reasons, pyarrow.string()),  # of a type also where there is none
     }
     table = pyarrow.table(columns)
     write_file(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
 
 def _score(outcome: Outcome, criterion: str) -> float | None:
-    return None if isinstance(outcome, Unanswered) else outcome.scores.get(criterion)
+    return outcome.scores.get(criterion) if isinstance(outcome, Verdict) else None
