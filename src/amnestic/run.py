@@ -62,7 +62,7 @@ def unlearn(
     """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound.
 
     The same code as ``amnestic unlearn``. `retain` may name several splits: a mapping of names to what each is read
-    from, each with its own bound.
+    from, each with its own bound. So may `measure`, of what is measured besides; `bound_model` may be a loaded one.
 
     `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and
     `retain` are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are
@@ -70,6 +70,7 @@ def unlearn(
     InputError before the first step, RunError after it; a run that misses its bound returns with ``feasible`` False.
     """
     named = {"model": model, "tokenizer": tokenizer, "method": method, "forget": forget, "retain": retain}
+    named |= {name: options.pop(name) for name in ("measure", "bound_model") if name in options}
     given, names = Given.split(named)
     if given.method is not None and "method_args" in options:
         raise InputError("method_args go with a method's name; an instance has its hyper-parameters already.")

@@ -82,6 +82,8 @@ class Unlearning:
         held = [retain_term(constraint.retention, constraint.name) for constraint in constraints]
         terms = (forget_term(method), *held)
         problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
+        if config.bound.bound_model is not None and not is_bounded(method, config.bound):
+            raise InputError("--bound_model is where a bound starts from, and this run has none; give --keep as well.")
         if not is_bounded(method, config.bound) and (note := unused(config.multiplier)):
             loaded.notes.append(note)
         if note := unused_answers(method, config.data):
@@ -183,8 +185,6 @@ class Unlearning:
         name = self.config.bound.bound_model
         if name is None:
             return self.probing.judge(execution.recall("reference", self.probing.before))
-        if not self.is_bounded:
-            raise InputError("--bound_model is where a bound starts from, and this run has none; give --keep as well.")
         reference = execution.recall("reference", lambda: self._probing_of(name, execution).before())
         probes = self.probing.judge(reference, execution.recall("start", self.probing.before))
         self.inputs.loaded.notes += [note for held, probe in probes.items() if (note := outside(held, probe))]

@@ -186,6 +186,11 @@ class Embedded(Benchmark):
     def splits(self) -> dict[str, list[Row]]:
         """Return all rows: ``full``, of which ``forget`` and ``retain`` are the parts, and what else is measured."""
 
+    def lessons(self) -> dict[str, Source]:
+        """Return the parts of ``full``, in its order."""
+        splits = self.splits()
+        return {split: Source(f"<{split} of {self.name}>", splits[split]) for split in ("retain", "forget")}
+
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "amnestic.benchmarks")
 benchmark = BENCHMARKS.register

@@ -28,6 +28,8 @@ CONFIG = "sequence.yaml"
 """The file that tells the folder of a sequence from any other, and goes on with it."""
 IDENTITY = "plan/identity.json"
 """What a sequence that goes on must have in common with what was begun."""
+OBJECTS = ("method", "measure", "bound_model")
+"""Options that a Python caller may give as objects."""
 WRITTEN = (CONFIG, "plan", "requests", "cache", "sequence.json", "sequence.md", "sequence.html")
 """What a sequence writes in its folder."""
 
@@ -56,11 +58,12 @@ def sequence(
         rows = {name: found for name, found in requests.items() if not isinstance(found, str | Path)}
         given = {name: f"<{type(found).__name__} in memory>" for name, found in rows.items()}
         requests = [f"{name}={given.get(name, found)}" for name, found in requests.items()]
-    objects, names = Given.split({"model": str(model), "retain": retain, **options})
+    own = {key: options.pop(key) for key in OBJECTS if key in options}
+    objects, names = Given.split({"model": str(model), "retain": retain} | own)
     objects.data |= rows
-    named = [] if requests is None else [requests] if isinstance(requests, str | Path) else [*map(str, requests)]
+    named = [] if requests is None else [requests] if isinstance(requests, str | Path) else requests
     mapping = {"output_dir": str(output_dir), "requests": [*map(str, named)]} | names
-    return run_sequence(sequence_config(mapping), progress, objects)
+    return run_sequence(sequence_config(mapping | options), progress, objects)
 
 
 def run_sequence(config: SequenceConfig, progress: Progress | None = None, given: Given | None = None) -> Outcome:

@@ -109,11 +109,6 @@ class Outcome:
             return "infeasible"
         return "feasible" if any(one.bounds for one in self.met) else "unconstrained"
 
-    @property
-    def has_ended(self) -> bool:
-        """Return whether every request was met."""
-        return len(self.met) == len(self.plan.requests)
-
     def remembered(self, one: Met) -> Remembered | None:
         """Return how well a request was remembered over time; None where nothing tells."""
         for metric in MEMORY:
@@ -152,8 +147,9 @@ class Outcome:
         """Return the sentence that is read first: which bounds held, then what stayed forgotten."""
         if not self.met:
             return "No request was met yet."
-        left = "" if self.has_ended else f" {len(self.plan.requests) - len(self.met)} requests are still to be met."
-        return f"{_of_bounds(self)} {_of_memory(self)}{left}"
+        left = len(self.plan.requests) - len(self.met)
+        rest = f" {_counted(left)} {'is' if left == 1 else 'are'} still to be met." if left else ""
+        return f"{_of_bounds(self)} {_of_memory(self)}{rest}"
 
     @property
     def results(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from ..config import options, to_mapping
 from ..evaluation.explanation import describe
 from ..reports.display import duration, measured
 from ..reports.files import write_json, write_text
-from ..reports.panel import FORGET, INK, MUTED, PAGE, RETAIN, Panel, Plot, Series, panel
+from ..reports.panel import FORGET, INK, PAGE, RETAIN, Panel, Plot, Series, panel
 from ..reports.render import template_environment
 from .options import SequenceConfig
 from .outcome import Met, Outcome, Point, Remembered
@@ -217,7 +217,6 @@ def _memory_plot(outcome: Outcome) -> Plot | None:
                 f"Request {one.number}: {measured(memory.before)} before, {measured(memory.after)} after, "
                 f"{measured(memory.now)} after the last."
             )
-        drawing.explain("upright", MUTED, "numbers: the table's requests")
     return drawing.plot()
 
 

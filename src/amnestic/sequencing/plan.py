@@ -116,7 +116,7 @@ class Plan:
         """Return what of the run of a request is in memory."""
         rows = self.given.data
         own = {"forget": rows[name]} if (name := self.requests[number - 1].name) in rows else {}
-        return Given(method=self.given.method, data={**rows, **own})
+        return Given(method=self.given.method, bound_model=self.given.bound_model, data={**rows, **own})
 
     @cached_property
     def identity(self) -> dict[str, Any]:
