@@ -11,7 +11,7 @@ import numpy as np
 
 from ..evaluation.bootstrap import of_mean
 from ..reports.files import write_json
-from ..reports.judged import FILE, LEADING
+from ..reports.judged import FILE, is_leading
 from ..storage import write_file, writing
 from .answers import Answer
 from .asking import Outcome, Unanswered
@@ -104,8 +104,7 @@ def _course(split: str, models: Mapping[str, Mapping[str, Any]]) -> str:
     keys = [key for found in models.values() for key in found["metrics"] if key.rpartition(".")[0] == split]
     if not keys:
         return ""
-    leading = f"{split}.{LEADING.get(split, '')}"
-    key = leading if leading in keys else keys[0]
+    key = next(filter(is_leading, keys), keys[0])
     values = {model: f"{found['metrics'][key]:.3g}" for model, found in models.items() if key in found["metrics"]}
     text = " -> ".join(values.pop(model) for model in ("before", "after") if model in values)
     others = ", ".join(value if model == "model" else f"{model} {value}" for model, value in values.items())
