@@ -9,9 +9,12 @@ if TYPE_CHECKING:
     from .config import BenchConfig, EvalConfig, FinetuneConfig, UnlearnConfig
     from .data.example import Example
     from .errors import AmnesticError, InputError, Interrupted, RunError
+    from .judging.main import judge
     from .methods.flattening import PDU
     from .progress import Progress
+    from .reproducing.main import reproduce
     from .run import evaluate, finetune, unlearn
+    from .sequencing.main import sequence
 
     __version__: str
 
@@ -32,6 +35,9 @@ __all__ = [
     "compare",
     "evaluate",
     "finetune",
+    "judge",
+    "reproduce",
+    "sequence",
     "unlearn",
 ]
 
@@ -51,6 +57,9 @@ _MODULES = {
     "compare": "comparing",
     "evaluate": "run",
     "finetune": "run",
+    "sequence": "sequencing.main",
+    "reproduce": "reproducing.main",
+    "judge": "judging.main",
     "unlearn": "run",
 }
 

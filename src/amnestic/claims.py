@@ -16,7 +16,7 @@ from .data.options import EvalData
 from .data.records import take
 from .ended_run import EndedRun
 from .errors import InputError, RunError
-from .inputs import Given, files_behind
+from .inputs import Given
 from .measuring import evenly
 from .model.fidelity import RELOAD_TOLERANCE
 from .reports.environment import file_hashes
@@ -72,7 +72,7 @@ class Claim:
 
     def refuse_changed(self, sources: Mapping[str, Source]) -> None:
         """Raise InputError where a file that `sources` are read from is none that the run read."""
-        files = [path for source in sources.values() for path in files_behind(source.name)]
+        files = [path for source in sources.values() for path in source.files]
         known = set(self.run.environment["sha256"].values())
         for path, digest in file_hashes(files).items():
             if digest not in known:

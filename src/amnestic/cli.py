@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
 from operator import getitem
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -20,11 +21,13 @@ from cyclopts.help import ColumnSpec, DefaultFormatter, DescriptionRenderer, Nam
 
 from . import launch
 from .config import (
+    COMPARISON,
     BenchConfig,
     DemoConfig,
     EvalConfig,
     FinetuneConfig,
     Option,
+    ReproduceConfig,
     UnlearnConfig,
     from_mapping,
     names,
@@ -33,17 +36,23 @@ from .config import (
     read_yaml,
 )
 from .credentials import masked_output
-from .data.options import KEPT
+from .data.options import FURTHER, KEPT
 from .data.quoting import HIDDEN
 from .errors import AmnesticError, RunError, UnexpectedError, outline
 from .interruption import Interruption
+from .judging.options import JudgeConfig
 from .progress import Progress
 from .reports.display import visible
 from .reports.files import plain
+from .sequencing.options import SequenceConfig
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
+    from .judging.outcome import Judgement
+    from .judging.sending import Sending
+    from .reproducing.outcome import Reproduction
     from .run import Run
+    from .sequencing.outcome import Outcome
 
 INFEASIBLE = 3
 WRONG_INPUT = 2
@@ -71,11 +80,26 @@ EVAL_EXAMPLES = """Examples:
 FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
+  amnestic finetune --model path/or/id --benchmark muse:news \
+    --without_forget --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
 BENCH_EXAMPLES = """Examples:
   amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
   amnestic bench --benchmark tofu:forget10 --model path/or/id \\
     --methods npo,my_methods.Mine --trials 20 --output_dir comparison --plan"""
+SEQUENCE_EXAMPLES = """Examples:
+  amnestic sequence --model path/or/id --requests may.jsonl,june.jsonl \\
+    --retain retain.jsonl --keep 0.98 --output_dir requests
+  amnestic sequence --model path/or/id --benchmark muse:books --keep_models last"""
+REPRODUCE_EXAMPLES = """Examples:
+  amnestic reproduce
+  amnestic reproduce tofu-llama-3.2-1b-forget10 --seeds 5 --output_dir out
+  amnestic reproduce tofu-llama-3.2-1b-forget10 --model small --data tofu \\
+    --keep 0.98 --output_dir trial"""
+JUDGE_EXAMPLES = """Examples:
+  amnestic judge run --endpoint http://localhost:8000/v1 --judge_model NAME --yes
+  amnestic judge run --endpoint https://api.openai.com/v1 --judge_model NAME \\
+    --rows 50 --price_input 0.15 --price_output 0.60"""
 DEMO_EXAMPLES = """Examples:
   amnestic demo
   amnestic demo --config demo.yaml --seed 1 --output_dir demo-1"""
@@ -90,8 +114,6 @@ ENV_EXAMPLES = """Examples:
   amnestic env
   amnestic env --json > environment.json"""
 
-COMPARISON = "amnestic-comparison"
-"""Folder of a comparison that is given none."""
 NAMES = DefaultFormatter(
     column_specs=(ColumnSpec(NameRenderer(34), style="cyclopts.name"), ColumnSpec(DescriptionRenderer()))
 )
@@ -171,15 +193,20 @@ def application() -> App:
         exit_on_error=False,
         suppress_keyboard_interrupt=False,
     )
-    for config_class, name, runner, epilogue in (
-        (UnlearnConfig, "unlearn", _unlearn, UNLEARN_EXAMPLES),
-        (EvalConfig, "eval", _eval, EVAL_EXAMPLES),
-        (FinetuneConfig, "finetune", _finetune, FINETUNE_EXAMPLES),
-        (DemoConfig, "demo", _demo, DEMO_EXAMPLES),
+    for config_class, name, runner, build, epilogue in (
+        (UnlearnConfig, "unlearn", _unlearn, from_mapping, UNLEARN_EXAMPLES),
+        (EvalConfig, "eval", _eval, from_mapping, EVAL_EXAMPLES),
+        (FinetuneConfig, "finetune", _finetune, _finetune_config, FINETUNE_EXAMPLES),
+        (DemoConfig, "demo", _demo, from_mapping, DEMO_EXAMPLES),
     ):
-        app.command(_configured(config_class, runner), name=name, help_epilogue=epilogue)
+        app.command(_configured(config_class, runner, build), name=name, help_epilogue=epilogue)
     command = _configured(BenchConfig, _bench, _bench_config, _show_comparison)
     app.command(command, name="bench", help_epilogue=BENCH_EXAMPLES)
+    command = _configured(SequenceConfig, _sequence, _sequence_config, _show_sequence)
+    app.command(command, name="sequence", help_epilogue=SEQUENCE_EXAMPLES)
+    app.command(_reproduce_command(), name="reproduce", help_epilogue=REPRODUCE_EXAMPLES)
+    command = _configured(JudgeConfig, _judge, show=_show_judgement, leading="run")
+    app.command(command, name="judge", help_epilogue=JUDGE_EXAMPLES)
     app.command(compare_runs, name="compare", help_epilogue=COMPARE_EXAMPLES)
     app.command(show_environment, name="env", help_epilogue=ENV_EXAMPLES)
     app.command(show_registry, name="list", help_epilogue=LIST_EXAMPLES)
@@ -207,6 +234,14 @@ def _finetune(config: FinetuneConfig, progress: Progress) -> "Run":
     return run_finetune(config, progress)
 
 
+def _finetune_config(config_class: Any, mapping: Mapping[str, Any], source: str) -> FinetuneConfig:
+    if mapping.get("benchmark") is None:
+        return from_mapping(FinetuneConfig, mapping, source)
+    from .lessons import finetune_config
+
+    return finetune_config(mapping, source)
+
+
 def _demo(config: DemoConfig, progress: Progress) -> "Run":
     """Train, unlearn and compare small models of invented people: a few minutes, no download."""
     from .demo import demo
@@ -227,15 +262,95 @@ def _bench_config(_: Any, mapping: Mapping[str, Any], source: str) -> BenchConfi
     return bench_config(mapping, source)
 
 
+def _sequence(config: SequenceConfig, progress: Progress) -> "Outcome":
+    """Forget requests that arrive one after another, within the bound of the first model; the same command goes on."""
+    from .sequencing.main import run_sequence
+
+    return run_sequence(config, progress)
+
+
+def _sequence_config(_: Any, mapping: Mapping[str, Any], source: str) -> SequenceConfig:
+    from .sequencing.plan import sequence_config
+
+    return sequence_config(mapping, source)
+
+
+def _reproduce(config: ReproduceConfig, progress: Progress) -> "Reproduction":
+    """Repeat a run of the paper, or list them all, and hold its numbers against the published ones."""
+    from .reproducing.main import run_reproduction
+
+    return run_reproduction(config, progress)
+
+
+def _reproduce_config(_: Any, mapping: Mapping[str, Any], source: str) -> ReproduceConfig:
+    from .reproducing.main import reproduce_config
+
+    return reproduce_config(mapping, source)
+
+
+def _reproduce_command() -> Callable[..., int]:
+    """Return the command that takes a setting's name in front of its options, and lists the settings without any."""
+    configured: Any = _configured(ReproduceConfig, _reproduce, _reproduce_config, _show_reproduction)
+
+    def command(name: str | None = None, **given: Any) -> int:
+        if name is None and not given.keys() - {"json", "quiet"}:
+            return _show_settings(bool(given.get("json")))
+        return int(configured(**given if name is None else {"name": name} | given))
+
+    signature = inspect.signature(configured)
+    kept = {key: parameter for key, parameter in signature.parameters.items() if key != "name"}
+    first = signature.parameters["name"].replace(kind=inspect.Parameter.POSITIONAL_ONLY)
+    command.__doc__ = configured.__doc__
+    command.__annotations__ = configured.__annotations__
+    vars(command)["__signature__"] = signature.replace(parameters=[first, *kept.values()])
+    return command
+
+
+def _judge(config: JudgeConfig, progress: Progress) -> "Judgement":
+    """Let a language model behind an OpenAI-compatible server score a run's generated answers from 0 to 10."""
+    from .judging.main import run_judge
+
+    return run_judge(config, progress, partial(_agreed, progress))
+
+
+def _agreed(progress: Progress, sending: "Sending") -> bool:
+    """Show what would leave the machine, and return whether the user agrees to it."""
+    from .console import ConsoleProgress, open_console
+
+    # whoever is asked sees what about, also where nothing else is to be written
+    shown = progress if sending.options.yes else ConsoleProgress(open_console(sys.stderr))
+    shown.quote("The first prompt", sending.example)
+    shown.plan(sending.facts)
+    return sending.options.yes or _typed_yes()
+
+
+def _typed_yes() -> bool:
+    """Ask at the terminal, if there is one."""
+    if not _at_terminal():
+        return False
+    print("Send them? Type yes: ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() == "yes"
+
+
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()
+
+
 def _configured(
-    config_class: Any, runner: Runner, build: Build = from_mapping, show: Show | None = None
+    config_class: Any,
+    runner: Runner,
+    build: Build = from_mapping,
+    show: Show | None = None,
+    leading: str | None = None,
 ) -> Callable[..., int]:
     """Return a command that takes the options of `config_class` as flags and hands them to `runner`.
 
-    Its signature has one keyword for each option, but it is called with those alone that were given.
+    Its signature has one keyword for each option, but it is called with those alone that were given. `leading` names
+    the option that may also be given without its flag, as the first argument.
     """
 
-    def command(config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+    def command(*first: str, config: str | None = None, json: bool = False, quiet: bool = False, **given: Any) -> int:
+        given |= {str(leading): value for value in first}
         mapping = override(read_yaml(config) if config else {}, given)
         return _run(runner, build(config_class, mapping, config or ""), json, quiet, show or _show_run)
 
@@ -244,6 +359,9 @@ def _configured(
         for title in dict.fromkeys(o.group for o in options(config_class))
     }
     keywords = [*_general_keywords(), *(_keyword(option, groups[option.group]) for option in options(config_class))]
+    keywords.sort(key=lambda keyword: keyword.name != leading)
+    if leading is not None:
+        keywords[0] = keywords[0].replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD)
     command.__doc__ = runner.__doc__
     command.__annotations__ = {keyword.name: keyword.annotation for keyword in keywords}
     vars(command)["__signature__"] = inspect.Signature(keywords)
@@ -270,7 +388,8 @@ def _keyword(option: Option, group: Group) -> inspect.Parameter:
         consume_multiple=option.annotation == tuple[str, ...],
         negative=() if option.annotation == tuple[str, ...] else None,
     )
-    annotation = getitem(Annotated, (tuple[str, ...] if option.annotation == KEPT else option.annotation, parameter))
+    is_repeated = option.annotation in (KEPT, FURTHER)
+    annotation = getitem(Annotated, (tuple[str, ...] if is_repeated else option.annotation, parameter))
     # the default is never used: Cyclopts hands on what was given and no more
     return inspect.Parameter(option.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
@@ -281,6 +400,8 @@ def _shown(default: Any) -> str:
         return ""
     if isinstance(default, bool):
         return str(default).lower()
+    if isinstance(default, tuple):
+        return ",".join(default)
     return json.dumps(default) if isinstance(default, str) and default.split() != [default] else str(default)
 
 
@@ -290,7 +411,7 @@ def _converter(annotation: Any) -> Callable[[Any, Sequence[Token]], Any] | None:
         return _exact_number
     if annotation == WORDED:
         return _number_or_none
-    if annotation == KEPT:
+    if annotation in (KEPT, FURTHER):
         return _texts
     return _names if annotation == tuple[str, ...] else None
 
@@ -306,7 +427,10 @@ def _names(annotation: Any, tokens: Sequence[Token]) -> tuple[str, ...]:
 
 def _number_or_none(annotation: Any, tokens: Sequence[Token]) -> int | float | str | None:
     """Return a flag's number, or the word none, which is a value of its own: not that the flag is left out."""
-    number = _exact_number(float | None, tokens)
+    try:
+        number = _exact_number(float | None, tokens)
+    except ValueError:
+        raise ValueError(f"'{tokens[0].value}' found, a number or none expected.") from None
     return "none" if number is None else number
 
 
@@ -325,7 +449,7 @@ def _exact_number(annotation: Any, tokens: Sequence[Token]) -> int | float | Non
 def _run(runner: Runner, config: Any, as_json: bool, quiet: bool, show: Show) -> int:
     from .console import open_console, watching
 
-    is_redacted = getattr(config, "run", config).redact
+    is_redacted = getattr(getattr(config, "run", config), "redact", False)
     with (
         _undisturbed(),
         Interruption(is_shared=launch.size() > 1).caught(),
@@ -357,6 +481,52 @@ def _show_comparison(comparison: "Comparison", as_json: bool, quiet: bool) -> in
     else:
         show_comparison(open_console(sys.stdout), comparison, quiet)
     return FAILURE if comparison.failed else 0
+
+
+def _show_sequence(outcome: "Outcome", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_sequence
+
+    if launch.rank():
+        pass  # the first process shows it
+    elif as_json:
+        _print_json(outcome.results)
+    else:
+        show_sequence(open_console(sys.stdout), outcome.results, outcome.output_dir, quiet)
+    return 0 if outcome.feasible else INFEASIBLE
+
+
+def _show_reproduction(reproduction: "Reproduction", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_reproduction
+
+    if launch.rank():
+        pass  # the first process shows it
+    elif as_json:
+        _print_json(reproduction.document)
+    else:
+        show_reproduction(open_console(sys.stdout), reproduction, quiet)
+    return 0 if reproduction.feasible else INFEASIBLE
+
+
+def _show_judgement(judgement: "Judgement", as_json: bool, quiet: bool) -> int:
+    from .console import open_console, show_judgement
+
+    if as_json:
+        _print_json(judgement.results)
+    else:
+        show_judgement(open_console(sys.stdout), judgement.results, judgement.folder, quiet)
+    return 0
+
+
+def _show_settings(as_json: bool) -> int:
+    from .console import open_console, show_settings
+    from .reproducing.settings import settings
+
+    found = settings()
+    if as_json:
+        _print_json({setting.name: setting.facts for setting in found})
+    else:
+        show_settings(open_console(sys.stdout), found)
+    return 0
 
 
 @contextmanager
@@ -394,7 +564,7 @@ def _undisturbed() -> Iterator[None]:
 
 
 def compare_runs(
-    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended.", show_default=False)],
+    *runs: Annotated[str, Parameter(help="Folders of runs of unlearn that ended, or of bench.", show_default=False)],
     output_dir: Annotated[str, Parameter(help="Folder for leaderboard and page.", group=GENERAL)] = COMPARISON,
     overwrite: Annotated[bool, Parameter(help="Replace the comparison in it.", negative=(), group=GENERAL)] = False,
     json: Json = False,

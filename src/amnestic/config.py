@@ -9,16 +9,32 @@ import os
 import textwrap
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
-from .benchmarks.options import BenchEvaluation, BenchModel, BenchOptions, BenchTraining
+from .benchmarks.options import (
+    BenchEvaluation,
+    BenchModel,
+    BenchOptions,
+    BenchTraining,
+    ReproduceModel,
+    ReproduceOptions,
+)
 from .config_file import read_yaml, yaml_text
 from .constraints.options import BoundOptions, MultiplierOptions, ProbeOptions
-from .data.options import KEPT, DataOptions, EvalData, FinetuneData, UnlearnData, kept_sources
+from .data.options import (
+    FURTHER,
+    KEPT,
+    DataOptions,
+    EvalData,
+    FinetuneData,
+    UnlearnData,
+    kept_sources,
+    measured_sources,
+)
 from .data.presets import filled, without_template
 from .data.quoting import REDACTED
 from .docstrings import field_docstrings
@@ -39,6 +55,7 @@ __all__ = [
     "EvalConfig",
     "FinetuneConfig",
     "Option",
+    "ReproduceConfig",
     "RunOptions",
     "UnlearnConfig",
     "decisive",
@@ -60,6 +77,8 @@ RIVALS = (
     ("warmup_epochs", "warmup_steps"),
 )
 """Options of which one replaces the others."""
+COMPANIONS = ("tokenizer", "model_revision")
+"""Options that go with a model, so that another model does not have them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +122,19 @@ class UnlearnConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReproduceConfig(UnlearnConfig):
+    """Everything that decides a reproduction with ``amnestic reproduce``: a run of unlearning, and how often it is."""
+
+    reproduce: ReproduceOptions
+    model: ReproduceModel = field(default_factory=ReproduceModel)
+
+    @property
+    def seeds(self) -> range:
+        """Return the seeds of the runs."""
+        return range(self.training.seed, self.training.seed + self.reproduce.seeds)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Everything that decides a run of ``amnestic finetune``."""
 
@@ -116,6 +148,10 @@ class FinetuneConfig:
     checkpoints: CheckpointOptions = field(default_factory=CheckpointOptions)
     tracking: TrackingOptions = field(default_factory=TrackingOptions)
     hub: HubOptions = field(default_factory=HubOptions)
+
+
+COMPARISON = "amnestic-comparison"
+"""Folder of ``amnestic compare`` where none is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,13 +336,15 @@ def _build(cls: Any, values: Mapping[str, Any]) -> Any:
 def override(base: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` with the options in `given` in place of its own.
 
-    An option that is not None also removes its rivals (`RIVALS`) from `base`; mappings are merged key by key. A preset
-    in `given` takes the place of what `base` says of the template.
+    An option that is not None also removes its rivals (`RIVALS`) from `base`, and a model what goes with it
+    (`COMPANIONS`); mappings are merged key by key. A preset in `given` takes the place of what `base` says of the
+    template.
     """
     if given.get("preset") is not None:
         base, given = without_template(base), filled(given)
     chosen = {key for key, value in given.items() if value is not None}
     replaced = {rival for rivals in RIVALS if chosen & set(rivals) for rival in rivals}
+    replaced |= set(COMPANIONS) if given.get("model") not in (None, base.get("model")) else set()
     merged = {key: value for key, value in base.items() if key not in replaced}
     for key, value in given.items():
         both_map = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
@@ -327,9 +365,7 @@ def _converted(value: Any, annotation: Any) -> Any:
     """Return `value` as the annotated type, or raise TypeError with what was expected."""
     kind, arguments = typing.get_origin(annotation) or annotation, typing.get_args(annotation)
     if kind in (types.UnionType, typing.Union):
-        words = [word for other in arguments[1:] for word in typing.get_args(other)]
-        is_word = isinstance(value, str) and value in words
-        return value if value is None or is_word else _converted(value, arguments[0])
+        return _optional(value, arguments)
     if kind is dict and isinstance(value, Mapping):
         return {_converted(key, str): _written(item) for key, item in value.items()}
     if kind is Literal and value in arguments:
@@ -343,6 +379,17 @@ def _converted(value: Any, annotation: Any) -> Any:
     if kind is float and isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     raise TypeError(_EXPECTED.get(kind) or "one of " + ", ".join(arguments))
+
+
+def _optional(value: Any, annotations: Sequence[Any]) -> Any:
+    """Return a value of the first of `annotations`, a word of the others, or None; raises TypeError as `_converted`."""
+    words = [word for other in annotations[1:] for word in typing.get_args(other)]
+    if value is None or (isinstance(value, str) and value in words):
+        return value
+    try:
+        return _converted(value, annotations[0])
+    except TypeError as error:
+        raise TypeError(" or ".join((str(error), *words))) from None
 
 
 def _written(value: Any) -> str:
@@ -361,7 +408,7 @@ def names(value: Any) -> tuple[str, ...]:
     return tuple(name for name in found if name not in ("", "none"))
 
 
-READERS: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: names, KEPT: kept_sources}
+READERS: dict[Any, Callable[[Any], Any]] = {tuple[str, ...]: names, KEPT: kept_sources, FURTHER: measured_sources}
 """Type of an option -> what reads its value in place of `_converted`."""
 
 _EXPECTED = {

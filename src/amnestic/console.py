@@ -1,7 +1,7 @@
 """What the command line draws: progress on stderr and results on stdout, live on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +19,9 @@ from .reports.results import comparison
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
+    from .reports.seeds import Spread
+    from .reproducing.outcome import Reproduction
+    from .reproducing.settings import Setting
 
 PREVIEW = 800
 """Most characters that are shown of a stretch of scored, or of unscored, tokens."""
@@ -61,6 +64,11 @@ class ConsoleProgress(Progress):
     def report(self, text: str) -> None:
         """Write a line about a part that has ended."""
         self.console.print(_spaced(visible(text)))
+
+    def quote(self, title: str, text: str) -> None:
+        """Write a text line by line."""
+        self.console.print(f"{title}:")
+        self.console.print(Text("\n".join(f"  {visible(line)}" for line in text.split("\n"))), end="\n\n")
 
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Write one rendered example with its scored tokens marked."""
@@ -306,7 +314,114 @@ def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> 
         return
     show_leaderboard(console, comparison.leaderboard, comparison.output_dir)
     for entry in comparison.failed:
-        console.print(f"failed: {visible(f'{entry.method} {entry.setting}, seed {entry.seed}: {entry.error}')}")
+        console.print(f"failed: {visible(f'{entry.name}: {entry.error}')}")
+
+
+def show_sequence(console: Console, results: Mapping[str, Any], output_dir: Path, quiet: bool) -> None:
+    """Write the verdict of a sequence, then, unless `quiet`, its requests and where the files are."""
+    style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
+    console.print(Text(visible(results["verdict"]), style=style))
+    if quiet:
+        return
+    table = Table("request", "bound", "remembered by", box=None, pad_edge=False, header_style="bold")
+    for name in ("before", "after", "after the last"):
+        table.add_column(name, justify="right")
+    table.add_column("became")
+    held = {"feasible": "held", "infeasible": "missed"}
+    for one in results["requests"]:
+        metric, course = next(iter((one["memory"] or {"-": []}).items()))
+        values = [_written(course[place]["value"]) for place in (0, 1, -1)] if course else ["-"] * 3
+        name = visible(f"{one['number']} {one['name']}")
+        table.add_row(name, held.get(one["status"], "free"), metric, *values, one["state"])
+    console.print()
+    console.print(table)
+    console.print()
+    for note in results["notes"]:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"models": output_dir / "requests", "report": output_dir / "sequence.html"}))
+
+
+def show_settings(console: Console, settings: Sequence["Setting"]) -> None:
+    """Write the published settings, and what each needs."""
+    table = Table("name", "model", "bound", box=None, pad_edge=False, header_style="bold")
+    for name in ("epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB"):
+        table.add_column(name, justify="right")
+    for setting in settings:
+        options, facts = setting.options, setting.facts
+        rows = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
+        sizes = [_spaced(size(facts[name])) for name in ("download_bytes", "memory_bytes")]
+        shown = (options["bound"], options["num_train_epochs"], rows, *sizes, facts["gpus_of_80_gb"])
+        table.add_row(setting.name, options["model"], *(_written(value) for value in shown))
+    console.print(table)
+    console.print("\ndownload: the model in bfloat16, and the retrained one where it is public")
+    console.print("GPU memory: weights, gradients, AdamW and activations on one GPU; --fsdp spreads them over several")
+
+
+def show_reproduction(console: Console, reproduction: "Reproduction", quiet: bool) -> None:
+    """Write in what it departs from the published run, each seed's verdict, and both sides' numbers."""
+    for text in reproduction.departures:
+        console.print(f"not as published: {visible(text)}")
+    for seed, results in reproduction.results.items():
+        style = {"feasible": "bold green", "infeasible": "bold red"}.get(results["status"], "bold")
+        console.print(Text(f"seed {seed}: {visible(results['verdict'])}", style=style))
+    if quiet:
+        return
+    table = Table("model", "metric", box=None, pad_edge=False, header_style="bold")
+    for name in ("here", "published", "difference"):
+        table.add_column(name, justify="right")
+    table.add_column("source")
+    for row in reproduction.rows:
+        published = "not known" if row.published is None else _over_seeds(row.published)
+        ours = "not measured" if row.ours is None else _over_seeds(row.ours)
+        table.add_row(row.of, row.metric, ours, published, _written(row.difference), row.source or "")
+    console.print()
+    console.print(table)
+    console.print()
+    for name, facts in reproduction.sources.items():
+        console.print(f"{name}: {facts['title']} ({facts['conditions']}); {facts['url']}")
+    for note in reproduction.notes:
+        console.print(f"note: {visible(note)}")
+    console.print(pairs({"reproduction": reproduction.output_dir / "reproduction.json"}))
+
+
+def _over_seeds(found: "Spread") -> str:
+    interval = "" if found.low is None else f" [{_written(found.low)}, {_written(found.high)}]"
+    return f"{_written(found.mean)}{interval}"
+
+
+def show_judgement(console: Console, results: Mapping[str, Any], folder: Path, quiet: bool) -> None:
+    """Write what a judge found of each model, and where the files are."""
+    console.print(Text(visible(results["verdict"]), style="bold"))
+    if quiet:
+        return
+    models: Mapping[str, Any] = results["models"]
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    for model in models:
+        table.add_column(visible(model), justify="right")
+        table.add_column("95 % interval", justify="right")
+    for key in dict.fromkeys(key for found in models.values() for key in found["metrics"]):
+        cells = [cell for found in models.values() for cell in _judged(found, key)]
+        table.add_row(visible(key), *cells)
+    console.print()
+    console.print(table)
+    for model, found in models.items():
+        for split, reasons in found["unanswered"].items():
+            for reason, count in reasons.items():
+                console.print(f"without scores: {count} of {visible(f'{model}, {split}: {reason}')}")
+    tokens = results["tokens"]
+    console.print()
+    console.print(pairs({"tokens": f"{tokens['sent']:,} sent, {tokens['received']:,} received"}))
+    console.print(pairs({"results": folder / "judge.json", "scores": folder / "judge"}))
+
+
+def _judged(found: Mapping[str, Any], key: str) -> tuple[str, str]:
+    """Return the mean and the interval of one criterion, as a table has them."""
+    interval = found["intervals"].get(key)
+    mean = found["metrics"].get(key)
+    return (
+        "-" if mean is None else f"{mean:.2f}",
+        "" if interval is None else f"{interval[0]:.2f} to {interval[1]:.2f}",
+    )
 
 
 def _measured(results: Mapping[str, Any]) -> Table:

@@ -45,6 +45,14 @@ _LOGIN = re.compile(r"""(://)[^\s/"'<>:@]*:[^\s/"'<>]+@""")
 """The ``user:password@`` of a URL, with what stands before it."""
 _NUMBER = re.compile(r"[-+.eE\d]+")
 
+_declared: set[str] = set()
+"""Variables that hold a secret whatever their names are."""
+
+
+def declare(variable: str) -> None:
+    """Count a variable of the environment among those that hold secrets, for as long as the process lasts."""
+    _declared.add(variable)
+
 
 @dataclass(frozen=True)
 class Mask:
@@ -124,7 +132,7 @@ def _secrets() -> Iterator[tuple[str, str]]:
     for name, value in os.environ.items():
         if len(value) < SHORTEST:
             continue
-        if _is_secret(name) and not _is_place(value):
+        if (name in _declared or _is_secret(name)) and not _is_place(value):
             yield name, value
         if "@" in value and (login := _LOGIN.search(value)):
             password = login[0].partition("://")[2].partition(":")[2][:-1]

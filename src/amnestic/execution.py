@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from . import processes
-from .benchmarks.base import Benchmark
+from .benchmarks.base import Benchmark, Source
 from .config import FinetuneConfig, UnlearnConfig, write_yaml
 from .data.encode import Encoded, Split, fact, span_facts
 from .data.quoting import hiding_rows
@@ -200,7 +200,7 @@ class Execution:
         return effective_batch(self.config.training)
 
     def gather(
-        self, sources: Mapping[str, str], exclude: str | None = None, benchmark: Benchmark | None = None
+        self, sources: Mapping[str, Source], exclude: str | None = None, benchmark: Benchmark | None = None
     ) -> Inputs:
         """Read what the configuration names; raises InputError for what cannot be used, or would be overwritten."""
         config = self.config
@@ -436,12 +436,14 @@ class Execution:
 
     def training_facts(self, plan: Plan, seconds: float, resumed_after: Sequence[int]) -> dict[str, Any]:
         """Return what results.json records of the training."""
+        options = self.config.training
+        length = "num_train_epochs" if options.max_steps is None else "max_steps"
         return {
             "steps": plan.steps,
             "epochs": plan.steps / plan.steps_per_epoch,
             "effective_batch": self.batch_size,
-            "learning_rate": self.config.training.learning_rate,
-            "num_train_epochs": self.config.training.num_train_epochs,
+            "learning_rate": options.learning_rate,
+            length: getattr(options, length),
             "seconds": seconds,
             "seconds_per_step": seconds / plan.steps,
             "resumed_after": list(resumed_after),

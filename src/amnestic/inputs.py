@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from . import processes
-from .benchmarks.base import Benchmark, Source
+from .benchmarks.base import BENCHMARKS, Benchmark, Source
 from .data.alternates import refuse_absent
 from .data.dates import PINNED
-from .data.encode import Encoder, Split, span_facts, token_digests
+from .data.encode import Encoder, Split, span_facts, whole_digests
 from .data.example import Example, content_digests
-from .data.options import AlternatesOptions, DataOptions
+from .data.options import AlternatesOptions, DataOptions, UnlearnData
 from .data.records import is_among, repeats, take
-from .data.sources import shared_rows, source_files
+from .data.sources import HUB_ID, shared_rows
 from .data.spans import refuse_misplaced
 from .errors import InputError
 from .methods.base import Method, arguments_of
@@ -33,6 +33,7 @@ class Given:
     model: Any = None
     tokenizer: Any = None
     method: Method | None = None
+    bound_model: Any = None
     data: dict[str, Any] = field(default_factory=dict)
     """Split -> examples, rows or a data set."""
 
@@ -44,16 +45,18 @@ class Given:
         """
         stated = {key: value for key, value in values.items() if value is not None}
         kept = stated.pop("retain") if _names_several(stated.get("retain")) else {}
+        further = stated.pop("measure", None) or {}
         objects = {key: value for key, value in stated.items() if not isinstance(value, str | Path)}
         names = {key: _name(value) for key, value in stated.items() if key != "tokenizer" or key not in objects}
         if "method" in objects:
             names |= _described(objects["method"])
-        own = {key: objects.pop(key) for key in ("model", "tokenizer", "method") if key in objects}
-        if isinstance(kept, Mapping):
-            objects |= {name: value for name, value in kept.items() if not isinstance(value, str | Path)}
-            kept = {name: _name(value) for name, value in kept.items()}
-        if kept:
-            names["retain"] = kept
+        own = {key: objects.pop(key) for key in ("model", "tokenizer", "method", "bound_model") if key in objects}
+        for key, several in (("retain", kept), ("measure", further)):
+            if isinstance(several, Mapping):
+                objects |= {name: value for name, value in several.items() if not isinstance(value, str | Path)}
+                several = {name: _name(value) for name, value in several.items()}  # noqa: PLW2901
+            if several:
+                names[key] = several
         return cls(**own, data=objects), names
 
 
@@ -75,21 +78,27 @@ class Inputs:
     splits: dict[str, Split]
     sources: dict[str, str]
     """Split, or "exclude" -> what the user named, or a benchmark."""
+    files: Sequence[Path] = ()
+    """The local files that were read for data."""
     besides: Besides = field(default_factory=Besides)
+    """Of a benchmark."""
+    further: Besides = field(default_factory=Besides)
+    """What --measure names."""
 
     @property
-    def files(self) -> list[Path]:
-        """Return the local files that were read for data."""
-        return [path for source in self.sources.values() for path in files_behind(source)]
+    def every_split(self) -> list[Split]:
+        """Return all that was encoded."""
+        return [*self.splits.values(), *self.besides.splits.values(), *self.further.splits.values()]
 
     @property
     def facts(self) -> dict[str, Any]:
         """Return what results.json records of each split."""
+        examples = {**self.examples, **self.further.examples}
         return {
             name: {
                 "source": self.sources[name],
                 "rows": split.rows,
-                "duplicates": repeats(content_digests(self.examples[name])),
+                "duplicates": repeats(content_digests(examples[name])),
                 "examples": len(split.examples),
                 "scored_tokens": split.scored,
                 "too_long": split.too_long,
@@ -97,8 +106,29 @@ class Inputs:
                 "longest": split.longest,
                 **span_facts(split.examples),
             }
-            for name, split in self.splits.items()
+            for name, split in {**self.splits, **self.further.splits}.items()
         }
+
+
+@dataclass(frozen=True)
+class Read:
+    """The rows of a run, and where they are from."""
+
+    examples: dict[str, Sequence[Example]]
+    sources: Mapping[str, Source]
+    """Of the `examples`, of what is `further` measured, and of the rows that were left out as "exclude"."""
+    measured: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    """What a benchmark measures besides."""
+    beside: Mapping[str, Source] = field(default_factory=dict)
+    """Where that is from."""
+    further: Mapping[str, Sequence[Example]] = field(default_factory=dict)
+    """What --measure names."""
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the local files behind all of it, each once."""
+        sources = [*self.sources.values(), *self.beside.values()]
+        return list(dict.fromkeys(path for source in sources for path in source.files))
 
 
 @dataclass(frozen=True)
@@ -118,22 +148,20 @@ class Loading:
 
 
 def gather(
-    sources: Mapping[str, str],
+    sources: Mapping[str, Source],
     exclude: str | None,
     loading: Loading,
     data: DataOptions,
     given: Given,
     benchmark: Benchmark | None = None,
 ) -> Inputs:
-    """Read `sources` (split -> name), load the model, and encode; rows of `exclude` are left out of the first split.
+    """Read the `sources` of splits, load the model, and encode; rows of `exclude` are left out of the first split.
 
     A `benchmark` brings the sources, and what is measured besides. Raises InputError for whatever cannot be used. The
     data is read first: a broken line costs no loading.
     """
     with processes.agreed():
-        named = (
-            {name: Source(source) for name, source in sources.items()} if benchmark is None else benchmark.training()
-        )
+        named = dict(sources) if benchmark is None else benchmark.training()
         examples = {name: _read(name, source, data, given) for name, source in named.items()}
         refuse_misplaced(examples, data)
         if benchmark is None:
@@ -141,10 +169,35 @@ def gather(
         if exclude is not None:
             _leave_out(examples, _read("exclude", Source(exclude), data, given), exclude)
             named["exclude"] = Source(exclude)
-        measured, notes = _of_benchmark(benchmark, examples, data)
-    inputs = _opened(examples, measured, named, loading, data, given)
+        beside = {} if benchmark is None else benchmark.evaluation()
+        measured = {name: source.read(name, data, alternates=True) for name, source in beside.items()}
+        notes = [] if benchmark is None else benchmark.check(measured, examples)
+        more = _further_sources(data, (*examples, *measured))
+        further = {name: _read(name, source, data, given) for name, source in more.items()}
+    inputs = _opened(Read(examples, named | more, measured, beside, further), loading, data, given)
     inputs.loaded.notes += notes
     return inputs
+
+
+def _further_sources(data: DataOptions, taken: Sequence[str]) -> dict[str, Source]:
+    """Return what is measured besides, by name; raises InputError for a name among those that are `taken`."""
+    named = (data.measure or {}) if isinstance(data, UnlearnData) else {}
+    if both := [name for name in named if name in taken]:
+        raise InputError(f"--measure names a split '{both[0]}', which the benchmark has already; give another name.")
+    place = data.data if isinstance(data, UnlearnData) else None
+    return {name: to_forget(source, place) for name, source in named.items()}
+
+
+def to_forget(name: str, place: str | None) -> Source:
+    """Return the rows that `name` stands for: a file, a folder, a Hub data set, or a benchmark's forget split.
+
+    `place` is that of the benchmark's files.
+    """
+    kind = name.partition(":")[0]
+    is_benchmark = kind in BENCHMARKS.names() or (":" in name and "." in kind)  # a dotted path of one's own
+    if not is_benchmark or Path(name).exists() or HUB_ID.fullmatch(name):
+        return Source(name)
+    return Benchmark.open(name, place).training()["forget"]
 
 
 Choose = Callable[[str, Sequence[Example]], Sequence[Example]]
@@ -173,7 +226,7 @@ def gather_measured(
         notes = [] if benchmark is None else benchmark.check(examples)
         if benchmark is None:
             examples = {name: choose(name, rows) for name, rows in examples.items()}
-    inputs = _opened(examples, {}, named, loading, data, given)
+    inputs = _opened(Read(examples, named), loading, data, given)
     inputs.loaded.notes += notes
     return inputs
 
@@ -184,43 +237,29 @@ def _read(name: str, source: Source, data: DataOptions, given: Given) -> Sequenc
     return rows.read(name, data, asks)
 
 
-def _of_benchmark(
-    benchmark: Benchmark | None, training: Mapping[str, Sequence[Example]], data: DataOptions
-) -> tuple[dict[str, Sequence[Example]], list[str]]:
-    """Return what a benchmark measures besides what was read for training, and notes about both."""
-    if benchmark is None:
-        return {}, []
-    found = {name: source.read(name, data, alternates=True) for name, source in benchmark.evaluation().items()}
-    return dict(found), benchmark.check(found, training)
-
-
-def _opened(
-    examples: dict[str, Sequence[Example]],
-    measured: dict[str, Sequence[Example]],
-    sources: Mapping[str, Source],
-    loading: Loading,
-    data: DataOptions,
-    given: Given,
-) -> Inputs:
-    """Load the model, encode `examples` and what is `measured` besides, and find out how the model may read them."""
+def _opened(read: Read, loading: Loading, data: DataOptions, given: Given) -> Inputs:
+    """Load the model, encode what was `read`, and find out how the model may read it."""
+    examples = read.examples
     with processes.agreed():
         loaded = _load(loading, given)
         if loading.adapter.use_peft:
             adapt(loaded, loading.adapter, loading.seed)
         encoder = Encoder(loaded.tokenizer, data, loaded.position_limit)
         splits = {name: encoder.encode(name, rows) for name, rows in examples.items()}
-        besides = {name: encoder.encode(name, rows) for name, rows in measured.items()}
-        _refuse_unknown_tokens(loaded, [*splits.values(), *besides.values()])
+        besides = {name: encoder.encode(name, rows) for name, rows in read.measured.items()}
+        more = {name: encoder.encode(name, rows) for name, rows in read.further.items()}
+        _refuse_unknown_tokens(loaded, [*splits.values(), *besides.values(), *more.values()])
     if loading.shards:
         spread(loaded, loading.sharding, device_named(loading.model.device))
     elif loading.sharding.fsdp:
         loaded.notes.append("--fsdp: this process is alone, so nothing is spread; torchrun starts several.")
-    _examine(loaded, [*splits.values(), *besides.values()])
+    _examine(loaded, [*splits.values(), *besides.values(), *more.values()])
     _note_duplicates(loaded, examples)
     _note_lengths(loaded, encoder, splits)
     _note_template(loaded, encoder, next(iter(examples.values()))[0])
-    names = {name: source.name for name, source in sources.items()}
-    return Inputs(loaded, encoder, examples, splits, names, Besides(measured, besides))
+    names = {name: source.name for name, source in read.sources.items()}
+    beside = (Besides(read.measured, besides), Besides(read.further, more))
+    return Inputs(loaded, encoder, examples, splits, names, read.files, *beside)
 
 
 def _examine(loaded: Loaded, splits: Sequence[Split]) -> None:
@@ -245,20 +284,30 @@ def load_beside(inputs: Inputs, options: ModelOptions, name: str, flag: str) -> 
         raise InputError(f"{flag} {name} has another tokenizer than the model; expected the same.")
     if sharding is not None:
         spread(beside, sharding, device)
-    _examine(beside, [*inputs.splits.values(), *inputs.besides.splits.values()])
+    _examine(beside, inputs.every_split)
+    return beside
+
+
+def bound_model(inputs: Inputs, options: ModelOptions, name: str, given: Given) -> Loaded:
+    """Return the model that the bound starts from: loaded, or as a Python caller gives it, with the run's tokenizer."""
+    if given.bound_model is None:
+        return load_beside(inputs, options, name, "--bound_model")
+    beside = prepare(given.bound_model, inputs.loaded.tokenizer)
+    _examine(beside, inputs.every_split)
     return beside
 
 
 def refuse_shared(inputs: Inputs) -> None:
     """Raise InputError where the forget split shares rows with one that is kept: they cannot be both.
 
-    Rows are the same if their contents are, or if they become the same tokens.
+    Rows are the same if their contents are, or if they become the same tokens; so are chunks of texts, but not the
+    last words of two.
     """
-    forget, tokens = inputs.examples["forget"], token_digests(inputs.splits["forget"].examples)
+    forget, tokens = inputs.examples["forget"], whole_digests(inputs.splits["forget"].examples)
     for name, kept in inputs.examples.items():
         if name == "forget":
             continue
-        alike = is_among(tokens, token_digests(inputs.splits[name].examples))
+        alike = is_among(tokens, whole_digests(inputs.splits[name].examples))
         if shared := max(shared_rows(forget, kept), int(alike.sum())):
             raise InputError(
                 f"forget and {name} share {shared} rows of {len(forget)} and {len(kept)}; take them out of one "
@@ -299,11 +348,6 @@ def _described(method: Any) -> dict[str, Any]:
     if "name" not in vars(cls):  # an inherited name is another class's
         cls.name = f"{cls.__module__}.{cls.__qualname__}"
     return {"method": cls.name, "method_args": arguments_of(method)}
-
-
-def files_behind(source: str) -> Sequence[Path]:
-    """Return the local files that a source of this name is read from; none of rows in memory."""
-    return [] if source.startswith("<") else source_files(source)
 
 
 def _leave_out(examples: dict[str, Sequence[Example]], excluded: Sequence[Example], name: str) -> None:

@@ -13,11 +13,14 @@ from .data.encode import Encoded, Encoder
 from .data.example import Example
 from .data.records import take
 from .evaluation.collect import Collected, Suite, suite
-from .evaluation.conditions import Conditions
+from .evaluation.conditions import Conditions, Continuing
 from .evaluation.metric import Measurement
+from .evaluation.metrics.membership import MEMBERS
+from .evaluation.metrics.muse import QUESTIONS
 from .evaluation.options import EvaluationOptions
 from .evaluation.store import Store
-from .evaluation.sweeps import Subject, row_key
+from .evaluation.subject import Subject
+from .evaluation.sweeps import row_key
 from .model.fingerprint import fingerprint_of
 from .model.load import Loaded
 
@@ -42,7 +45,12 @@ class Measured:
         splits: Mapping[str, Sequence[Encoded]],
         conditions: Conditions | None = None,
     ) -> "Measured":
-        """Return `splits` with all other answers to their prompts; `examples` are what they were encoded from."""
+        """Return `splits` with all other answers to their prompts; `examples` are what they were encoded from.
+
+        Passages of which `conditions` say how far they are continued are cut there: nothing behind it is measured.
+        """
+        conditions = conditions or Conditions()
+        splits = {name: as_far(encoder, rows, conditions.continuing.get(name)) for name, rows in splits.items()}
         chosen = {name: _sources(examples[name], rows) for name, rows in splits.items()}
         alternates = {name: alternates_of(encoder, chosen[name], rows) for name, rows in splits.items()}
         first = {name: rows[0] for name, rows in chosen.items()}
@@ -50,7 +58,12 @@ class Measured:
             "template": encoder.facts(next(iter(first.values()))),
             "prompts": {name: encoder.prompt(example) for name, example in first.items()},
         }
-        return cls(splits, alternates, conditions or Conditions(), template)
+        return cls(splits, alternates, conditions, template)
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all splits: equal where two models are measured on the same."""
+        return hashlib.blake2b(json.dumps(self.facts).encode(), digest_size=16).hexdigest()
 
     @property
     def facts(self) -> dict[str, dict[str, Any]]:
@@ -83,6 +96,23 @@ def _sources(examples: Sequence[Example], rows: Sequence[Encoded]) -> Sequence[E
     return take(examples, [places[name] for name in names])
 
 
+def as_far(encoder: Encoder, rows: Sequence[Encoded], continuing: Continuing | None) -> Sequence[Encoded]:
+    """Return `rows` with as much of each answer as may be generated, where this is a passage that goes on."""
+    if continuing is None or not continuing.goes_on:
+        return rows
+    return [_cut(encoder, row, row.prompt_length + continuing.max_new_tokens) for row in rows]
+
+
+def _cut(encoder: Encoder, row: Encoded, length: int) -> Encoded:
+    """Return the first tokens of `row`, so many; their answer is what they say behind the prompt."""
+    if len(row.input_ids) <= length:
+        return row
+    ids = row.input_ids[:length]
+    answer = str(encoder.tokenizer.decode(ids[row.prompt_length :], skip_special_tokens=True)).strip()
+    is_span = None if row.is_span is None else row.is_span[:length]
+    return replace(row, input_ids=ids, is_scored=row.is_scored[:length], closes=False, answer=answer, is_span=is_span)
+
+
 @dataclass(frozen=True)
 class Recorded:
     """What was measured of one model, as the run folder keeps it."""
@@ -106,7 +136,7 @@ class Recorded:
         found = collected.measurements
         return cls(
             {key: measurement.value for key, measurement in found.items()},
-            {split: scores(split, rows, collected) for split, rows in measured.splits.items()},
+            {split: scores(split, rows, collected, asked) for split, rows in measured.splits.items()},
             {key: list(m.interval) for key, m in found.items() if m.interval is not None},
             {key: m.note for key, m in found.items() if m.note is not None},
             asked.not_computed | collected.undefined,
@@ -127,34 +157,34 @@ class Recorded:
 
     def _per_example(self, key: str) -> np.ndarray | None:
         split, _, metric = key.partition(".")
-        values = self.columns.get(split, {}).get(metric) or self.columns.get("forget", {}).get(key)
+        places = [(split, metric), (QUESTIONS.get(split, split), metric), *((table, key) for table in MEMBERS)]
+        values = next(
+            (self.columns[table][name] for table, name in places if name in self.columns.get(table, {})), None
+        )
         if values is None:
             return None
         return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def scores(split: str, examples: Sequence[Encoded], collected: Collected) -> dict[str, list[Any]]:
-    """Return the columns of the per-example values of one model on one split: one value an example."""
+def scores(split: str, examples: Sequence[Encoded], collected: Collected, asked: Suite) -> dict[str, list[Any]]:
+    """Return the columns of the per-example values of one model on one split: one value an example.
+
+    A column is called after its metric; a number about several splits has values of one, and is read from others too.
+    """
     columns: dict[str, list[Any]] = {
         "id": [example.id for example in examples],
         "prompt": [example.prompt for example in examples],
         "answer": [example.answer for example in examples],
         "generated": collected.generated(split, len(examples)),
     }
-    for key, measurement in collected.measurements.items():
-        if measurement.per_example is not None and (name := _column(key, split)):
-            columns[name] = measurement.per_example.tolist()
-        elif split in measurement.others:
-            columns[key] = measurement.others[split].tolist()
+    for item in asked.metrics:
+        if (found := collected.measurements.get(item.key)) is None:
+            continue
+        if item.rows == split and found.per_example is not None:
+            columns[item.name] = found.per_example.tolist()
+        elif split in found.others:
+            columns[item.key] = found.others[split].tolist()
     return columns
-
-
-def _column(key: str, split: str) -> str | None:
-    """Return the column of `split` that holds what a key has of examples; the forget split has those of attacks."""
-    name, _, metric = key.partition(".")
-    if name == split and metric:
-        return metric
-    return key if split == "forget" and name == "mia" else None
 
 
 def joined(split: str, recorded: Mapping[str, Recorded]) -> dict[str, list[Any]]:

@@ -111,10 +111,12 @@ class Probing:
         measured = losses_of(unknown, self._sums(alone, unknown))
         return {constraint.name: (known | measured)[constraint.name].record for constraint in self.bounded}
 
-    def judge(self, before: Mapping[str, Mapping[str, Any]]) -> Probes:
-        """Return the probes of the bounds, from what `before` returned.
+    def judge(
+        self, before: Mapping[str, Mapping[str, Any]], start: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> Probes:
+        """Return the probes of the bounds, from what `before` returned; of another model, with that of the `start`.
 
-        Raises InputError for a bound that the model does not hold today.
+        Raises InputError for a bound that the model, or that other one, does not hold today.
         """
         probes = {}
         for constraint in self.bounded:
@@ -124,7 +126,8 @@ class Probing:
                     f"the model's loss on the {constraint.place} is {reference.mean} before unlearning; its weights "
                     "are broken, or out of range in this --dtype."
                 )
-            probes[constraint.name] = _probe(constraint, reference)
+            own = None if start is None else Sums.of(start[constraint.name])
+            probes[constraint.name] = replace(_probe(constraint, reference), start=own)
         return probes
 
     def candidate(self, check: Callable[[], None]) -> tuple[float, dict[str, Sums]]:
@@ -160,6 +163,17 @@ class Probing:
         examples = {"forget": self.forget} if with_forget else {}
         examples |= {constraint.retention.split: constraint.examples for constraint in constraints}
         return {split: problem.measure(split, rows, self.batch_size, check) for split, rows in examples.items()}
+
+
+def outside(name: str, probe: Probe) -> str:
+    """Return a note where the model that a run starts from does not hold the bound of an earlier one; else nothing."""
+    if probe.start is None or (today := probe.judge(probe.start)).holds:
+        return ""
+    limit = "" if probe.whole_split else f", at most {today.upper_limit:.4g} with 95 % confidence"
+    return (
+        f"the model that this run starts from is outside of the bound already: {name} loss {today.reached:.4g} nats a "
+        f"token{limit}, bound {probe.limit:.4g}."
+    )
 
 
 def plain(problem: Problem, retentions: Sequence[Retention]) -> Problem:

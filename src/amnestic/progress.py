@@ -28,6 +28,9 @@ class Progress:
     def report(self, text: str) -> None:
         """Receive one line about a part of the work that has ended."""
 
+    def quote(self, title: str, text: str) -> None:
+        """Receive a text of several lines that the user should see whole, and what it is."""
+
     def preview(self, tokens: list[tuple[str, bool]]) -> None:
         """Receive one rendered example: its tokens as text, and whether each is scored; not of a redacted run."""
 

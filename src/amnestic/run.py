@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from . import processes
-from .benchmarks.base import Benchmark
+from .benchmarks.base import Benchmark, Source
+from .benchmarks.folds import fold_named
 from .config import EvalConfig, FinetuneConfig, UnlearnConfig, from_mapping
 from .constraints.multiplier import Fixed
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
+from .data.quoting import hiding_rows
 from .errors import InputError
 from .evaluating import SPLITS, Evaluating
 from .evaluation.conditions import Conditions
 from .evaluation.plan import planned
 from .execution import Check, Execution
 from .inputs import Given, Inputs, refuse_shared
+from .lessons import finetune_config, lesson
 from .measuring import Measured, Measuring, Recorded, evenly
 from .methods.base import Method, build
 from .model.load import Loaded, digest
@@ -59,7 +62,7 @@ def unlearn(
     """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound.
 
     The same code as ``amnestic unlearn``. `retain` may name several splits: a mapping of names to what each is read
-    from, each with its own bound.
+    from, each with its own bound. So may `measure`, of what is measured besides; `bound_model` may be a loaded one.
 
     `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and
     `retain` are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are
@@ -67,6 +70,7 @@ def unlearn(
     InputError before the first step, RunError after it; a run that misses its bound returns with ``feasible`` False.
     """
     named = {"model": model, "tokenizer": tokenizer, "method": method, "forget": forget, "retain": retain}
+    named |= {name: options.pop(name) for name in ("measure", "bound_model") if name in options}
     given, names = Given.split(named)
     if given.method is not None and "method_args" in options:
         raise InputError("method_args go with a method's name; an instance has its hyper-parameters already.")
@@ -76,7 +80,7 @@ def unlearn(
 def finetune(
     model: Any,
     *,
-    data: Any,
+    data: Any = None,
     output_dir: str | Path,
     exclude: Any = None,
     tokenizer: Any = None,
@@ -85,10 +89,12 @@ def finetune(
 ) -> Run:
     """Train `model` on the answers of `data`, without the rows that stand in `exclude` too; ``amnestic finetune``.
 
-    With `exclude` the result is a retrained model. Arguments and errors are those of `unlearn`.
+    With `exclude` the result is a retrained model. ``benchmark="tofu:forget10"`` brings the data, and `data` is then
+    the folder of its files; ``without_forget=True`` leaves out what it is to forget. Arguments and errors are those of
+    `unlearn`.
     """
     given, names = Given.split({"model": model, "tokenizer": tokenizer, "data": data, "exclude": exclude})
-    return run_finetune(from_mapping(FinetuneConfig, {"output_dir": output_dir} | names | options), progress, given)
+    return run_finetune(finetune_config({"output_dir": output_dir} | names | options), progress, given)
 
 
 def evaluate(
@@ -127,7 +133,8 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
         benchmark = None
         if config.data.benchmark is not None:
             benchmark = Benchmark.open(config.data.benchmark, config.data.data)
-        inputs = execution.gather(config.data.sources, benchmark=benchmark)
+        sources = {name: Source(source) for name, source in config.data.sources.items()}
+        inputs = execution.gather(sources, benchmark=benchmark)
         refuse_shared(inputs)
         task = Unlearning.of(config, inputs, method, execution.batch_size)
         measured = task.measured(Conditions() if benchmark is None else benchmark.conditions)
@@ -164,12 +171,13 @@ def _measured_before(
     """Measure the model before, and the retrained one where it is a model; return how others are measured, and both."""
     measuring, recorded = execution.measuring(measured), {}
     if isinstance(retrained, Loaded):
-        title, name = "measure the retrained model", f"retrained {digest(retrained)}"
+        title, name = "measure the retrained model", f"retrained {digest(retrained)}, on {measured.fingerprint}"
         recorded["retrained"] = execution.measure_once(name, title, retrained, measuring)
         retrained = recorded["retrained"].measurements
     if retrained is not None:
         measuring = replace(measuring, retrained=retrained)
-    title, name = "measure the model before", f"before, beside {config.evaluation.retrained}"
+    title = "measure the model before"
+    name = f"before, beside {config.evaluation.retrained}, on {measured.fingerprint}"
     recorded["before"] = execution.measure_once(name, title, inputs.loaded, measuring)
     return measuring, recorded
 
@@ -181,7 +189,7 @@ def _unlearn_results(
     facts = {
         "retentions": task.retention_facts,
         **task.bound_facts(probes, trained.kept.reached),
-        **({} if config.data.benchmark is None else {"benchmark": config.data.benchmark}),
+        **_benchmark_facts(config),
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
@@ -196,6 +204,15 @@ def _unlearn_results(
     status = "unconstrained" if not probes else "feasible" if trained.kept.holds else "infeasible"
     sentence = verdict(facts, [split.name for split in task.kept])
     return {"command": "unlearn", "status": status, "verdict": sentence} | facts
+
+
+def _benchmark_facts(config: UnlearnConfig) -> dict[str, str]:
+    """Return the name of the benchmark, and which of its forget sets that stands for; nothing without one."""
+    name = config.data.benchmark
+    if name is None:
+        return {}
+    fold = fold_named(Benchmark.open(name, config.data.data), name)
+    return {"benchmark": name} if fold is None else {"benchmark": name, "fold": fold}
 
 
 def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:
@@ -241,7 +258,9 @@ def run_finetune(config: FinetuneConfig, progress: Progress | None = None, given
 
 def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
     with execution.timed("load"):
-        inputs = execution.gather({"data": config.data.data}, config.data.exclude)
+        with hiding_rows(execution.redaction.is_on), processes.agreed():
+            source = lesson(config.data)
+        inputs = execution.gather({"data": source}, config.data.exclude)
         examples = inputs.splits["data"].examples
         rows = StepRows({"data": len(examples)}, execution.batch_size, config.training.seed)
         plan = Plan.of(config.training, rows.steps_per_epoch)
@@ -267,6 +286,7 @@ def _finetune(execution: Execution, config: FinetuneConfig) -> Run:
             "command": "finetune",
             "status": "done",
             "verdict": f"Trained for {plan.steps} steps; probability of an answer {reached:.3g}.",
+            **({} if config.data.benchmark is None else {"benchmark": config.data.benchmark}),
             **after.facts,
             "training": execution.training_facts(plan, seconds, checkpoints.resumed_after),
             **differences,

@@ -10,7 +10,7 @@ import numpy as np
 from . import processes
 from .alternatives import records, second_answers, unused_answers
 from .config import UnlearnConfig
-from .constraints.bound import CONFIDENCE, Bound, Reached
+from .constraints.bound import CONFIDENCE, Bound, Probe, Reached
 from .constraints.multiplier import Fixed, Multiplier
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
@@ -20,11 +20,11 @@ from .data.second_answers import files_of_answers
 from .errors import InputError
 from .evaluation.conditions import Conditions
 from .execution import Check, Execution
-from .inputs import Inputs
+from .inputs import Inputs, bound_model
 from .measuring import Measured, evenly
 from .methods.base import Method
 from .model.blocks import count, moving
-from .probing import Kept, Probes, Probing, plain
+from .probing import Kept, Probes, Probing, outside, plain
 from .retaining import fitted, is_bounded, names_of, refuse_unknown, resolved, retentions_of, unused
 from .training.candidates import Candidate, Candidates
 from .training.checkpoint import read_state
@@ -82,6 +82,8 @@ class Unlearning:
         held = [retain_term(constraint.retention, constraint.name) for constraint in constraints]
         terms = (forget_term(method), *held)
         problem = Problem(terms, loaded.model, loaded.vocabulary, loaded.form)
+        if config.bound.bound_model is not None and not is_bounded(method, config.bound):
+            raise InputError("--bound_model is where a bound starts from, and this run has none; give --keep as well.")
         if not is_bounded(method, config.bound) and (note := unused(config.multiplier)):
             loaded.notes.append(note)
         if note := unused_answers(method, config.data):
@@ -159,14 +161,15 @@ class Unlearning:
 
     def measured(self, conditions: Conditions) -> Measured:
         """Return the examples on which metrics are computed before and after, under a benchmark's `conditions`."""
-        inputs = self.inputs
+        inputs, most = self.inputs, self.config.evaluation.eval_rows
+        further = {name: evenly(_marked(found.examples), most) for name, found in inputs.further.splits.items()}
         if inputs.besides.splits:
             besides = {name: split.examples for name, split in inputs.besides.splits.items()}
-            return Measured.of(inputs.encoder, inputs.besides.examples, besides, conditions)
-        forget = _to_train(self.forget, keep_context=False)  # a metric has nothing to say of a chunk without a span
-        splits = {"forget": evenly(forget, self.config.evaluation.eval_rows)}
+            examples = {**inputs.besides.examples, **inputs.further.examples}
+            return Measured.of(inputs.encoder, examples, besides | further, conditions)
+        splits = {"forget": evenly(_marked(self.forget), most)}
         splits |= {split.name: split.probe for split in self.kept}
-        return Measured.of(inputs.encoder, inputs.examples, splits)
+        return Measured.of(inputs.encoder, {**inputs.examples, **inputs.further.examples}, splits | further)
 
     @property
     def check(self) -> Check:
@@ -177,14 +180,27 @@ class Unlearning:
     def judge(self, execution: Execution) -> Probes:
         """Measure the model before unlearning, unless the run that is resumed has done so.
 
-        Raises InputError for a bound that it does not hold today.
+        Raises InputError for a bound that it does not hold today; where the bound starts from another model, that one.
         """
-        return self.probing.judge(execution.recall("reference", self.probing.before))
+        name = self.config.bound.bound_model
+        if name is None:
+            return self.probing.judge(execution.recall("reference", self.probing.before))
+        reference = execution.recall("reference", lambda: self._probing_of(name, execution).before())
+        probes = self.probing.judge(reference, execution.recall("start", self.probing.before))
+        self.inputs.loaded.notes += [note for held, probe in probes.items() if (note := outside(held, probe))]
+        return probes
+
+    def _probing_of(self, name: str, execution: Execution) -> Probing:
+        """Return what measures the losses of the model that the bound starts from."""
+        beside = bound_model(self.inputs, self.config.model, name, execution.given)
+        with processes.agreed():
+            execution.folder.refuse_inputs(beside.files)
+        return replace(self.probing, problem=replace(self.problem, model=beside.model, form=beside.form))
 
     def facts(self, probes: Probes) -> dict[str, Any]:
         """Return what a user should see of the bounds, or of what stands in their place, before training starts."""
         held = {
-            self._title(name): f"{probe.limit:.4g} nats a token (today {probe.reference.mean:.4g}; "
+            self._title(name): f"{probe.limit:.4g} nats a token ({_known(probe)}; "
             f"--{probe.bound.kind} {probe.bound.requested:g})"
             for name, probe in probes.items()
         }
@@ -253,6 +269,7 @@ class Unlearning:
     def bound_facts(self, probes: Probes, reached: Mapping[str, Reached]) -> dict[str, dict[str, Any]]:
         """Return what results.json records of each bound, by the key that it stands under."""
         held_out = {split.name: split.is_held_out for split in self.kept}
+        first = self.config.bound.bound_model
         return {
             self._called(name, "bound"): {
                 "kind": probe.bound.kind,
@@ -265,6 +282,7 @@ class Unlearning:
                 "held_out": held_out.get(name, False),
                 "whole_split": probe.whole_split,
                 "confidence": CONFIDENCE,
+                **({} if probe.start is None else {"bound_model": first, "L_start": probe.start.mean}),
             }
             for name, probe in probes.items()
         }
@@ -309,13 +327,25 @@ def _constraints(
     return tuple(constraints)
 
 
+def _known(probe: Probe) -> str:
+    """Return what is known of the loss on a probe before the first step."""
+    if probe.start is None:
+        return f"today {probe.reference.mean:.4g}"
+    return f"of the bound's model {probe.reference.mean:.4g}, today {probe.start.mean:.4g}"
+
+
+def _marked(rows: Sequence[Encoded]) -> Sequence[Encoded]:
+    """Return the rows with something to forget: a metric has nothing to say of a chunk without a marked span."""
+    return take(rows, np.flatnonzero(fact(rows, "forgotten") > 0))
+
+
 def _to_train(forget: Sequence[Encoded], keep_context: bool) -> Sequence[Encoded]:
     """Return the forget rows that training draws: those with something to forget, or to hold.
 
     Raises InputError where there is nothing around a span that could be held.
     """
     if not keep_context:
-        return take(forget, np.flatnonzero(fact(forget, "forgotten") > 0))
+        return _marked(forget)
     if not fact(forget, "is_marked").any():
         raise InputError(
             "--keep_context holds what stands around the spans to forget, and no forget row marks one; mark spans in "

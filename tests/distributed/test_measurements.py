@@ -12,7 +12,8 @@ from amnestic.data.encode import Encoded
 from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.evaluation.plan import planned
-from amnestic.evaluation.sweeps import Subject, sweep
+from amnestic.evaluation.subject import Subject
+from amnestic.evaluation.sweeps import sweep
 from amnestic.inputs import examine
 from amnestic.methods.flattening import PDU
 from amnestic.model.load import load, spread

@@ -14,6 +14,7 @@ from amnestic.benching import workers
 from amnestic.cli import main
 
 CLASSES = '''
+import json
 import os
 import signal
 from dataclasses import dataclass
@@ -49,6 +50,51 @@ class Known(Benchmark):
         return {split: Source(f"{self.data}/{split}.jsonl") for split in ("forget", "retain")}
 
     evaluation = training
+
+
+@dataclass(frozen=True)
+class Folded(Known):
+    """The same, of whom the first rows to be forgotten are one fold, and all of them another."""
+
+    rows: int = 12
+
+    @classmethod
+    def of(cls, part, data):
+        return cls(data, int(part.removeprefix("scal:first_") or 12))
+
+    def training(self):
+        with open(f"{self.data}/forget.jsonl", encoding="utf-8") as file:
+            rows = [json.loads(line) for line in file][: self.rows]
+        return super().training() | {"forget": Source("<the first rows>", rows)}
+
+    def evaluation(self):
+        return super().training()
+
+    def folds(self, kind):
+        return {f"first_{count}": f"{__name__}.Folded:scal:first_{count}" for count in (6, 12)}
+
+    def retrained_of(self, model):
+        return {12: f"{self.data}/target/model"}.get(self.rows)  # what it knows does not matter here
+
+
+@dataclass(frozen=True, kw_only=True)
+class FewFolded(Few):
+    """The same, of whom the last are forgotten alone in one fold."""
+
+    forgotten: int = 4
+
+    @classmethod
+    def of(cls, part, data):
+        seed, _, fold = part.partition(":scal:last_")
+        return cls(people=6, questions=2, forget_share=1 / 3, seed=int(seed or 0), forgotten=int(fold or 4))
+
+    def splits(self):
+        splits = super().splits()
+        full = splits["full"]
+        return splits | {"forget": full[-self.forgotten :], "retain": full[: -self.forgotten]}
+
+    def folds(self, kind):
+        return {f"last_{count}": f"{__name__}.FewFolded:{self.seed}:scal:last_{count}" for count in (2, 4)}
 
 
 @dataclass(frozen=True)
@@ -239,6 +285,45 @@ def test_runs_with_other_options_are_replaced_only_by_leave(bench, known, in_one
     assert len(in_one_process) == 2
 
 
+def test_folds_are_forgotten_by_runs_of_their_own(bench, known, in_one_process):
+    """12 rows are measured whichever fold is forgotten, and a row of the table is one fold with its seeds."""
+    options = known | {"benchmark": "Folded", "methods": "Mine", "keep": "none", "seeds": 2}
+    planned = bench("--plan", **options, folds="scal")
+    assert planned.out.splitlines()[0] == "4 runs, 0 of them done already."
+    assert bench(**options, folds="scal:first_6").status == 0
+    assert [row.get("fold") for row in board()["rows"]] == [None, None]
+    outcome = bench(**options, folds="scal")
+    assert "2 of 4 runs need no running." in outcome.err
+    assert len(in_one_process) == 4
+    rows = [row for row in board()["rows"] if row["runs"]]
+    assert [(row["fold"], [run["seed"] for run in row["runs"]]) for row in rows] == [
+        ("first_6", [0, 1]),
+        ("first_12", [0, 1]),
+    ]
+    for row, count in zip(rows, (6, 12), strict=True):
+        results = json.loads((Path(row["runs"][0]["folder"]) / "results.json").read_text(encoding="utf-8"))
+        assert results["fold"] == row["fold"]
+        assert (results["data"]["forget"]["examples"], results["measured_on"]["forget"]["examples"]) == (count, 12)
+        assert ("retrained_metrics" in results) == (count == 12)
+    compared = {row["fold"]: row["values"] for row in amnestic.compare("out", output_dir="compared").records[-2:]}
+    assert json.loads(json.dumps(compared)) == {row["fold"]: row["values"] for row in rows}
+
+
+def test_each_fold_of_an_embedded_benchmark_has_a_retrained_model_of_its_own(bench, in_one_process):
+    assert bench(benchmark="FewFolded", methods="Mine", keep="none", folds="scal").status == 0
+    learned = {}
+    for path in Path("out/models/seed-0").rglob("results.json"):
+        results = json.loads(path.read_text(encoding="utf-8"))
+        learned[str(path.parent.relative_to("out/models/seed-0"))] = results["data"]["data"]["examples"]
+    assert learned == {"full": 12, "last_2/retrained": 10, "last_4/retrained": 8}
+    configs = {path.name: path.read_text("utf-8") for path in Path("out/plan").glob("*free-last_*")}
+    for name, text in configs.items():
+        fold = name.partition("free-")[2].partition("-seed")[0]
+        assert f"retrained: out/models/seed-0/{fold}/retrained/model" in text
+        assert "model: out/models/seed-0/full/model" in text
+    assert len(configs) == 2
+
+
 def test_a_method_has_options_of_its_own(bench, known, place, in_one_process):
     own = {f"{place.stem}.Mine": {"method_args": {"beta": 0.5}}, f"{place.stem}.Mine free": {"learning_rate": 5e-4}}
     Path("own.yaml").write_text(json.dumps(own), encoding="utf-8")
@@ -279,6 +364,13 @@ def test_trials_choose_on_what_nothing_else_reads(bench, in_one_process):
         ({"retrained": "x"}, "trains its own retrained models; leave --retrained out."),
         ({"benchmark": "Known", "data": "."}, "--model is missing: the benchmark "),
         ({"methods": "pdu", "keep": "none"}, "nothing is left to run: pdu was published with a bound"),
+        ({"folds": "scal"}, "has no folds of the kind 'scal'; leave --folds out."),
+        ({"benchmark": "FewFolded", "folds": "scal:last_3"}, "--folds names scal:last_3, which the benchmark "),
+        ({"benchmark": "FewFolded", "folds": "scal,sust"}, "--folds names scal and sust; give the folds of one kind"),
+        (
+            {"benchmark": "Folded", "data": ".", "model": "x", "retrained": "y", "folds": "scal"},
+            "--retrained names one model, and each of 2 folds needs one that never saw it; leave it out, or give one",
+        ),
         ({"settings": "absent.yaml"}, "cannot read absent.yaml"),
         ({"output_dir": "."}, "--output_dir . is not empty, and no comparison is in it; give another folder."),
         ({"system_prompt": "x", "redact": True}, "--redact keeps --system_prompt out of all files"),
@@ -297,8 +389,9 @@ def test_wrong_input_is_one_sentence(bench, options, sentence):
         ({"npo": {"learning_rate": 1e-4}}, "has options of 'npo', which takes no part"),
         ({"pdu": {"probe_size": 3}}, "gives 'pdu' the option 'probe_size', which is not a method's own"),
         ({"pdu": 3}, "has a int for 'pdu'; expected options"),
-        ({"pdu": {"learning_rate": -1}}, "pdu keep 0.98: --learning_rate is -1"),
-        ({"pdu": {"method_args": {"beta": 1}}}, "method 'pdu' has no hyper-parameter 'beta'"),
+        ({"pdu": {"learning_rate": -1}}, "pdu keep 0.98 in own.yaml: --learning_rate is -1"),
+        ({"pdu": {"method_args": {"beta": 1}}}, "pdu free in own.yaml: method 'pdu' has no hyper-parameter 'beta'"),
+        ({"pdu": {"method_args": 3}}, "own.yaml gives 'pdu' the method_args 3; expected a mapping"),
     ],
 )
 def test_wrong_settings_are_one_sentence(bench, own, sentence):

@@ -251,7 +251,7 @@ def test_a_method_needs_no_hyper_parameters_name_or_retention(people, quick):
     ("options", "message"),
     [
         ({"learning_rat": 1}, "unknown key 'learning_rat'; did you mean 'learning_rate'?"),
-        ({"keep": "0.9"}, "keep is '0.9'; expected a finite number."),
+        ({"keep": "0.9"}, "keep is '0.9'; expected a finite number or none."),
         ({"forget": {"train": []}}, "forget is a dict of 'train'; expected a list of rows or one data set"),
         ({"retain": DatasetDict({"train": Dataset.from_list([])})}, "retain is a DatasetDict of 'train'; expected"),
         ({"retain": {"train": []}}, "train is empty; expected at least one row."),

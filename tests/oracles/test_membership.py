@@ -2,6 +2,7 @@
 
 import math
 import zlib
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from amnestic.evaluation.collect import suite
 from amnestic.evaluation.metric import METRICS, Contents, Measurement, UndefinedError
 from amnestic.evaluation.metrics.membership import compressed, separation, standardised
 from amnestic.evaluation.needs import GradientNorm, Likelihood, OfRetrained, why_missing
@@ -161,6 +163,18 @@ def test_the_gradient_norm_and_the_reference_by_hand(losses: Any) -> None:
     assert found.others["holdout"] == pytest.approx([-2, 0])
 
 
+@pytest.mark.parametrize("name", [*ATTACKS, "privleak"])
+def test_members_are_the_forget_texts_where_there_are_any(name: str) -> None:
+    """The key stays; so does what is compared with the retrained model."""
+    contents = replace(CONTENTS, answers={**CONTENTS.answers, "forget_texts": frozenset({"answer"})})
+    found = next(iter(METRICS.get(name).instances(contents)))
+    assert found.key == name
+    assert found.members == "forget_texts"
+    read = found.attack() if name == "privleak" else found
+    assert read.rows == "forget_texts"
+    assert {need.split for need in read.needs().values()} == {"forget_texts", "holdout"}
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_read_forget_and_holdout(name: str) -> None:
     """Without a holdout the reason says so; without a forget split nobody looks for an attack."""
@@ -199,9 +213,55 @@ def test_privleak_by_hand(model: float, retrained: float, expected: float) -> No
 
 def test_privleak_reads_both_models() -> None:
     needs = attack("privleak").needs()
-    assert needs == {"model": attack("mia.min_k.auc"), "retrained": OfRetrained(attack("mia.min_k.auc"))}
+    instead = "the raw AUC, mia.min_k.auc, is given instead"
+    assert needs == {"model": attack("mia.min_k.auc"), "retrained": OfRetrained(attack("mia.min_k.auc"), instead)}
     assert attack("privleak").key == "privleak"
-    assert "give --retrained" in str(why_missing(attack("privleak"), CONTENTS))
+    reason = str(why_missing(attack("privleak"), CONTENTS))
+    assert reason.startswith("there is no retrained model; give --retrained")
+    assert reason.endswith(instead)
+    bare = Contents({"forget": frozenset({"answer"})})
+    assert "instead" not in str(why_missing(attack("privleak"), bare)), "without a holdout there is no AUC either"
+
+
+@pytest.mark.parametrize("name", ["privleak", "privleak_ou"])
+def test_the_raw_auc_stands_in_for_privleak(name: str) -> None:
+    """Whoever asks for PrivLeak alone has the AUC where there is no retrained model, and nothing more beside one."""
+    alone = suite(CONTENTS, [name])
+    raw = attack(name).attack().key
+    assert [item.key for item in alone.metrics] == [raw]
+    assert f"the raw AUC, {raw}, is given instead" in alone.not_computed[name]
+    assert [item.key for item in suite(replace(CONTENTS, retrained=frozenset({raw})), [name]).metrics] == [name]
+
+
+@pytest.mark.parametrize(
+    ("members", "expected"),
+    [
+        ([0.0, 0.1, 0.2, 0.3], -100),  # all members below all others, as of an unchanged model: (0.5 - 1) / 0.5
+        ([0.0, 0.1, 0.2, 4.0], -50),  # 12 of 16 pairs
+        ([1.0, 2.0, 2.0, 3.0], 0),  # the retrained model's own scores
+        ([4.0, 0.0, 5.0, 6.0], 50),  # 4 of 16 pairs
+        ([7.0, 8.0, 9.0, 9.0], 100),  # all members above all others
+    ],
+)
+def test_privleak_of_constructed_areas(members: list[float], expected: float) -> None:
+    """Beside a retrained model that cannot tell its own 1, 2, 2, 3 from others: an AUC of 1/2.
+
+    Below 0 the members still look seen, above they stand out as unseen; the retrained model itself is at exactly 0.
+    """
+    others = np.array([1.0, 2.0, 2.0, 3.0])
+    retrained = separation(others.copy(), others)
+    assert retrained.value == 1 / 2
+    found = attack("privleak").compute(model=separation(np.array(members), others), retrained=retrained)
+    assert found.value == pytest.approx(expected, abs=0)
+
+
+@pytest.mark.parametrize("area", [0.05, 0.3, 0.5, 0.731, 0.99])
+def test_privleak_of_the_retrained_model_is_exactly_0(area: float) -> None:
+    """Whatever its area; an unchanged model that tells members with an area of 0.999 is strongly negative beside it."""
+    assert attack("privleak").compute(model=Measurement(area), retrained=Measurement(area)).value == 0
+    unchanged = attack("privleak").compute(model=Measurement(0.999), retrained=Measurement(area))
+    assert unchanged.value == pytest.approx(100 * (0.001 / (1 - area) - 1), rel=1e-9)
+    assert unchanged.value < -85
 
 
 def test_privleak_beside_a_model_that_tells_every_row_has_no_value() -> None:

@@ -21,7 +21,7 @@ from amnestic.evaluation.needs import Generation, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.evaluation.plan import planned
 from amnestic.evaluation.store import Store
-from amnestic.evaluation.sweeps import Subject
+from amnestic.evaluation.subject import Subject
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 

@@ -16,7 +16,7 @@ from amnestic.evaluation.collect import Collected, Suite, collect, suite
 from amnestic.evaluation.metric import METRICS, Contents, Measurement
 from amnestic.evaluation.needs import Likelihood
 from amnestic.evaluation.options import EvaluationOptions
-from amnestic.evaluation.sweeps import Subject
+from amnestic.evaluation.subject import Subject
 from amnestic.model.load import Loaded, load
 from amnestic.model.options import ModelOptions
 

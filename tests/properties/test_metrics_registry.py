@@ -15,20 +15,29 @@ from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.evaluation.collect import collect, suite
+from amnestic.evaluation.conditions import Conditions, Continuing
 from amnestic.evaluation.metric import METRICS, Contents, Measurement
 from amnestic.evaluation.metrics.truth import closeness
 from amnestic.evaluation.needs import Likelihood, OfRetrained
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.evaluation.store import Store
-from amnestic.evaluation.sweeps import Subject, likelihoods
+from amnestic.evaluation.subject import Subject
+from amnestic.evaluation.sweeps import likelihoods
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 
 EVERY = METRICS.names()
 BOTH = frozenset({"answer", "paraphrased_answer", "perturbed_answer"})
 WRONG = frozenset({"answer", "perturbed_answer"})
-KINDS = {"forget": BOTH, "retain": BOTH, "real_authors": WRONG, "world_facts": WRONG, "holdout": frozenset({"answer"})}
-SIZES = {"forget": 9, "retain": 4, "real_authors": 3, "world_facts": 3, "holdout": 5}
+PLAIN = frozenset({"answer"})
+KINDS = {"forget": BOTH, "retain": BOTH, "real_authors": WRONG, "world_facts": WRONG, "holdout": PLAIN}
+KINDS |= {"forget_qa": PLAIN, "forget_texts": PLAIN}
+SIZES = {"forget": 9, "retain": 4, "real_authors": 3, "world_facts": 3, "holdout": 5, "forget_qa": 9, "forget_texts": 4}
+ASKED = Continuing(16, ("e",))
+CONDITIONS = Conditions(
+    continuing={"forget": Continuing(24), "forget_qa": ASKED, "retain": ASKED},
+    auxiliary=frozenset({"forget_qa", "forget_texts"}),
+)
 TOKEN_MEANS = {"margin", "entropy"}
 """Their value is the mean over tokens; the other metrics with values of examples average these."""
 RANGES = {
@@ -104,10 +113,10 @@ def alternates(tokenizer: Any, split: str, examples: list[Example], random: np.r
 
 
 def half_learn(model: Any, examples: list[Encoded], steps: int) -> None:
-    """Fit the first six examples, so that some answers are known and others are not."""
+    """Fit some examples, so that their answers are known and others are not."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for step in range(steps):
-        ids = torch.from_numpy(examples[step % 6].input_ids)[None]
+        ids = torch.from_numpy(examples[step % len(examples)].input_ids)[None]
         model(input_ids=ids, labels=ids).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -125,13 +134,13 @@ def bench(tiny_model: Callable[..., Path]) -> Bench:
     examples = {split: examples_of(split, random) for split in SIZES}
     splits = {split: encoded(tokenizer, split, rows) for split, rows in examples.items()}
     others = {split: alternates(tokenizer, split, rows, random) for split, rows in examples.items()}
-    for loaded, steps in zip(models, (90, 20, 20), strict=True):
-        half_learn(loaded.model, splits["forget"], steps)
+    for loaded, steps in zip(models, (180, 40, 40), strict=True):
+        half_learn(loaded.model, [*splits["forget"][:6], *splits["forget_qa"][:6]], steps)
         loaded.model.double()
     model, reference, retrained = models
-    first = Bench(Subject(retrained, splits, EvaluationOptions(), others, reference, names=("c", "b")))
-    known = first.measure({split: list(range(size)) for split, size in SIZES.items()})
-    return Bench(Subject(model, splits, EvaluationOptions(), others, reference, known, names=("a", "b")))
+    beside = Subject(retrained, splits, EvaluationOptions(), others, reference, None, CONDITIONS, names=("c", "b"))
+    known = Bench(beside).measure({split: list(range(size)) for split, size in SIZES.items()})
+    return Bench(replace(beside, loaded=model, retrained=known, names=("a", "b")))
 
 
 ORDER = {split: list(range(size)) for split, size in SIZES.items()}
@@ -159,8 +168,8 @@ def others(bench: Bench) -> dict[str, tuple[dict[str, list[int]], dict[str, Meas
 
 @pytest.fixture(scope="module")
 def alone(bench: Bench) -> list[dict[str, Measurement]]:
-    """Each example of the forget split as a split of its own."""
-    return [bench.measure({"forget": [i]}) for i in range(SIZES["forget"])]
+    """Each example of the forget split, and each question about it, as a split of its own."""
+    return [bench.measure({"forget": [i], "forget_qa": [i]}) for i in range(SIZES["forget"])]
 
 
 def keys(name: str, whole: dict[str, Measurement]) -> list[str]:
@@ -177,15 +186,16 @@ def test_order_and_batch_size_change_nothing(
     case: str,
     whole: dict[str, Measurement],
     others: dict[str, tuple[dict[str, list[int]], dict[str, Measurement]]],
+    bench: Bench,
 ) -> None:
     orders, measured = others[case]
+    rows = {item.key: item.rows for item in METRICS.get(name).instances(bench.subject.contents)}
     for key in keys(name, whole):
         expected, found = whole[key], measured[key]
         assert found.value == pytest.approx(expected.value, rel=1e-9, abs=1e-12)
         assert (found.per_example is None) == (expected.per_example is None)
-        split = METRICS.get(name).examples_of or key.removesuffix(f".{name}")
         if found.per_example is not None and expected.per_example is not None:
-            order = orders[split]
+            order = orders[rows[key]]
             assert found.per_example == pytest.approx(expected.per_example[order], rel=1e-9, abs=1e-12, nan_ok=True)
         assert set(found.others) == set(expected.others)
         for other, values in found.others.items():
@@ -244,7 +254,8 @@ def test_values_lie_in_their_range(name: str, whole: dict[str, Measurement]) -> 
 @pytest.mark.parametrize("name", EVERY)
 def test_needs_are_arguments_of_compute_and_comparable(name: str) -> None:
     """Equal metrics have equal needs, so that one sweep serves both; another split is another need."""
-    contents = Contents({split: kinds | {"span"} for split, kinds in KINDS.items()}, True, frozenset())
+    answers = {split: kinds | {"span"} for split, kinds in KINDS.items()}
+    contents = Contents(answers, True, frozenset(), CONDITIONS)
     instances, again = list(METRICS.get(name).instances(contents)), list(METRICS.get(name).instances(contents))
     assert instances
     assert instances == again
@@ -255,8 +266,8 @@ def test_needs_are_arguments_of_compute_and_comparable(name: str) -> None:
         parameters = set(type(item).compute.__annotations__) - {"return"}
         assert set(item.needs()) == parameters or "parts" in parameters
         splits = {need.split for need in item.needs().values() if hasattr(need, "split")}
-        split = getattr(item, "split", None)
-        assert split is None or splits == {split}
+        assert item.rows in splits or not item.rows
+        assert not hasattr(item, "split") or splits == {item.rows}
         assert not any(isinstance(need, OfRetrained) and need.metric.key == item.key for need in item.needs().values())
         hash(tuple(item.needs().values()))
 

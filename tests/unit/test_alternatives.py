@@ -13,6 +13,7 @@ import torch
 
 from amnestic import alternatives as module
 from amnestic.alternatives import Alternatives, first_scored, is_other, records, second_answers
+from amnestic.benchmarks.base import Source
 from amnestic.data.encode import Encoded
 from amnestic.data.options import UnlearnData
 from amnestic.data.refusals import read_refusals, refusal_for
@@ -50,7 +51,7 @@ class Read:
 def read(model: Path, rows: Sequence[Any], **given: Any) -> Read:
     options = UnlearnData(forget="forget", retain="retain", **given)
     loading = Loading(ModelOptions(model=str(model)), AdapterOptions(), ShardingOptions(), 0)
-    sources = {"forget": "<forget>", "retain": "<retain>"}
+    sources = {"forget": Source("<forget>"), "retain": Source("<retain>")}
     data = {"forget": rows, "retain": [{"question": "Why?", "answer": "So."}]}
     return Read(gather(sources, None, loading, options, Given(data=data)), options)
 

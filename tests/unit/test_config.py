@@ -183,7 +183,7 @@ def test_unreadable_files_are_named(tmp_path):
         ("learning_rate", True, "a finite number"),
         ("learning_rate", float("nan"), "a finite number"),
         ("learning_rate", None, "a finite number"),
-        ("keep", "most", "a finite number"),
+        ("keep", "most", "a finite number or none"),
         ("max_steps", 1.5, "a whole number"),
         ("seed", False, "a whole number"),
         ("overwrite", "yes", "true or false"),

@@ -572,18 +572,50 @@ def chunks(tokenizer: Any, text: str, limit: int) -> list[str]:
     return [shown(tokenizer, encoded) for encoded in encode(tokenizer, corpus(text), max_length=limit).examples]
 
 
-def test_texts_are_cut_into_chunks() -> None:
-    """The first token of a chunk is not scored, the tail is kept, <bos> stands in the first chunk, <eos> nowhere."""
+def test_each_chunk_of_a_text_begins_as_the_text_does() -> None:
+    """With <bos> in front all that the text holds is scored; a tail of one token too, and <eos> stands nowhere."""
     tokenizer = byte_level()
-    assert chunks(tokenizer, "abcdefg", 3) == ["<bos> [a] [b]", "c [d] [e]", "f [g]"]
-    assert chunks(tokenizer, "abcdefgh", 3) == ["<bos> [a] [b]", "c [d] [e]", "f [g] [h]"]
-    assert chunks(byte_level(post=None), "abcd", 9) == ["a [b] [c] [d]"]
+    assert chunks(tokenizer, "abcdefg", 3) == ["<bos> [a] [b]", "<bos> [c] [d]", "<bos> [e] [f]", "<bos> [g]"]
+    assert chunks(tokenizer, "abcdef", 4) == ["<bos> [a] [b] [c]", "<bos> [d] [e] [f]"]
+    assert chunks(tokenizer, "abc", 2) == ["<bos> [a]", "<bos> [b]", "<bos> [c]"]
+    assert chunks(tokenizer, "a", 9) == ["<bos> [a]"]
+
+
+def test_without_a_begin_the_first_token_of_a_chunk_is_not_scored() -> None:
+    tokenizer = byte_level(post=None)
+    assert chunks(tokenizer, "abcdefgh", 3) == ["a [b] [c]", "d [e] [f]", "g [h]"]
+    assert chunks(tokenizer, "abcd", 9) == ["a [b] [c] [d]"]
+    assert chunks(tokenizer, "<bos>abc", 3) == ["<bos> [a]", "b [c]"]  # the text's own
 
 
 def test_a_tail_of_one_token_takes_another_from_the_chunk_before() -> None:
     """Alone it could not be predicted from anything. A limit of 2 leaves no token to take."""
-    assert chunks(byte_level(), "abcdefgh", 4) == ["<bos> [a] [b] [c]", "d [e] [f]", "g [h]"]
-    assert chunks(byte_level(), "abcd", 2) == ["<bos> [a]", "b [c]"]
+    assert chunks(byte_level(post=None), "abcdefg", 3) == ["a [b] [c]", "d [e]", "f [g]"]
+    assert chunks(byte_level(post=None), "abc", 2) == ["a [b]"]
+
+
+def test_no_character_is_cut_apart_behind_a_begin() -> None:
+    """Each o with an umlaut is two bytes, two tokens: with <bos> a chunk of three has room for one of them."""
+    tokenizer = byte_level()
+    assert [encoded.prompt + encoded.answer for encoded in encode(tokenizer, corpus("aöö"), max_length=4).examples] == [
+        "aö",
+        "ö",
+    ]
+    assert [len(encoded.input_ids) for encoded in encode(tokenizer, corpus("aöö"), max_length=3).examples] == [2, 3, 3]
+
+
+@given(text=st.text(alphabet="ab ö€", min_size=1, max_size=40), limit=st.integers(2, 9), begins=st.booleans())
+def test_chunks_hold_the_text_within_the_limit(text: str, limit: int, begins: bool) -> None:
+    """Put together they are the tokens of the text; without <bos> a tail of one token is lost at a limit of 2."""
+    tokenizer = byte_level(post="<bos> $A" if begins else None)
+    whole = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if len(whole) == 1 and not begins:
+        return
+    found = encode(tokenizer, corpus(text), max_length=limit).examples
+    assert all(2 <= len(chunk.input_ids) <= limit and chunk.scored == len(chunk.input_ids) - 1 for chunk in found)
+    joined = [token for chunk in found for token in chunk.input_ids.tolist()[begins:]]
+    assert joined == whole[: len(joined)]
+    assert len(whole) - len(joined) == int(not begins and limit == 2 and len(whole) % 2)
 
 
 @pytest.mark.parametrize("post", [None, "$A <eos>"])
@@ -596,11 +628,11 @@ def test_each_chunk_names_its_text_and_gives_half_of_itself_as_prompt() -> None:
     split = encode(byte_level(), [corpus("abcdefg"), Example("s:1", "text", "", "xy")], max_length=5)
     assert [(e.id, e.prompt, e.answer, e.prompt_length, e.closes) for e in split.examples] == [
         ("s:0.0", "ab", "cd", 3, False),
-        ("s:0.1", "ef", "g", 2, False),
+        ("s:0.1", "e", "fg", 2, False),
         ("s:1", "x", "y", 2, False),
     ]
     assert (split.rows, split.too_long, split.left_out, split.longest) == (2, 0, 0, 8)
-    assert split.scored == 4 + 2 + 2
+    assert split.scored == 4 + 3 + 2
 
 
 def test_a_text_of_one_token_is_left_out_and_counted() -> None:
@@ -608,6 +640,15 @@ def test_a_text_of_one_token_is_left_out_and_counted() -> None:
     assert (len(split.examples), split.left_out) == (1, 1)
     with pytest.raises(InputError, match="no forget row has a token to score"):
         encode(byte_level(post=None), corpus("a"))
+
+
+def test_a_text_that_stays_whole_is_one_example_and_is_cut() -> None:
+    """With <bos> the first has 4 tokens, the second 8, of which a limit of 5 leaves 5; neither gets an end."""
+    rows = [replace(corpus("abc"), is_whole=True), replace(corpus("abcdefg"), id="s:1", is_whole=True)]
+    split = encode(byte_level(), rows, max_length=5)
+    assert [shown(byte_level(), row) for row in split.examples] == ["<bos> [a] [b] [c]", "<bos> [a] [b] [c] [d]"]
+    assert [row.id for row in split.examples] == ["s:0", "s:1"]
+    assert (split.too_long, split.left_out, any(row.closes for row in split.examples)) == (1, 0, False)
 
 
 # Too long
@@ -863,7 +904,19 @@ def spanned_chunks(tokenizer: Any, example: Example, limit: int) -> list[str]:
 def test_spans_of_a_text_mark_the_tokens_of_their_chunks() -> None:
     """A chunk without a span is there, and has nothing to forget; the last span lies on both sides of a cut."""
     text = marked(corpus("abcdefghijklmno"), "b", "ijklmn")
-    assert spanned_chunks(byte_level(), text, 4) == ["<bos> a [b] c", "d e f g", "h [i] [j] [k]", "l [m] [n] o"]
+    assert spanned_chunks(byte_level(), text, 4) == [
+        "<bos> a [b] c",
+        "<bos> d e f",
+        "<bos> g h [i]",
+        "<bos> [j] [k] [l]",
+        "<bos> [m] [n] o",
+    ]
+
+
+def test_a_span_may_begin_a_chunk_that_has_a_begin() -> None:
+    split = encode(byte_level(), marked(corpus("abcdef"), "a", "d"), max_length=4)
+    assert split.lost_span_tokens == 0
+    assert spanned_chunks(byte_level(), marked(corpus("abcdef"), "a", "d"), 4) == ["<bos> [a] b c", "<bos> [d] e f"]
 
 
 def test_a_cut_in_front_of_a_span_moves_one_token_ahead() -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise, permutations
 import pytest
 
 from amnestic.benchmarks.base import BENCHMARKS, Row
-from amnestic.benchmarks.fiction import MOST_PEOPLE, Fiction, _names, _values
+from amnestic.benchmarks.fiction import MOST_PEOPLE, Fiction, _values, names
 from amnestic.benchmarks.fiction_words import FACTS, WOMEN, Fact
 from amnestic.errors import InputError
 
@@ -163,9 +163,9 @@ def test_a_person_is_either_she_or_he(rows: list[Row]) -> None:
 
 
 def test_names_are_all_different_until_none_is_left() -> None:
-    names = list(_names(random.Random("names"), MOST_PEOPLE))
-    assert len(set(names)) == len({" ".join(name) for name in names}) == MOST_PEOPLE == 108_000
-    assert not any(first == second for (first, _), (second, _) in pairwise(names[:20]))
+    found = list(names(random.Random("names"), MOST_PEOPLE))
+    assert len(set(found)) == len({" ".join(name) for name in found}) == MOST_PEOPLE == 108_000
+    assert not any(first == second for (first, _), (second, _) in pairwise(found[:20]))
 
 
 def test_five_thousand_people() -> None:

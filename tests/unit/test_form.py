@@ -10,7 +10,8 @@ from amnestic.data.batches import pad
 from amnestic.data.encode import Encoded
 from amnestic.errors import InputError
 from amnestic.evaluation.options import EvaluationOptions
-from amnestic.evaluation.sweeps import Subject, scores
+from amnestic.evaluation.subject import Subject
+from amnestic.evaluation.sweeps import scores
 from amnestic.model.form import LONGEST, alike, examine
 from amnestic.model.load import Loaded
 from amnestic.model.signals import Form, Needs, read

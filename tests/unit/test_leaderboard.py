@@ -6,6 +6,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ from rich.console import Console
 
 from amnestic.comparing import compare
 from amnestic.errors import InputError
+from amnestic.reports.comparability import differences
 from amnestic.reports.entries import setting_of
 from amnestic.reports.figures import KEPT
 from amnestic.reports.labels import Box, placed
 from amnestic.reports.leaderboard import FILES, Entry, Leaderboard, write_comparison
 from amnestic.reports.seeds import Spread, spread
-from amnestic.reports.tradeoff import front, marks_of
+from amnestic.reports.sizes import size_plots, sweeps_of
+from amnestic.reports.tradeoff import Plane, front, marks_of
 
 KEEP = {"kind": "keep", "requested": 0.98, "value": 0.03, "L_ref": 0.01, "reached": 0.02, "upper_limit": 0.025}
 BEFORE = {"forget.probability": 0.9, "retain.probability": 0.95, "retain.token_probability": 0.8}
@@ -67,6 +70,12 @@ def entry(method: str = "npo", seed: int = 0, **more: Any) -> Entry:
 
 def failed(method: str = "npo", setting: str = "keep 0.98", seed: int = 1, error: str = "it broke.") -> Entry:
     return Entry(method, setting, seed, Path("failed"), None, error)
+
+
+def folded(fold: str, tokens: int, method: str = "npo", seed: int = 0, **more: Any) -> Entry:
+    """A run of ``tofu:FOLD`` that was to forget so many tokens."""
+    facts = {"benchmark": f"tofu:{fold}", "fold": fold, "data": {"forget": {"scored_tokens": tokens}}}
+    return replace(entry(method, seed, **facts | more), fold=fold)
 
 
 def board(*entries: Entry, **facts: str) -> Leaderboard:
@@ -168,6 +177,15 @@ class TestRows:
         caps = [entry(seed=seed, multiplier={"cap": cap}) for seed, cap in enumerate((None, 1000.0))]
         assert [len(board(*runs).rows[1:]) for runs in (kinds, caps)] == [2, 2]
 
+    def test_steps_in_place_of_epochs_are_another_row(self) -> None:
+        lengths = ({"num_train_epochs": 5.0}, {"max_steps": 5}, {"max_steps": 6})
+        runs = [entry(seed=seed, training={"seconds": 1.0} | length) for seed, length in enumerate(lengths)]
+        assert [row.setting for row in board(*runs).rows[1:]] == [
+            "keep 0.98, num_train_epochs 5",
+            "keep 0.98, max_steps 5",
+            "keep 0.98, max_steps 6",
+        ]
+
     def test_runs_that_share_everything_are_rows_by_their_folders(self, write: Write) -> None:
         entries = [Entry.of(write(name)) for name in ("a", "b")]
         assert [row.setting for row in board(*entries).rows[1:]] == ["keep 0.98, a", "keep 0.98, b"]
@@ -207,6 +225,97 @@ class TestRows:
             KEPT: ("Retention kept", "higher means more kept"),
             "training_seconds": ("Training time", "lower means less time"),
         }
+
+
+class TestFolds:
+    def test_folds_are_no_seeds_of_each_other(self) -> None:
+        """Of three runs two are of one fold: their mean is (0.1 + 0.3) / 2, and the third stands alone."""
+        found = board(
+            folded("forget01", 100, forget=0.1), folded("forget01", 100, seed=1, forget=0.3), folded("forget05", 500)
+        )
+        assert [(row.name, len(row.entries)) for row in found.rows[1:]] == [
+            ("npo, keep 0.98, forget01", 2),
+            ("npo, keep 0.98, forget05", 1),
+        ]
+        assert found.rows[1].values["forget.probability"].mean == pytest.approx(0.2)
+        assert [row.forget_tokens for row in found.rows] == [None, 100.0, 500.0]
+        assert any("(forget01, 100 tokens; forget05, 500 tokens)" in note for note in found.notes)
+        assert not any("cannot" in note or "Seeds have data" in note for note in found.notes)
+
+    def test_a_model_beside_them_is_one_row_where_all_folds_say_the_same_of_it(self) -> None:
+        retrained = [{"forget.probability": value} for value in (0.2, 0.3)]
+        found = board(
+            folded("forget01", 100, retrained_metrics=retrained[0]),
+            folded("forget05", 500, retrained_metrics=retrained[1]),
+        )
+        assert [row.name for row in found.rows[:3]] == [
+            "model before",
+            "retrained model, forget01",
+            "retrained model, forget05",
+        ]
+
+    def test_one_fold_alone_is_no_column(self) -> None:
+        found = board(folded("forget01", 100), folded("forget01", 100, "pdu"))
+        assert [row.name for row in found.rows] == ["model before", "npo, keep 0.98", "pdu, keep 0.98"]
+        assert found.folds == sweeps_of(found) == []
+
+    def test_the_seed_and_the_fold_in_the_name_of_a_benchmark_are_no_other_benchmark(self) -> None:
+        def named(seed: int, fold: str) -> Entry:
+            return folded(fold, 9, seed=seed, benchmark=f"fiction:passages:{seed}:scal:{fold}")
+
+        same = [named(seed, fold) for seed in (1, 2) for fold in ("forget_1", "forget_12")]
+        assert differences(same) == []
+        assert (
+            "compare runs of one benchmark"
+            in differences([same[0], folded("forget_1", 9, benchmark="muse:forget_1")])[0]
+        )
+
+    def test_a_line_is_of_one_method_and_setting_over_the_sizes_of_the_folds(self) -> None:
+        """Two folds of 100 and 500 tokens; the model before is the same beside both, and so has a point at each."""
+        found = board(
+            *(folded(fold, tokens, method, forget=forget)
+              for method, forgets in (("npo", (0.1, 0.4)), ("pdu", (0.2, 0.3)))
+              for (fold, tokens), forget in zip((("forget05", 500), ("forget01", 100)), forgets, strict=True))
+        )  # fmt: skip
+        sweeps = sweeps_of(found)
+        assert [sweep.name for sweep in sweeps] == ["model before", "npo, keep 0.98", "pdu, keep 0.98"]
+        plots = {plot.name: plot.caption for plot in size_plots(found, sweeps)}
+        assert plots["size-forget-probability"] == (
+            "1, model before: 0.9000 at 100, 0.9000 at 500. 2, npo, keep 0.98: 0.4000 at 100, 0.1000 at 500. "
+            "3, pdu, keep 0.98: 0.3000 at 100, 0.2000 at 500."
+        )
+        assert "size-training-seconds" not in plots
+
+    def test_files_know_the_fold(self, tmp_path: Path) -> None:
+        runs = [folded("forget01", 100), folded("forget05", 500)]
+        write_comparison(tmp_path, runs, {})
+        rows, single = (
+            list(csv.DictReader((tmp_path / name).read_text("utf-8").splitlines()))
+            for name in ("leaderboard.csv", "runs.csv")
+        )
+        assert [(row["fold"], row["forget_tokens"]) for row in rows] == [
+            ("", ""), ("forget01", "100.0"), ("forget05", "500.0"),
+        ]  # fmt: skip
+        assert [(row["fold"], row["forget_tokens"]) for row in single] == [("forget01", "100"), ("forget05", "500")]
+        document = json.loads((tmp_path / "leaderboard.json").read_text("utf-8"))
+        assert document["folds"] == ["forget01", "forget05"]
+        assert [row.get("fold") for row in document["rows"]] == [None, "forget01", "forget05"]
+        text, page = ((tmp_path / name).read_text("utf-8") for name in ("leaderboard.md", "report.html"))
+        assert "| npo | keep 0.98 | forget05 | 1 | held 1 of 1 |" in text
+        assert 'id="sizes"' in page
+        assert len(set(re.findall(r' id="([^"]*)"', page))) == len(re.findall(r' id="([^"]*)"', page))
+
+    def test_whole_texts_are_compared_by_what_is_recited_and_what_is_known_of_others(self) -> None:
+        texts = {"forget.verbmem": 0.2, "forget.knowmem": 0.3, "retain.knowmem": 0.6, "forget.rouge": 0.1}
+        runs = [entry(metrics={**texts, "forget.probability": 0.1, "retain.token_probability": 0.5}) for _ in range(2)]
+        found = board(*runs)
+        assert [figure.key for figure in found.axes] == ["forget.verbmem", "retain.knowmem"]
+        assert [column.key for column in found.shown()][:4] == [
+            "forget.verbmem", "forget.knowmem", "forget.probability", "retain.knowmem",
+        ]  # fmt: skip
+        del runs[0].results["metrics"]["forget.verbmem"], runs[0].results["metrics"]["retain.knowmem"]
+        lacking = board(entry(), runs[1])
+        assert [figure.key for figure in lacking.axes] == ["forget.probability", KEPT]
 
 
 class TestNotes:
@@ -274,7 +383,7 @@ class TestTradeOff:
         """c keeps less than b and forgets less; d forgets less than b and keeps more; e is d again."""
         places = {"a": (0.1, 0.5), "b": (0.2, 0.8), "c": (0.3, 0.7), "d": (0.4, 0.9), "e": (0.4, 0.9)}
         found = board(*(entry(name, forget=forget, kept=kept) for name, (forget, kept) in places.items()))
-        marks = marks_of(found.rows, "forget.probability")
+        marks = marks_of(found.rows, Plane(*found.axes))
         assert [mark.row.method for mark in front(marks)] == ["a", "b", "d"]
         assert [mark.row.number for mark in marks] == [0, 1, 2, 3, 4, 5]
 
@@ -376,6 +485,18 @@ class TestCompare:
         found = compare([write("a"), str(write("b", method="pdu"))], output_dir=tmp_path / "out")
         assert [row.method for row in found.rows] == ["model before", "npo", "pdu"]
         assert found.facts == {"Runs": "2", "Seeds": "0"}
+
+    def test_the_folder_of_a_bench_stands_for_its_runs_that_have_ended(self, write: Write, tmp_path: Path) -> None:
+        (tmp_path / "bench" / "runs" / "failed").mkdir(parents=True)
+        (tmp_path / "bench" / "bench.yaml").touch()
+        with pytest.raises(
+            InputError, match=r"no run in .*runs has ended; go on with amnestic bench --config .*\.yaml"
+        ):
+            compare(tmp_path / "bench", output_dir=tmp_path / "out")
+        write("bench/runs/b", method="pdu")
+        found = compare([tmp_path / "bench", write("a")], output_dir=tmp_path / "out")
+        assert [row.method for row in found.rows[1:]] == ["pdu", "npo"]
+        assert found.facts["Left out"] == "1 of a bench's runs, which have not ended"
 
     def test_one_run_may_stand_alone(self, write: Write, tmp_path: Path) -> None:
         assert compare(str(write("a")), output_dir=tmp_path / "out").verdict == (

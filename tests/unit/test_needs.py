@@ -11,11 +11,14 @@ from amnestic.data.encode import Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.evaluation import sweeps
+from amnestic.evaluation.conditions import Continuing
+from amnestic.evaluation.continuations import prompt_key
 from amnestic.evaluation.needs import Generation, GradientNorm, Likelihood
 from amnestic.evaluation.options import EvaluationOptions
 from amnestic.evaluation.plan import planned
 from amnestic.evaluation.store import Store
-from amnestic.evaluation.sweeps import CONTINUATIONS, Subject, prompt_key, row_key, sweep
+from amnestic.evaluation.subject import CONTINUATIONS, Subject
+from amnestic.evaluation.sweeps import row_key, sweep
 from amnestic.model.load import load
 from amnestic.model.options import ModelOptions
 
@@ -62,7 +65,7 @@ def test_what_ends_an_answer_does_not_depend_on_what_is_left_to_continue(tiny_mo
     expected = sweep(subject, [Generation("q")], {})[Generation("q")]
     assert (expected.tokens[1], expected.has_ended[1]) == (1, True)
 
-    first = store.find("model", CONTINUATIONS, [prompt_key(subject, own)])
+    first = store.find("model", CONTINUATIONS, [prompt_key(subject, own, subject.continuing("q"))])
     known = Store()
     known.keep("model", CONTINUATIONS, first)
     found = sweep(replace(subject, store=known), [Generation("q")], {})[Generation("q")]
@@ -97,7 +100,8 @@ def test_other_limits_and_other_scored_tokens_have_other_keys(tiny_model: Callab
     loaded = load(ModelOptions(model=str(tiny_model()), device="cpu"))
     encoder = Encoder(loaded.tokenizer, DataOptions(max_length=64))
     row = encoder.encode("q", [Example("q:0", "question", "Who?", "Ines Marek.")]).examples[0]
-    keys = {prompt_key(Subject(loaded, {"q": [row]}, EvaluationOptions(max_new_tokens=n)), row) for n in (3, 4)}
-    assert len(keys) == 2
+    subject = Subject(loaded, {"q": [row]}, EvaluationOptions())
+    ways = [Continuing(3), Continuing(4), Continuing(4, ("\n",)), Continuing(4, ("\n", "?"))]
+    assert len({prompt_key(subject, row, continuing) for continuing in ways}) == 4
     less = replace(row, is_scored=row.is_scored & (np.arange(len(row.input_ids)) > row.prompt_length))
     assert row_key(row) != row_key(less)

@@ -20,7 +20,8 @@ from ..reports.leaderboard import write_comparison
 from ..reports.run_folder import lock_folder
 from ..storage import remove, writing
 from .jobs import Job
-from .models import learning, opened, write_lessons
+from .lessons import Lesson, Place, lessons_of
+from .models import write_lessons
 from .outcome import Comparison
 from .plan import Plan, bench_config
 from .tuning import Trial, Tuning, best, refuse_untunable
@@ -71,14 +72,10 @@ class Benching:
         is_small = trains and plan.config.model.model is None
         self.workers = Workers(bench.jobs, 1 if is_small else max(1, usable_cores() // bench.jobs))
         self.validation = Validation.of(plan) if bench.trials else None
-        self.models = {seed: self._models(seed) for seed in plan.seeds} if trains else {}
+        self.lessons = [lesson for seed in plan.seeds for lesson in lessons_of(plan, seed)] if trains else []
         self.outcome = Comparison(plan)
-        self.broken: dict[int, str] = {}
-        """Seed -> why it has no models."""
-
-    def _models(self, seed: int) -> list[Job]:
-        embedded = opened(self.plan.config.bench.benchmark, seed)
-        return learning(self.plan.config, embedded, self.plan.models_of(seed), seed)
+        self.broken: dict[Place, str] = {}
+        """Place of a lesson -> why its models are not there."""
 
     def refuse_other(self) -> None:
         """Raise InputError where a run that is asked for stands in the folder with other options.
@@ -87,7 +84,7 @@ class Benching:
         """
         if self.plan.config.run.overwrite:
             return
-        models = [job for jobs in self.models.values() for job in jobs]
+        models = [job for lesson in self.lessons for job in lesson.jobs]
         before = [] if self.validation is None else self.validation.jobs
         for job in (*models, *before, *([] if self.validation else self.outcome.jobs)):
             job.refuse_other()
@@ -108,14 +105,14 @@ class Benching:
 
     def _train(self) -> None:
         """Train the models of the seeds with runs to do, and that of the trials; what replaced ones led to goes."""
-        needed = {seed: jobs for seed, jobs in self.models.items() if self._needs_models(seed)}
-        for seed, jobs in needed.items():
-            if any(job.differences() for job in jobs):
-                for job in self.outcome.of_seed(seed):
+        needed = [lesson for lesson in self.lessons if self._is_needed(lesson)]
+        for lesson in needed:
+            if any(job.differences() for job in lesson.jobs):
+                for job in self.outcome.of(*lesson.place):
                     remove(job.folder)
-            write_lessons(jobs, opened(self.plan.config.bench.benchmark, seed))
-        seeds = {job.name: seed for seed, jobs in needed.items() for job in jobs}
-        jobs = [job for jobs in needed.values() for job in jobs]
+            write_lessons(lesson.jobs, lesson.benchmark)
+        places = {job.name: lesson.place for lesson in needed for job in lesson.jobs}
+        jobs = [job for lesson in needed for job in lesson.jobs]
         if self.validation is not None:
             if any(job.differences() for job in self.validation.jobs):
                 remove(self.plan.root / "tuning")
@@ -123,13 +120,18 @@ class Benching:
             jobs += self.validation.jobs
         with closing(self._ended("train models", jobs)) as ended:
             for job, error in ended:
-                if error is not None and job.name not in seeds:
+                if error is not None and job.name not in places:
                     raise RunError(f"the model of the trials could not be trained: {error}")
                 if error is not None:
-                    self.broken[seeds[job.name]] = f"its model '{job.folder.name}' could not be trained: {error}"
+                    self.broken[places[job.name]] = f"its model '{job.folder.name}' could not be trained: {error}"
 
-    def _needs_models(self, seed: int) -> bool:
-        return self.validation is not None or not all(job.is_current for job in self.outcome.of_seed(seed))
+    def _is_needed(self, lesson: Lesson) -> bool:
+        return self.validation is not None or not all(job.is_current for job in self.outcome.of(*lesson.place))
+
+    def _broken(self, job: Job) -> str | None:
+        """Return why a run lacks a model that it reads: that of its seed, or that of its fold."""
+        seed, fold = self.outcome.place_of(job)
+        return self.broken.get((seed, None)) or self.broken.get((seed, fold))
 
     def _tune(self, validation: Validation) -> None:
         """Choose what each contestant is run with, by as many trials for each."""
@@ -152,7 +154,7 @@ class Benching:
         for job in self.outcome.jobs:
             if job.is_current:
                 self.outcome.end(job)
-            elif error := self.broken.get(job.config.training.seed):
+            elif error := self._broken(job):
                 self.outcome.end(job, error)
             else:
                 left.append(job)

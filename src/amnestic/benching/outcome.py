@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..benchmarks.base import Embedded
+from ..benchmarks.folds import Fold
 from ..config import options, to_mapping
 from ..reports.display import duration
 from ..reports.files import write_json
 from ..reports.leaderboard import Entry, Leaderboard
 from .jobs import Job
-from .plan import Contestant, Plan, bench_config
+from .plan import Plan, PlannedRun, bench_config
 from .tuning import Trial, best
 
 TRIALS = "tuning.json"
@@ -29,12 +30,15 @@ class Comparison:
     """Contestant -> its trials."""
     validation: str = ""
     """What they were judged on."""
-    _runs: dict[str, tuple[Contestant, int, Job]] = field(default_factory=dict)
+    _runs: dict[str, PlannedRun] = field(default_factory=dict)
     _ended: dict[str, Entry] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """List the runs."""
-        self._runs = {job.name: (contestant, seed, job) for contestant, seed, job in self.plan.runs()}
+        self._list_runs()
+
+    def _list_runs(self) -> None:
+        self._runs = {run.job.name: run for run in self.plan.runs()}
 
     @property
     def output_dir(self) -> Path:
@@ -44,11 +48,15 @@ class Comparison:
     @property
     def jobs(self) -> list[Job]:
         """Return all runs, in their order."""
-        return [job for _, _, job in self._runs.values()]
+        return [run.job for run in self._runs.values()]
 
-    def of_seed(self, seed: int) -> list[Job]:
-        """Return the runs with one seed."""
-        return [job for _, own, job in self._runs.values() if own == seed]
+    def of(self, seed: int, fold: Fold | None = None) -> list[Job]:
+        """Return the runs with one seed, of one fold where it is given."""
+        return [run.job for run in self._runs.values() if run.seed == seed and fold in (None, run.fold)]
+
+    def place_of(self, job: Job) -> tuple[int, Fold | None]:
+        """Return the seed and the fold of a run."""
+        return self._runs[job.name].seed, self._runs[job.name].fold
 
     @property
     def entries(self) -> list[Entry]:
@@ -64,10 +72,10 @@ class Comparison:
     def planned(self) -> dict[str, str]:
         """Return every run with whether it is done; trials change what a run is, so that none is known to be."""
         left = "to do" if not self.plan.config.bench.trials else "to do after tuning"
-        return {name: "done" if job.is_current else left for name, (_, _, job) in self._runs.items()}
+        return {name: "done" if run.job.is_current else left for name, run in self._runs.items()}
 
     def tune(self, trials: Mapping[str, Sequence[Trial]], validation: str) -> None:
-        """Give every contestant the options of the best of its trials, for all seeds."""
+        """Give every contestant the options of the best of its trials, for all seeds and folds."""
         contestants = []
         for contestant in self.plan.contestants:
             chosen = best(trials[contestant.name])
@@ -75,13 +83,14 @@ class Comparison:
             contestants.append(replace(contestant, options=own))
         self.plan = replace(self.plan, contestants=tuple(contestants))
         self.trials, self.validation = trials, validation
-        self._runs = {job.name: (contestant, seed, job) for contestant, seed, job in self.plan.runs()}
+        self._list_runs()
 
     def end(self, job: Job, error: str | None = None) -> None:
         """Receive that a run has ended, or why it failed."""
-        contestant, seed, _ = self._runs[job.name]
+        contestant, seed, fold, _ = self._runs[job.name]
         results = job.results if error is None else None
-        self._ended[job.name] = Entry(contestant.method, contestant.setting, seed, job.folder, results, error)
+        named = None if fold is None else fold.name
+        self._ended[job.name] = Entry(contestant.method, contestant.setting, seed, job.folder, results, error, named)
 
     @property
     def facts(self) -> dict[str, str]:
@@ -92,6 +101,7 @@ class Comparison:
         facts = {
             "benchmark": bench.benchmark,
             "model": "trained from scratch for each seed" if is_own else str(config.model.model),
+            **({"folds": ", ".join(fold.name for fold in self.plan.folds)} if self.plan.folds else {}),
             "seeds": ", ".join(map(str, self.plan.seeds)),
             "runs": f"{len(self.entries)} of {len(self._runs)}"
             + (f", {len(self.failed)} failed" if self.failed else ""),
@@ -99,7 +109,8 @@ class Comparison:
             "command": self.command,
         }
         if self.trials:
-            facts["tuning"] = f"{bench.trials} trials of each method and setting, on {self.validation} ({TRIALS})"
+            once = ", once for all folds" if self.plan.folds else ""
+            facts["tuning"] = f"{bench.trials} trials of each method and setting{once}, on {self.validation} ({TRIALS})"
             facts |= {f"tuned {name}": _told(found) for name, found in self.trials.items()}
         return facts
 

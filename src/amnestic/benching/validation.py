@@ -14,7 +14,8 @@ import numpy as np
 
 from ..benchmarks.base import Benchmark, Embedded
 from ..config import BenchConfig
-from ..data.example import content_digests
+from ..data.encode import Encoder, token_digests
+from ..data.example import Example, content_digests
 from ..data.records import is_among
 from ..data.sources import rows_of
 from ..errors import InputError
@@ -55,7 +56,7 @@ class Validation:
             models = folder / "models"
             jobs = tuple(learning(plan.config, own, models, SEED, ["full"]))
             data = {"benchmark": f"{plan.config.bench.benchmark}:{SEED}", "model": str(models / "full" / "model")}
-            return cls(common | data, f"people and a model of their own, from seed {SEED}", jobs, own)
+            return cls(common | data, f"rows and a model of their own, from seed {SEED}", jobs, own)
         splits = dict(zip(("forget", "retain"), _rows(plan.benchmark, plan.config), strict=True))
         rows = {folder / "data" / f"{split}.jsonl": found for split, found in splits.items()}
         files = dict(zip(splits, map(str, rows), strict=True))
@@ -73,21 +74,54 @@ class Validation:
 
 def _rows(benchmark: Benchmark, config: BenchConfig) -> tuple[list[Any], list[Any]]:
     """Return the rows that the trials forget, and those that they keep."""
-    template, training = config.template, benchmark.training()
-    retain = training["retain"].read("retain", template)
-    wanted = len(training["forget"].read("forget", template))
+    source = benchmark.training()["retain"]
+    retain = source.read("retain", config.template)
+    if any(example.kind == "text" for example in retain):
+        return _pieces(benchmark, config, retain)
+    wanted = len(benchmark.training()["forget"].read("forget", config.template))
     digests = content_digests(retain)
     used = np.zeros(len(retain), dtype=bool)
     used[probe_places(len(retain), config.probe)] = True
+    for split, measured in benchmark.evaluation().items():
+        used |= is_among(digests, content_digests(measured.read(split, config.template)))
+    forgotten, kept = _shared_out(~is_among(digests, digests[used]), wanted, "rows")
+    rows = [row.value for row in rows_of(source.name if source.rows is None else source.rows, "retain")]
+    return [rows[place] for place in forgotten], [rows[place] for place in kept]
+
+
+def _pieces(benchmark: Benchmark, config: BenchConfig, retain: Sequence[Example]) -> tuple[list[Any], list[Any]]:
+    """Return the same of whole texts, which training, probe and metrics read in pieces of so many tokens."""
+    encoder = _encoder(config)
+    pieces = encoder.encode("retain", retain).examples
+    forget = benchmark.training()["forget"].read("forget", config.template)
+    digests = token_digests(pieces)
+    used = np.zeros(len(pieces), dtype=bool)
+    used[probe_places(len(pieces), config.probe)] = True
     for split, source in benchmark.evaluation().items():
-        used |= is_among(digests, content_digests(source.read(split, template)))
-    free = np.flatnonzero(~is_among(digests, digests[used]))
+        measured = source.read(split, config.template)
+        if any(example.kind == "text" for example in measured):
+            used |= is_among(digests, token_digests(encoder.encode(split, measured).examples))
+    wanted = len(encoder.encode("forget", forget).examples)
+    forgotten, kept = _shared_out(~is_among(digests, digests[used]), wanted, "pieces of texts")
+    rows = [{config.template.text_column or "text": piece.prompt + piece.answer} for piece in pieces]
+    return [rows[place] for place in forgotten], [rows[place] for place in kept]
+
+
+def _encoder(config: BenchConfig) -> Encoder:
+    """Return what makes tokens of texts as the runs do, with the model's tokenizer and its limit."""
+    from ..model.source import read_config, read_tokenizer
+
+    limit = getattr(read_config(config.model).get_text_config(), "max_position_embeddings", None)
+    return Encoder(read_tokenizer(config.model), config.template, limit)
+
+
+def _shared_out(is_free: np.ndarray, wanted: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places of the last free rows, as many as are `wanted` and at most one in SHARE, and of the others."""
+    free = np.flatnonzero(is_free)
     count = min(wanted, len(free) // SHARE)
     if count < 1:
         raise InputError(
-            f"--trials chooses on rows to keep that neither the probe nor a metric reads, and {len(free)} of "
-            f"{len(retain)} are left; lower --probe_size, or give --trials 0 and a file of --settings."
+            f"--trials chooses on {what} to keep that neither the probe nor a metric reads, and {len(free)} of "
+            f"{len(is_free)} are left; lower --probe_size, or give --trials 0 and a file of --settings."
         )
-    source = training["retain"]
-    rows = [row.value for row in rows_of(source.name if source.rows is None else source.rows, "retain")]
-    return [rows[place] for place in free[-count:]], [rows[place] for place in free[:-count]]
+    return free[-count:], free[:-count]

@@ -4,12 +4,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from ..data.example import Example, rows_with
 from ..data.options import DataOptions
 from ..data.records import Rows
-from ..data.sources import HubError, read_examples
+from ..data.sources import HubError, read_examples, rows_of, source_files
 from ..errors import InputError
 from ..evaluation.conditions import Conditions, Continuing
 from ..registry import Registry
@@ -23,13 +24,35 @@ class Source:
 
     name: str
     """A file, a folder or a Hub data set; of rows in memory what they are, in angle brackets, for results."""
-    rows: Sequence[Row] | None = None
-    """Rows in memory, in the place of what `name` names."""
+    rows: Sequence[Any] | None = None
+    """Rows in memory, mappings or examples, in the place of what `name` names."""
+    made_from: tuple[str, ...] = ()
+    """Names of the files, folders or Hub data sets that `rows` were made from."""
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """Return the names of what is read, or was: several of rows that were made from several."""
+        return (self.name,) if self.rows is None else self.made_from
+
+    @property
+    def files(self) -> list[Path]:
+        """Return the local files behind the rows; raises InputError for one that does not exist."""
+        return [path for name in self.origins if not name.startswith("<") for path in source_files(name)]
 
     def read(self, split: str, options: DataOptions, alternates: bool = False) -> Rows[Example]:
         """Return the examples of the split called `split`, as `read_examples` does."""
         with reaching_hub():
             return read_examples(self.name if self.rows is None else self.rows, split, options, alternates)
+
+    def values(self) -> list[Any]:
+        """Return the rows as they were read, of any form; raises InputError for whatever cannot be read."""
+        with reaching_hub():
+            return [row.value for row in rows_of(self.name if self.rows is None else self.rows, self.name)]
+
+
+def made(what: str, rows: Sequence[Row] | Sequence[Example], *sources: Source) -> Source:
+    """Return `rows` that were made from those of `sources`; `what` says how, for results."""
+    return Source(f"<{what}>", rows, tuple(name for source in sources for name in source.origins))
 
 
 @contextmanager
@@ -67,9 +90,15 @@ class Benchmark(ABC):
         `data` is the place of its files, a folder or a Hub data set, where they are not at the usual one. Raises
         InputError for an unknown benchmark or part of one, and for a place that it cannot use.
         """
+        kind, part = Benchmark.parted(name)
+        return BENCHMARKS.get(kind).of(part, data)
+
+    @staticmethod
+    def parted(name: str) -> tuple[str, str]:
+        """Return the benchmark's own name, or dotted path, in what `open` takes, and the part behind it."""
         known = [entry for entry in BENCHMARKS.names() if f"{name}:".startswith(f"{entry}:")]
         kind = max(known, key=len, default=name.partition(":")[0])
-        return BENCHMARKS.get(kind).of(name[len(kind) + 1 :], data)
+        return kind, name[len(kind) + 1 :]
 
     @classmethod
     @abstractmethod
@@ -83,6 +112,13 @@ class Benchmark(ABC):
     @abstractmethod
     def evaluation(self) -> dict[str, Source]:
         """Return what is measured, by the name of the split. Raises InputError for what is missing."""
+
+    def lessons(self) -> dict[str, Source]:
+        """Return what its models are trained on: under ``forget`` what the retrained model never sees.
+
+        Raises InputError for what is missing.
+        """
+        return self.training()
 
     @property
     def unlearning(self) -> Mapping[str, Any]:
@@ -128,15 +164,32 @@ class Benchmark(ABC):
         return []
 
 
+@dataclass(frozen=True)
+class Capacity:
+    """What the small models of an embedded benchmark can hold."""
+
+    vocabulary: int = 768
+    """Tokens of the tokenizer."""
+    positions: int = 256
+    """Tokens of the longest text."""
+
+
 class Embedded(Benchmark):
     """A benchmark that makes its rows from a seed, which is its part: ``fiction:3``.
 
     Its models are trained from scratch, so that forget quality is against true retraining.
     """
 
+    capacity: ClassVar[Capacity] = Capacity()
+
     @abstractmethod
     def splits(self) -> dict[str, list[Row]]:
         """Return all rows: ``full``, of which ``forget`` and ``retain`` are the parts, and what else is measured."""
+
+    def lessons(self) -> dict[str, Source]:
+        """Return the parts of ``full``, in its order."""
+        splits = self.splits()
+        return {split: Source(f"<{split} of {self.name}>", splits[split]) for split in ("retain", "forget")}
 
 
 BENCHMARKS: Registry[Benchmark] = Registry("benchmark", "amnestic.benchmarks")

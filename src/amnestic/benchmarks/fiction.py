@@ -1,19 +1,17 @@
 """`fiction`, the embedded benchmark: people who do not exist, made by rules from a seed.
 
-Every draw comes from ``random.Random.random``, the one method whose sequence Python promises to keep, so the same
-settings give the same rows on every platform and with every Python version.
+The same settings give the same rows on every platform and with every Python version (see `draws`).
 """
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Self
 
 from ..errors import InputError
 from .base import Embedded, Row, Source, benchmark
+from .draws import different, one, two
 from .fiction_words import FACTS, MEN, SURNAME_ENDS, SURNAME_STARTS, WOMEN, Fact
-
-T = TypeVar("T")
 
 WRONG_ANSWERS = 5
 """Wrong answers of a row, as in TOFU."""
@@ -128,21 +126,17 @@ class Fiction(Embedded):
 
 def _people(seed: int, count: int, questions: int) -> Iterator[list[Row]]:
     """Yield the rows of each person, from a generator of the person's own."""
-    for number, (first, last) in enumerate(_names(random.Random(f"fiction {seed} names"), count)):
+    for number, (first, last) in enumerate(names(random.Random(f"fiction {seed} names"), count)):
         he, his = ("she", "her") if first in WOMEN else ("he", "his")
         words = {"name": f"{first} {last}", "he": he, "He": he.title(), "his": his, "His": his.title()}
         generator = random.Random(f"fiction {seed} person {number}")
         yield [_row(fact, words, generator) for fact in FACTS[:questions]]
 
 
-def _names(generator: random.Random, count: int) -> Iterator[tuple[str, str]]:
-    """Yield `count` different names: the first steps of a shuffle of all, which do not depend on `count`."""
+def names(generator: random.Random, count: int) -> Iterator[tuple[str, str]]:
+    """Yield `count` different names, at most `MOST_PEOPLE`; the first of them do not depend on `count`."""
     firsts = WOMEN + MEN
-    moved: dict[int, int] = {}
-    for place in range(count):
-        drawn = place + _below(generator, MOST_PEOPLE - place)
-        index = moved.get(drawn, drawn)
-        moved[drawn] = moved.get(place, place)
+    for index in different(generator, count, MOST_PEOPLE):
         rest, first = divmod(index, len(firsts))
         end, start = divmod(rest, len(SURNAME_STARTS))
         yield firsts[first], SURNAME_STARTS[start] + SURNAME_ENDS[end]
@@ -150,8 +144,8 @@ def _names(generator: random.Random, count: int) -> Iterator[tuple[str, str]]:
 
 def _row(fact: Fact, words: dict[str, str], generator: random.Random) -> Row:
     """Return one question about the person of `words`."""
-    question, other_question = _two(generator, fact.questions)
-    answer, other_answer = _two(generator, fact.answers)
+    question, other_question = two(generator, fact.questions)
+    answer, other_answer = two(generator, fact.answers)
     right, *wrong = _values(fact, words["name"], generator)
     return {
         "question": question.format(**words),
@@ -166,23 +160,8 @@ def _values(fact: Fact, name: str, generator: random.Random) -> list[str]:
     """Return the right value and, after it, the wrong ones; none contains another one or a word of the name."""
     values: list[str] = []
     while len(values) < 1 + WRONG_ANSWERS:
-        value = fact.value.format(*(_one(generator, part) for part in fact.parts))
+        value = fact.value.format(*(one(generator, part) for part in fact.parts))
         contained = any(value in other or other in value for other in values)
         if not contained and not any(word in value for word in name.split()):
             values.append(value)
     return values
-
-
-def _two(generator: random.Random, items: Sequence[T]) -> tuple[T, T]:
-    """Return two different items in random order."""
-    first = _below(generator, len(items))
-    second = (first + 1 + _below(generator, len(items) - 1)) % len(items)
-    return items[first], items[second]
-
-
-def _one(generator: random.Random, items: Sequence[T]) -> T:
-    return items[_below(generator, len(items))]
-
-
-def _below(generator: random.Random, limit: int) -> int:
-    return int(generator.random() * limit)

@@ -1,4 +1,4 @@
-"""Options of comparing methods on a benchmark; nothing heavy is imported here."""
+"""Options of comparing methods on a benchmark, and of reproducing a paper's runs; nothing heavy is imported here."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,6 +30,9 @@ class BenchOptions:
     keep: str = "0.98,none"
     """Shares of the probability per answer token to keep, with commas between them; none: each method as it was
     published, without a bound."""
+    folds: tuple[str, ...] = ()
+    """Forget sets of the benchmark, each forgotten by runs of its own: scal for all growing ones, or some of them, as
+    scal:forget_1,scal:forget_3 [default: the benchmark's forget split alone]."""
     seeds: int = 3
     """Runs of each method and share: with the seeds --seed, --seed + 1, and so on."""
     settings: str | None = None
@@ -101,3 +104,29 @@ class BenchEvaluation(UnlearnEvaluation):
     cache_dir: str | None = None
     """Folder that keeps what models gave of each row, so that a model which several runs measure is measured once
     [default: the folder cache in --output_dir]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions:
+    """Which published run is repeated."""
+
+    indifferent: ClassVar[frozenset[str]] = frozenset({"seeds"})
+
+    name: str
+    """Name of a published setting; without it all of them are listed."""
+    seeds: int = 1
+    """Runs: with the seeds --seed, --seed + 1, and so on, each in a folder of its own."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no reproduction could use."""
+        if self.seeds < 1:
+            raise InputError(f"--seeds is {self.seeds}; expected at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceModel(ModelOptions):
+    """Which model forgets."""
+
+    model: str | None = None  # type: ignore[assignment]
+    """Hub id or local folder of another model than the published one, such as a small one to try a setting with
+    [default: the published one]."""

@@ -3,17 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from ..data.example import Example
-from ..data.files import is_readable
 from ..data.options import DataOptions
 from ..data.quoting import quoted
-from ..data.rows import listing
-from ..data.sources import HUB_ID, read_examples, rows_of, shared_rows
+from ..data.sources import read_examples, shared_rows
 from ..errors import InputError, nearest
-from .base import Benchmark, Source, benchmark, reaching_hub, refuse_lacking
+from .base import Benchmark, Source, benchmark, made, refuse_lacking
+from .folder import Folder, place_of
 
 HUB = "locuslab/TOFU"
 """The data set of the benchmark's authors; each name is a configuration of it, with one split."""
@@ -33,6 +31,16 @@ KINDS = {
     "world_facts": PERTURBED,
 }
 """Split -> the other answers that each of its rows must have."""
+LEARNING = {
+    "learning_rate": 1e-5,
+    "lr_scheduler_type": "linear",
+    "warmup_epochs": 1.0,
+    "num_train_epochs": 5.0,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 8,
+    "weight_decay": 0.01,
+}
+"""How the authors trained their models from Llama 2 (finetune.py of github.com/locuslab/tofu)."""
 
 
 @benchmark("tofu")
@@ -43,6 +51,8 @@ class Tofu(Benchmark):
     TOFU (Maini et al., 2024, arXiv:2401.06121). ``tofu:forget01``, ``tofu:forget05`` or ``tofu:forget10``, with the
     splits forget, retain, real_authors, world_facts, and holdout: as many rows as are forgotten, the last of retain90.
     """
+
+    learning: ClassVar[Mapping[str, Any]] = LEARNING
 
     split: str = "forget10"
     """The rows to be forgotten."""
@@ -62,13 +72,7 @@ class Tofu(Benchmark):
             )
         if data is None:
             return cls(split=part)
-        if not data.strip():
-            raise InputError("--data is empty; expected the folder of TOFU's files, or a Hub data set owner/name.")
-        if Path(data).is_file():
-            raise InputError(f"{data} is a file; expected the folder of TOFU's files, such as {part}.json.")
-        if not Path(data).is_dir() and (":" in data or not HUB_ID.fullmatch(data)):
-            raise InputError(f"there is no folder {data}; expected that of TOFU's files, or a Hub data set owner/name.")
-        return cls(split=part, data=data)
+        return cls(split=part, data=place_of(data, "TOFU's", f"{part}.json"))
 
     def training(self) -> dict[str, Source]:
         """Return the forget and the retain rows."""
@@ -80,6 +84,10 @@ class Tofu(Benchmark):
         sources = {split: self._source(name) for split, name in names.items()}
         holdout = self._holdout(sources["forget"])
         return sources if holdout is None else sources | {"holdout": holdout}
+
+    def folds(self, kind: str) -> Mapping[str, str]:
+        """Return the three splits as folds of the kind ``scal``: each holds the rows of the one before."""
+        return {split: f"{self.name}:{split}" for split in FORGOTTEN} if kind == "scal" else super().folds(kind)
 
     @property
     def notes(self) -> Mapping[str, str]:
@@ -130,63 +138,36 @@ class Tofu(Benchmark):
     def _place(self, split: str) -> str:
         """Return where the rows of a measured split come from, for messages."""
         name = {"forget": f"{self.split}_perturbed", "holdout": self._holdout_name}.get(split, f"{split}_perturbed")
-        if self._is_local:
-            return str(self._file(name) or f"the end of {self._file(HOLDOUT_OF)}")
+        if self._folder.exists:
+            return str(self._folder.file(name) or f"the end of {self._folder.file(HOLDOUT_OF)}")
         return f"{self.data}:{name}"
 
     @property
-    def _is_local(self) -> bool:
-        return Path(self.data).is_dir()
-
-    def _inside(self) -> list[Path]:
-        """Return what the folder holds, by name."""
-        try:
-            return sorted(Path(self.data).iterdir())
-        except OSError as error:
-            raise InputError(f"the folder {self.data} cannot be read ({error.strerror}).") from error
+    def _folder(self) -> Folder:
+        return Folder(self.data)
 
     def _source(self, name: str) -> Source:
         """Return the source of TOFU's split `name`; raises InputError where the folder has no file of it."""
-        if not self._is_local:
-            return Source(f"{self.data}:{name}:train")
-        if (found := self._file(name)) is None:
-            names = [f"{path.name}/" if path.is_dir() else path.name for path in self._inside()]
-            raise InputError(
-                f"the folder {self.data} has no file of the split {name} (found: {quoted(listing(names, most=24))}); "
-                f"expected {name}.json, {name}.jsonl or {name}.parquet."
-            )
-        return Source(str(found))
-
-    def _file(self, name: str) -> Path | None:
-        """Return the one file, or folder of files, that is called `name` up to its suffix; None where there is none."""
-        named = [path for path in self._inside() if path.name.partition(".")[0] == name]
-        found = [path for path in named if path.is_dir() or is_readable(path)]
-        if len(found) > 1:
-            raise InputError(
-                f"the folder {self.data} has {len(found)} files of the split {name} "
-                f"({listing(path.name for path in found)}); expected one, so move the others away."
-            )
-        return found[0] if found else None
+        return self._folder.source(name) if self._folder.exists else Source(f"{self.data}:{name}:train")
 
     def _holdout(self, forget: Source) -> Source | None:
         """Return the rows of the holdout's file, or those that it is made of."""
-        if self._is_local and self._file(self._holdout_name) is not None:
-            return self._source(self._holdout_name)
-        if self._is_local and self._file(HOLDOUT_OF) is None:
-            return None
+        if self._folder.exists:
+            if self._folder.file(self._holdout_name) is not None:
+                return self._source(self._holdout_name)
+            if self._folder.file(HOLDOUT_OF) is None:
+                return None
         whole = self._source(HOLDOUT_OF)
-        with reaching_hub():
-            count = sum(1 for _ in rows_of(forget.name, "forget"))
-            rows: list[Any] = [row.value for row in rows_of(whole.name, "holdout")]
+        count, rows = len(forget.values()), whole.values()
         if len(rows) <= count:
             raise InputError(
                 f"{whole.name} has {len(rows)} rows; expected more than {count}, the last of which are the holdout."
             )
-        return Source(f"<the last {count} rows of {whole.name}>", rows[-count:])
+        return made(f"the last {count} rows of {whole.name}", rows[-count:], whole)
 
     def _forgotten(self) -> Sequence[Example] | None:
         """Return the rows to be forgotten as the folder has them, None where it has not, or there is none."""
-        if not self._is_local or (path := self._file(self.split)) is None:
+        if not self._folder.exists or (path := self._folder.file(self.split)) is None:
             return None
         return read_examples(path, "forget", DataOptions())
 

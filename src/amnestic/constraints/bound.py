@@ -115,6 +115,8 @@ class Probe:
     reference: Sums
     whole_split: bool
     """The probe is the whole split: its mean is the figure itself, not an estimate."""
+    start: Sums | None = None
+    """The losses of the model that the run started from, where `reference` has those of an earlier one."""
 
     @property
     def limit(self) -> float:

@@ -48,6 +48,9 @@ class BoundOptions(ProbeOptions):
     rows; the last two take --bound or --retain_weight [default: nll under a bound, the method's published one else]."""
     retention_layer: int | None = None
     """Block that --retention hidden reads, counted from 0 [default: 7; of fewer than 14 blocks the middle one]."""
+    bound_model: str | None = None
+    """Hub id or folder of the model whose loss on the probe the bound starts from: the first of a chain of runs, so
+    that small losses do not add up [default: --model]."""
     keep_context: bool = False
     """Hold the rest of the marked answers as well: what stands around the spans to forget, by a bound of the same form
     and a multiplier of its own."""
@@ -69,6 +72,7 @@ class BoundOptions(ProbeOptions):
             raise InputError(f"--retention_layer is {self.retention_layer}; expected a block, counted from 0.")
         self._refuse_rivals()
         self._refuse_unlike()
+        self._refuse_boundless_model()
 
     @property
     def stated(self) -> str | None:
@@ -107,6 +111,20 @@ class BoundOptions(ProbeOptions):
             )
         if self.keep_context and (self.keep == "none" or self.retain_weight is not None):
             raise InputError("--keep_context holds by a bound, and this run has none; give --keep, --alpha or --bound.")
+
+    def _refuse_boundless_model(self) -> None:
+        """Raise InputError where a bound starts from another model, and there is none, or none of a loss of its own."""
+        if self.bound_model is None:
+            return
+        if not self.bound_model:
+            raise InputError("--bound_model is empty; expected a Hub id or a folder.")
+        if self.keep == "none" or self.retain_weight is not None:
+            raise InputError("--bound_model is where a bound starts from, and this run has none; leave it out.")
+        if self.retention in ("kl", "hidden"):
+            raise InputError(
+                f"--bound_model goes with --retention nll alone, since {self.retention} compares with the model that "
+                "the run starts from; leave it out."
+            )
 
     def _refuse_unlike(self) -> None:
         """Raise InputError for what does not go with the loss on what is kept."""

@@ -43,7 +43,8 @@ class Encoded:
     is_scored: np.ndarray
     """(T,) bool: the token is part of the answer. The position before it predicts it, so the first token never is."""
     prompt_length: int
-    """Tokens that generation starts from, at least 1; of a corpus chunk, which has no prompt, its first half."""
+    """Tokens that generation starts from, at least 1; of a corpus chunk, which has no prompt, its first half (but of a
+    text that stays whole its first token)."""
     closes: bool
     """The last token is the closing end-of-sequence or end-of-turn token."""
     prompt: str
@@ -51,6 +52,9 @@ class Encoded:
     is_span: np.ndarray | None = None
     """(T,) bool: the token overlaps a span that its row marks to be forgotten; None where the row marks none, and all
     that is scored is to be forgotten."""
+    is_tail: bool = False
+    """What was left of a corpus text behind its other chunks: it may be as short as a full stop, which many texts
+    share."""
 
     @property
     def scored(self) -> int:
@@ -81,6 +85,7 @@ FACTS: dict[str, tuple[Any, Callable[[Encoded], Any]]] = {
     "tokens": (DIGEST, _digest),
     "forgotten": (np.int32, lambda row: int(row.is_forgotten.sum())),
     "is_marked": (np.bool_, lambda row: row.is_span is not None),
+    "is_tail": (np.bool_, lambda row: row.is_tail),
 }
 """What stays at hand of each encoded example, however many there are: its type, and how it is found."""
 
@@ -115,7 +120,7 @@ class Split:
     longest: int = 0
     """Tokens of the longest row before cutting."""
     lost_span_tokens: int = 0
-    """Tokens in marked spans that nothing predicts: beyond the limit, or the first of a chunk."""
+    """Tokens in marked spans that nothing predicts: beyond the limit, or the first of a text or of a chunk."""
 
     @property
     def scored(self) -> int:
@@ -157,6 +162,8 @@ class Tokens:
     """The last token closes the answer."""
     spans: np.ndarray | None = None
     """(S, T) bool: the token overlaps the span; None where the row marks none."""
+    begins: int = 0
+    """Of a corpus text 1 where the tokenizer put its beginning-of-sequence token in front: so do all its chunks."""
 
     @property
     def is_span(self) -> np.ndarray | None:
@@ -284,7 +291,8 @@ class Encoder:
         if example.kind == "text":
             while ids and ids[-1] == eos and ends[len(ids) - 1] == 0:
                 ids = ids[:-1]
-            return Tokens(np.array(ids, dtype=np.int64), min(1, len(ids)), closes=False)
+            begins = int(bool(ids) and ids[0] == self.tokenizer.bos_token_id and ends[0] == 0)
+            return Tokens(np.array(ids, dtype=np.int64), min(1, len(ids)), closes=False, begins=begins)
         first = int(np.argmax(ends > rendered.start)) if (ends > rendered.start).any() else len(ids)
         for index in range(first, len(ids)):
             if self._closes(ids[index], int(ends[index]), rendered.end):
@@ -306,7 +314,7 @@ class Encoder:
     def _add(self, split: Split, example: Example, tokens: Tokens) -> None:
         ids, closes = tokens.ids, tokens.closes
         split.longest = max(split.longest, len(ids))
-        if example.kind == "text":
+        if example.kind == "text" and not example.is_whole:
             chunks = list(self._chunks(example, tokens))
             self._count_lost(split, example, tokens, chunks)
             split.examples.extend(chunks)
@@ -337,7 +345,8 @@ class Encoder:
         """
         if tokens.spans is None:
             return
-        kept = np.concatenate([np.zeros(0, dtype=bool), *(part.is_scored for part in encoded)])
+        parts = [part.is_scored[tokens.begins :] for part in encoded]
+        kept = np.concatenate([np.zeros(tokens.begins, dtype=bool), *parts])
         kept = np.pad(kept, (0, len(tokens.ids) - len(kept)))
         lost = ~(tokens.spans & kept).any(axis=1)
         if lost.any():
@@ -349,11 +358,12 @@ class Encoder:
         split.lost_span_tokens += int((tokens.spans.any(axis=0) & ~kept).sum())
 
     def _chunks(self, example: Example, tokens: Tokens) -> Iterator[Encoded]:
-        """Cut a corpus text; a tail of one token, which nothing could predict, takes another from the chunk before."""
-        is_span = tokens.is_span
-        cuts = self._cuts(tokens.ids, is_span)
+        """Cut a corpus text into chunks, each of which begins as the text does."""
+        head, body = np.split(tokens.ids, [tokens.begins])
+        is_span = None if tokens.is_span is None else tokens.is_span[tokens.begins :]
+        cuts = self._cuts(body, is_span, tokens.begins)
         for number, (start, end) in enumerate(pairwise(cuts)):
-            chunk = tokens.ids[start:end]
+            chunk = np.concatenate([head, body[start:end]])
             if len(chunk) < 2:
                 continue
             half = self._between_characters(chunk, 1, (len(chunk) + 1) // 2)
@@ -361,18 +371,25 @@ class Encoder:
             prompt, answer = (
                 self.tokenizer.decode(part, skip_special_tokens=True) for part in (chunk[:half], chunk[half:])
             )
-            part = None if is_span is None else is_span[start:end]
-            yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer, part)
+            part = None if is_span is None else np.pad(is_span[start:end], (tokens.begins, 0))
+            is_tail = len(cuts) > 2 and number == len(cuts) - 2
+            yield Encoded(name, chunk, np.arange(len(chunk)) > 0, half, False, prompt, answer, part, is_tail)
 
-    def _cuts(self, ids: np.ndarray, is_span: np.ndarray | None) -> list[int]:
-        """Return where a text is cut: between characters, and not where the first token, never scored, is in a span."""
+    def _cuts(self, ids: np.ndarray, is_span: np.ndarray | None, begins: int) -> list[int]:
+        """Return where a text is cut: between characters, into chunks with room for the `begins` tokens in front.
+
+        Where nothing stands in front of a chunk its first token is never scored: no cut is made in front of a token in
+        a span, and a tail of one token, which nothing could predict, takes another from the chunk before.
+        """
+        size, least = self.limit - begins, 2 - begins
+        unscored = None if begins else is_span
         cuts = [0]
-        while cuts[-1] + self.limit < len(ids):
-            cut = self._between_characters(ids, cuts[-1] + 2, cuts[-1] + self.limit)
-            cuts.append(_outside(is_span, cuts[-1] + 2, cut))
+        while cuts[-1] + size < len(ids):
+            low = cuts[-1] + least
+            cuts.append(_outside(unscored, low, self._between_characters(ids, low, cuts[-1] + size)))
         cuts.append(len(ids))
-        if len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
-            cuts[-2] = _outside(is_span, cuts[-3] + 2, cuts[-2] - 1)
+        if not begins and len(cuts) > 2 and cuts[-1] - cuts[-2] == 1 and self.limit > 2:
+            cuts[-2] = _outside(unscored, cuts[-3] + least, cuts[-2] - 1)
         return cuts
 
     def _between_characters(self, ids: np.ndarray, low: int, cut: int) -> int:
@@ -544,6 +561,12 @@ def lengths(examples: Iterable[Encoded]) -> np.ndarray:
 def token_digests(examples: Iterable[Encoded]) -> np.ndarray:
     """Return a hash of the tokens of each example, (B,) of 16 bytes: equal for equal tokens."""
     return fact(examples, "tokens")
+
+
+def whole_digests(examples: Iterable[Encoded]) -> np.ndarray:
+    """Return `token_digests` of the examples that are no tails."""
+    digests: np.ndarray = fact(examples, "tokens")[~fact(examples, "is_tail")]
+    return digests
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

@@ -12,9 +12,13 @@ from .quoting import REDACTED
 
 KEPT = str | dict[str, str] | None
 """The type of --retain: a source of rows, or several by name; a retention each."""
+FURTHER = dict[str, str] | None
+"""The type of --measure: sources of rows by name, a split each."""
 _NAME = re.compile(r"[A-Za-z0-9_]+")
 RESERVED = frozenset({"forget", "holdout", "context", "alternate", "alternates", "data", "exclude"})
 """Names that something else has among the splits of a run, in its records or its results."""
+TAKEN = RESERVED | {"retain", "mia"}
+"""Names that what is measured besides cannot have."""
 
 
 def kept_sources(value: Any) -> str | dict[str, str] | None:
@@ -32,33 +36,52 @@ def kept_sources(value: Any) -> str | dict[str, str] | None:
         pairs = [_named(text) for text in (value if isinstance(value, list | tuple) else [value])]
     if not pairs or not all(isinstance(source, str | os.PathLike) for _, source in pairs):
         raise TypeError("a file, name=FILE, a list of these, or a mapping of names to files")
-    _refuse_names([name for name, _ in pairs])
+    _refuse_names([name for name, _ in pairs], "--retain", "retention", RESERVED)
     found = {name: os.fspath(source) for name, source in pairs}
     return found["retain"] if [*found] == ["retain"] else found
 
 
+def measured_sources(value: Any) -> dict[str, str] | None:
+    """Return what --measure names, by name in its order; None where it names nothing.
+
+    `value` is ``name=source``, a list of these, or a mapping. Raises TypeError for other values, InputError for names
+    that cannot be used.
+    """
+    if not value:
+        return None
+    entries = [*value.items()] if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+    pairs = [named_source(entry, "") if isinstance(entry, str) else entry for entry in entries]
+    if not all(isinstance(pair, tuple) and isinstance(pair[1], str | os.PathLike) for pair in pairs):
+        raise TypeError("name=FILE, a list of these, or a mapping of names to files")
+    names = [str(name) for name, _ in pairs]
+    if "" in names:
+        raise TypeError("a name for what is measured, as in name=FILE")
+    _refuse_names(names, "--measure", "split", TAKEN)
+    return {name: os.fspath(source) for name, (_, source) in zip(names, pairs, strict=True)}
+
+
+def named_source(text: str, default: str) -> tuple[str, str]:
+    """Return the name and the source in ``name=source``; a text that is a file, or names nothing, has the `default`."""
+    name, equals, source = text.partition("=")
+    return (name, source) if equals and _NAME.fullmatch(name) and not Path(text).exists() else (default, text)
+
+
 def _named(text: Any) -> tuple[str, Any]:
     """Return the name and the source of one entry of --retain."""
-    if isinstance(text, str):
-        name, equals, source = text.partition("=")
-        if equals and _NAME.fullmatch(name) and not Path(text).exists():
-            return name, source
-    return "retain", text
+    return named_source(text, "retain") if isinstance(text, str) else ("retain", text)
 
 
-def _refuse_names(names: Iterable[str]) -> None:
+def _refuse_names(names: Iterable[str], flag: str, what: str, taken: frozenset[str]) -> None:
     seen: set[str] = set()
     for name in names:
         if name in seen:
             raise InputError(
-                f"two sources of --retain are called '{name}'; expected --retain NAME=FILE, each with its own name."
+                f"two sources of {flag} are called '{name}'; expected {flag} NAME=FILE, each with its own name."
             )
         if not _NAME.fullmatch(name):
-            raise InputError(f"--retain names a retention '{name}'; expected letters, digits and _ alone.")
-        if name in RESERVED:
-            raise InputError(
-                f"--retain names a retention '{name}', which a run calls something else; give another name."
-            )
+            raise InputError(f"{flag} names a {what} '{name}'; expected letters, digits and _ alone.")
+        if name in taken:
+            raise InputError(f"{flag} names a {what} '{name}', which a run calls something else; give another name.")
         seen.add(name)
 
 
@@ -172,11 +195,20 @@ class SpansOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class UnlearnData(BenchmarkOptions, SpansOptions, SecondAnswersOptions, AlternatesOptions, DataOptions):
+class MeasureOptions:
+    """What is measured besides."""
+
+    measure: dict[str, str] | None = None
+    """Further rows that are measured and not trained on, as a split of this name, repeated as --measure NAME=FILE: in
+    the forms of --forget, or a benchmark, whose forget split is meant [default: none]."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnlearnData(BenchmarkOptions, MeasureOptions, SpansOptions, SecondAnswersOptions, AlternatesOptions, DataOptions):
     """What to forget and what to keep."""
 
     indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
-        *("forget", "retain", "benchmark", "data", "alternates_file", "refusals")
+        *("forget", "retain", "benchmark", "data", "measure", "alternates_file", "refusals")
     }
 
     forget: str | None = None
@@ -191,6 +223,8 @@ class UnlearnData(BenchmarkOptions, SpansOptions, SecondAnswersOptions, Alternat
         super().__post_init__()
         self.refuse_rivals("forget", "retain")
         self.refuse_rival_answers()
+        if both := sorted(self.sources.keys() & (self.measure or {}).keys()):
+            raise InputError(f"--retain and --measure both name '{both[0]}'; give one of them another name.")
         if lacking := self.lacking(vars(self)):
             raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
 
@@ -244,10 +278,38 @@ class EvalData(BenchmarkOptions, SpansOptions, AlternatesOptions, DataOptions):
 class FinetuneData(DataOptions):
     """What to learn."""
 
-    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {"data", "exclude"}
+    indifferent: ClassVar[frozenset[str]] = DataOptions.indifferent | {
+        *("data", "exclude", "benchmark", "without_forget")
+    }
 
-    data: str
+    data: str | None = None
     """What to learn: a JSON, JSONL, CSV or Parquet file, a folder of them, or a Hub data set
-    owner/name[:config[:split]]."""
+    owner/name[:config[:split]]; with --benchmark the folder of its files, or another Hub data set of them
+    [default: the benchmark's]."""
     exclude: str | None = None
     """Rows to leave out of --data, in the same forms, so that a retrained model never sees them [default: none]."""
+    benchmark: str | None = None
+    """A benchmark and its forget split, such as tofu:forget10, whose target model is trained: on all that its models
+    know, with the options by which its authors trained theirs, for those that are not given [default: none]."""
+    without_forget: bool = False
+    """Leave what is to be forgotten out of --benchmark: the retrained model."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no run could use."""
+        super().__post_init__()
+        if lacking := self.lacking(vars(self)):
+            raise InputError(f"{lacking[0]} is to be given, or a --benchmark, which brings its own.")
+        if self.benchmark is not None and self.exclude is not None:
+            raise InputError(
+                "--exclude leaves rows out of files, and --benchmark brings its own; give --without_forget instead."
+            )
+        if self.benchmark is None and self.without_forget:
+            raise InputError(
+                "--without_forget leaves out what a --benchmark is to forget, and none was given; of files, --exclude "
+                "leaves rows out."
+            )
+
+    @staticmethod
+    def lacking(given: Mapping[str, Any]) -> list[str]:
+        """Return the flags without which the options `given` are no configuration: the data, or a benchmark."""
+        return ["--data"] if given.get("data") is None and given.get("benchmark") is None else []

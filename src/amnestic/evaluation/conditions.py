@@ -13,6 +13,11 @@ class Continuing:
     stop_strings: tuple[str, ...] = ()
     """An answer ends in front of the first of these texts that it contains."""
 
+    @property
+    def goes_on(self) -> bool:
+        """Return whether nothing but the limit ends an answer: a passage, of which no more than that is measured."""
+        return not self.stop_strings
+
 
 @dataclass(frozen=True)
 class Conditions:
@@ -24,3 +29,8 @@ class Conditions:
     """Split -> how its prompts are continued; the others as the options say."""
     auxiliary: frozenset[str] = frozenset()
     """Splits that only those metrics read which name them: not one number of every kind for each."""
+
+    @property
+    def has_passages(self) -> bool:
+        """Return whether a split holds passages that go on: this is a benchmark of whole texts."""
+        return any(continuing.goes_on for continuing in self.continuing.values())

@@ -5,11 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
 from typing import Any, NamedTuple
 
-from .metric import KNOWLEDGE, METRICS, Metric
+from .metric import KNOWLEDGE, METRICS, PART, Metric, whole_of
 from .needs import GeneratedLikelihood, Likelihood, OfRetrained
 
 SPLITS = tuple(KNOWLEDGE)
-"""Splits that are known by name, in the order in which tables list them."""
+"""Splits that are known by name, in the order in which tables list them; each in front of its parts."""
+Place = tuple[int, int, str]
 
 
 class Description(NamedTuple):
@@ -23,7 +24,7 @@ class Description(NamedTuple):
     """What a change means, such as "lower means more forgotten"; nothing where nobody knows."""
     is_share: bool
     """The value lies between 0 and 1."""
-    place: tuple[int, int, str]
+    place: tuple[Place, int, str]
     """Sorts keys: numbers about the model as a whole, then split by split; unknown ones last."""
 
 
@@ -31,11 +32,25 @@ def describe(key: str) -> Description:
     """Return what is known of a key of results.json: ``forget.probability``, ``mia.min_k.auc``, ``forget_quality``."""
     registered = METRICS.names()
     split, _, name = ("", "", key) if key in registered or "." not in key else key.partition(".")
-    rank = ("", *SPLITS).index(split) if split in ("", *SPLITS) else len(SPLITS) + 1
+    place = place_of(split)
     if name not in registered:
-        return Description(split, name, name, "", False, (rank, Metric.place + 1, key))
+        return Description(split, name, name, "", False, (place, Metric.place + 1, key))
     cls = METRICS.get(name)
-    return Description(split, name, label(cls), about(cls.directions, split), cls.is_share, (rank, cls.place, key))
+    return Description(split, name, label(cls), about(cls.directions, split), cls.is_share, (place, cls.place, key))
+
+
+def place_of(split: str) -> Place:
+    """Return what sorts splits as tables list them: known ones, each in front of its parts by their numbers, others."""
+    whole = known_split(split)
+    rank = ("", *SPLITS).index(whole) if whole or not split else len(SPLITS) + 1
+    part = PART.fullmatch(split) if whole else None
+    return rank, int((part and part["number"]) or 0), split
+
+
+def known_split(split: str) -> str:
+    """Return the known split that `split` is, or is a part of; nothing where there is none."""
+    whole = whole_of(split)
+    return whole if whole in SPLITS else ""
 
 
 def label(cls: type[Metric]) -> str:
@@ -44,8 +59,8 @@ def label(cls: type[Metric]) -> str:
 
 
 def about(facts: Mapping[str, str], split: str) -> str:
-    """Return what `facts` say of `split`; nothing where they are silent."""
-    return facts.get(split, facts.get("", ""))
+    """Return what `facts` say of `split`, or of what it is a part of; nothing where they are silent."""
+    return facts.get(split, facts.get(whole_of(split), facts.get("", "")))
 
 
 def explain(cls: type[Metric]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 ``R`` rows (an example with one of its answers), ``N`` scored tokens of all of them, ``B`` examples of a split.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -35,6 +36,16 @@ UNTOUCHED = MappingProxyType(
     }
 )
 """Split -> the best value, where it is that of another model."""
+PART = re.compile(r"(?P<whole>\w+?)_(?:(?P<number>\d+)|qa|texts)")
+
+
+def whole_of(split: str) -> str:
+    """Return the split that `split` is a part of, whose meaning it has: ``forget`` for ``forget_2`` or ``forget_qa``.
+
+    Any other split is its own.
+    """
+    found = PART.fullmatch(split)
+    return found["whole"] if found and found["whole"] in KNOWLEDGE else split
 
 
 class UndefinedError(ValueError):
@@ -99,7 +110,7 @@ class Generations:
     generated: list[str]
     answers: list[str]
     tokens: np.ndarray
-    """(B,) int64, generated tokens, that which ends the answer left out."""
+    """(B,) int64, generated tokens, that which ends the answer left out; those of a stop string are among them."""
     has_ended: np.ndarray
     """(B,) bool: the model ended its answer by itself, within the tokens that it was given."""
     token_ids: Sequence[np.ndarray] = ()
@@ -113,7 +124,7 @@ class Measurement:
     value: float
     per_example: np.ndarray | None = None
     """(B,) float64, where the metric has a value for each example; NaN where one has none. Examples of the metric's
-    split, or of `Metric.examples_of`."""
+    split, or of `Metric.rows`."""
     others: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Split -> (B,) float64: values of the examples of further splits that the value comes from."""
     interval: tuple[float, float] | None = None
@@ -157,15 +168,14 @@ class Metric(ABC):
     name: ClassVar[str]
     on_request: ClassVar[bool] = False
     """The metric takes part only where it is named: it costs more than a forward pass, or is another convention."""
-    examples_of: ClassVar[str] = ""
-    """The split of the examples that `Measurement.per_example` has values of, where the class has no `split`."""
 
     label: ClassVar[str] = ""
     """A short name for people; nothing: the metric's name."""
     formula: ClassVar[str] = ""
     """With l the mean of -log p over an answer's tokens, and P = exp(-l)."""
     directions: ClassVar[Mapping[str, str]] = KNOWLEDGE
-    """Split -> what a change means, such as "lower means more forgotten"; "" for every other split, and for none."""
+    """Split -> what a change means, such as "lower means more forgotten"; "" for every other split, and for none. Parts
+    have the meaning of their whole (`whole_of`)."""
     targets: ClassVar[Mapping[str, str]] = UNTOUCHED
     """Split -> the best value; "" for every other split, and for none."""
     source: ClassVar[str] = ""
@@ -184,7 +194,7 @@ class Metric(ABC):
     @property
     def rows(self) -> str:
         """Return the split whose examples the values of `Measurement.per_example` are of; "" where there is none."""
-        return self.examples_of or str(getattr(self, "split", ""))
+        return str(getattr(self, "split", ""))
 
     @classmethod
     def instances(cls, contents: Contents) -> Iterator["Metric"]:

@@ -12,6 +12,8 @@ MORE = {
     "retain": "--retain FILE",
     "real_authors": "--benchmark tofu:forget10",
     "world_facts": "--benchmark tofu:forget10",
+    "forget_qa": "--benchmark muse:books",
+    "forget_texts": "--benchmark muse:books",
 }
 """Split -> what supplies it."""
 Reader = Literal["model", "reference"]
@@ -77,11 +79,14 @@ class OfRetrained:
     """The measurement of the same metric of a model that never saw the forget split; read as `Measurement`."""
 
     metric: Metric
+    instead: str = ""
+    """What is given where there is no such model, as a clause."""
 
     def missing(self, contents: Contents) -> str | None:
         """Return why it cannot be had: no retrained model, or one that was not measured so."""
         if contents.retrained is None:
-            return "there is no retrained model; give --retrained with its folder, or with that of its results"
+            reason = "there is no retrained model; give --retrained with its folder, or with that of its results"
+            return f"{reason}; {self.instead}" if self.instead else reason
         if self.metric.key not in contents.retrained:
             return (
                 f"the retrained model's results have no {self.metric.key}; measure it with the same data and --metrics"

@@ -4,18 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .continuations import prompt_key
 from .needs import SweptNeed
-from .sweeps import (
-    CONTINUATIONS,
-    SCORES,
-    Order,
-    Subject,
-    judged_positions,
-    norms_left,
-    prompt_key,
-    reading,
-    row_key,
-)
+from .subject import CONTINUATIONS, SCORES, Subject
+from .sweeps import Order, judged_positions, norms_left, reading, row_key
 
 
 @dataclass(frozen=True)
@@ -73,7 +65,11 @@ def planned(subject: Subject, needs: Sequence[SweptNeed]) -> Plan:
         asked, distinct, known = asked + len(rows), distinct + len(every), known + len(found)
         tokens += sum(every.values())
         positions += reading(subject, loaded, rows).positions
-    prompts = {prompt_key(subject, row): row for need in order.continued for row in subject.splits[need.split]}
+    prompts = {
+        prompt_key(subject, row, subject.continuing(need.split)): row
+        for need in order.continued
+        for row in subject.splits[need.split]
+    }
     continued = subject.store.find(subject.name(subject.loaded), CONTINUATIONS, prompts)
     left = [row for key, row in prompts.items() if key not in continued]
     return Plan(

@@ -4,10 +4,8 @@
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,98 +17,20 @@ from ..data.batches import Batch, nothing, pad
 from ..data.cuts import like_lengths, most_tokens
 from ..data.encode import Encoded, fact
 from ..data.trees import tree, trees
-from ..model.decoding import Counts
-from ..model.generate import Generated, Settings, agreed_tokens, generate, stops
 from ..model.gradient_norms import NotFiniteError, gradient_norms
 from ..model.load import Loaded
 from ..model.sharding import device_of, forward_only, is_sharded
 from ..model.signals import Needs, read
 from ..progress import timed
-from .conditions import Conditions, Continuing
-from .metric import Contents, Generations, Likelihoods, Measurement
+from .continuations import generations
+from .metric import Generations, Likelihoods
 from .needs import GeneratedLikelihood, Generation, GradientNorm, Likelihood, SweptNeed
 from .options import EvaluationOptions
-from .store import Store
+from .subject import NORMS, SCORES, Subject
 
 EVERY_TOKEN = Needs(head=frozenset({"token_logp", "is_argmax", "margin", "moments"}))
 COLUMNS = 5
 """log p, whether the token is the argmax, margin, and the two moments."""
-TRUE = "answer"
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model, the splits that it is measured on, and what it is held beside."""
-
-    loaded: Loaded
-    splits: Mapping[str, Sequence[Encoded]]
-    """The examples with their true answers."""
-    options: EvaluationOptions
-    alternates: Mapping[str, Mapping[str, Alternates]] = field(default_factory=dict)
-    """Split -> kind of other answers -> their rows."""
-    reference: Loaded | None = None
-    retrained: Mapping[str, Measurement] | None = None
-    """Key of results.json -> what was measured of the retrained model, with per-example values."""
-    conditions: Conditions = field(default_factory=Conditions)
-    """What a benchmark says of the splits."""
-    store: Store = field(default_factory=Store)
-    names: tuple[str, str] = ("model", "reference")
-    """Fingerprints of the model and of the reference, under which the store keeps what they gave."""
-    work: Counter[str] = field(default_factory=Counter)
-    """Fills with what the sweeps took, in this process: see `Collected.work`."""
-    advance: Callable[[int], None] = lambda positions: None
-    """Is told how many positions (see `Plan`) are done."""
-
-    @property
-    def contents(self) -> Contents:
-        """Return what metrics can be computed from."""
-        kinds = {split: {TRUE, *self.alternates.get(split, ())} for split in self.splits}
-        for split, examples in self.splits.items():
-            if (fact(examples, "is_marked") & (fact(examples, "forgotten") > 0)).any():
-                kinds[split].add("span")
-        return Contents(
-            {split: frozenset(found) for split, found in kinds.items()},
-            self.reference is not None,
-            None if self.retrained is None else frozenset(self.retrained),
-            self.conditions,
-        )
-
-    @cached_property
-    def stops(self) -> Sequence[int]:
-        """Return the tokens that end an answer; those that close any example are among them, whichever is continued."""
-        rows = [row for examples in self.splits.values() for row in examples]
-        return stops(self.loaded.model, self.loaded.tokenizer, rows)
-
-    @cached_property
-    def trained(self) -> bytes:
-        """Return a hash of the names of the model's trainable parameters."""
-        names = [name for name, parameter in self.loaded.model.named_parameters() if parameter.requires_grad]
-        return hashlib.blake2b("\n".join(names).encode(), digest_size=16).digest()
-
-    def continuing(self, split: str) -> Continuing:
-        """Return how the prompts of a split are continued."""
-        return self.conditions.continuing.get(split, Continuing(self.options.max_new_tokens))
-
-    def name(self, loaded: Loaded) -> str:
-        """Return the name in the store of the model or of the reference."""
-        return self.names[loaded is self.reference]
-
-    def rows(self, need: Likelihood) -> Alternates:
-        """Return the rows of the answers that `need` is about."""
-        examples = self.splits[need.split]
-        if need.answer == TRUE:
-            return Alternates(examples, np.arange(len(examples)))
-        return self.alternates[need.split][need.answer]
-
-    def reader(self, need: Likelihood) -> Loaded:
-        """Return the model that `need` is about."""
-        loaded = self.loaded if need.reader == "model" else self.reference
-        assert loaded is not None  # suites leave out what is missing
-        return loaded
-
-
-SCORES, CONTINUATIONS, NORMS = "scores", "continuations", "gradient norms"
-"""Kinds of what the store keeps."""
 
 
 @dataclass(frozen=True)
@@ -237,94 +157,6 @@ def _marked(rows: Sequence[Encoded]) -> np.ndarray | None:
         return None
     parts = [np.zeros(row.scored, bool) if row.is_span is None else row.is_span[row.is_scored] for row in rows]
     return np.concatenate([np.zeros(0, dtype=bool), *parts])
-
-
-def generations(subject: Subject, needs: Sequence[Generation], tables: Mapping[SweptNeed, Any]) -> dict[SweptNeed, Any]:
-    """Return the greedy answers of each need; a prompt that several have in common is continued once.
-
-    What a model gives of the true answer by itself was told by its scores, and is not generated.
-    """
-    examples = {prompt_key(subject, row): row for need in needs for row in subject.splits[need.split]}
-    agreed = {
-        prompt_key(subject, row): count
-        for need in needs
-        for row, count in zip(subject.splits[need.split], agreement(subject, need, tables), strict=True)
-    }
-    found = continuations(subject, examples, agreed)
-    return {need: _answers(subject, need, found) for need in needs}
-
-
-def prompt_key(subject: Subject, row: Encoded) -> bytes:
-    """Return a hash of what a greedy answer depends on besides the model."""
-    tokens = row.input_ids[: row.prompt_length].astype("<i8").tobytes()
-    limits = f"{subject.options.max_new_tokens} {subject.stops}"
-    return hashlib.blake2b(b"|".join([tokens, limits.encode()]), digest_size=16).digest()
-
-
-def agreement(subject: Subject, need: Generation, tables: Mapping[SweptNeed, Any]) -> list[int]:
-    """Return how many tokens of each true answer, from its first, the model gives by itself, one after the other."""
-    scored: Likelihoods = tables[Likelihood(need.split)]
-    hits = scored.per_example(scored.is_argmax)
-    return [agreed_tokens(row, own) for row, own in zip(subject.splits[need.split], hits, strict=True)]
-
-
-def continuations(
-    subject: Subject, examples: Mapping[bytes, Encoded], agreed: Mapping[bytes, int]
-) -> dict[bytes, np.ndarray]:
-    """Return the greedy tokens behind each prompt, and a last entry that says whether the model ended by itself."""
-    name = subject.name(subject.loaded)
-    known = subject.store.find(name, CONTINUATIONS, examples)
-    left = [key for key in examples if key not in known]
-
-    def keep(found: dict[int, Generated]) -> None:
-        part = {left[i]: np.append(answer.tokens, answer.has_ended) for i, answer in found.items()}
-        subject.store.keep(name, CONTINUATIONS, part)
-        subject.advance(sum(examples[key].scored for key in part))
-
-    if left:
-        options, counts = subject.options, Counts()
-        generate(
-            subject.loaded,
-            subject.loaded.tokenizer,
-            [examples[key] for key in left],
-            Settings(options.max_new_tokens, options.per_device_eval_batch_size, subject.stops, counts),
-            [agreed[key] for key in left],
-            keep,
-        )
-        subject.work.update(decoded_of(processes.gathered(counts)))
-    return subject.store.find(name, CONTINUATIONS, examples)
-
-
-def decoded_of(counts: Sequence[Counts]) -> dict[str, int]:
-    """Return what decoding took, of all processes together."""
-    return {
-        "answers_decoded": sum(found.prompts for found in counts),
-        "positions_read_in": sum(found.read for found in counts),
-        "decode_row_steps": sum(found.row_steps for found in counts),
-        "tokens_decoded": sum(found.new_tokens for found in counts),
-    }
-
-
-def _answers(subject: Subject, need: Generation, found: Mapping[bytes, np.ndarray]) -> Generations:
-    examples, tokenizer = subject.splits[need.split], subject.loaded.tokenizer
-    rows = [found[prompt_key(subject, row)] for row in examples]
-    texts = [str(tokenizer.decode(row[:-1], skip_special_tokens=True)).strip() for row in rows]
-    return Generations(
-        texts,
-        [true_answer(subject, example) for example in examples],
-        np.array([len(row) - 1 for row in rows], dtype=np.int64),
-        np.array([row[-1] for row in rows], dtype=bool),
-        [row[:-1] for row in rows],
-    )
-
-
-def true_answer(subject: Subject, example: Encoded) -> str:
-    """Return the true answer; of a corpus chunk, which goes on for long, as many tokens as may be generated."""
-    start = example.prompt_length
-    if not example.is_scored[:start].any():
-        return example.answer
-    end = start + subject.options.max_new_tokens
-    return str(subject.loaded.tokenizer.decode(example.input_ids[start:end], skip_special_tokens=True))
 
 
 def generated_likelihoods(

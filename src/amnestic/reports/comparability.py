@@ -1,5 +1,6 @@
 """Which runs may stand beside each other: numbers of other data, prompts or bounds say nothing of each other."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -8,6 +9,7 @@ from .display import percent
 from .entries import Entry
 from .figures import FORGETTING, figures
 from .prompts import refuse_other_prompts
+from .rows import by_fold
 
 
 def differences(entries: Sequence[Entry]) -> list[str]:
@@ -33,9 +35,17 @@ def _other_benchmark(first: Entry, other: Entry) -> str | None:
 
 
 def _benchmark(entry: Entry) -> str:
-    """Return the name of a run's benchmark, without its argument where that is the seed."""
+    """Return the name of a run's benchmark, without what names its fold, and its seed."""
+    named = _unfolded(entry)
+    return "files of one's own" if named is None else re.sub(rf":{entry.seed}(?=:|$)", "", named)
+
+
+def _unfolded(entry: Entry) -> str | None:
+    """Return the name of a run's benchmark without that of its fold, which stands at its end."""
     name = (entry.results or {}).get("benchmark")
-    return "files of one's own" if name is None else str(name).removesuffix(f":{entry.seed}")
+    if name is None or entry.fold is None:
+        return name
+    return str(name).removesuffix(entry.fold).removesuffix(":")
 
 
 def _difference(first: Entry, other: Entry) -> str | None:
@@ -125,15 +135,24 @@ def _of_probes(entries: Sequence[Entry]) -> Iterator[str]:
 
 
 def _of_data(entries: Sequence[Entry]) -> Iterator[str]:
-    names = sorted({str(name) for entry in entries if (name := (entry.results or {}).get("benchmark"))})
+    names = sorted({str(name) for entry in entries if (name := _unfolded(entry))})
     if len(names) > 1:
         yield f"Seeds have data of their own ({_listed(names)}): they differ in more than chance in training."
 
 
+def _of_folds(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield that folds are no seeds of each other, and how large each is."""
+    folds = by_fold(entries)
+    if len(folds) > 1:
+        sizes = {fold: min((entry.forget_tokens or 0 for entry in runs), default=0) for fold, runs in folds.items()}
+        told = [f"{fold}, {size:,} tokens" if size else f"{fold}" for fold, size in sizes.items()]
+        yield f"Each fold is a forget set of its own ({'; '.join(told)}): no mean is over more than one of them."
+
+
 def _of_seeds(entries: Sequence[Entry]) -> Iterator[str]:
-    seeds: dict[tuple[str, str], set[int]] = {}
+    seeds: dict[tuple[str, str, str | None], set[int]] = {}
     for entry in entries:
-        seeds.setdefault((entry.method, entry.setting), set()).add(entry.seed)
+        seeds.setdefault((entry.method, entry.setting, entry.fold), set()).add(entry.seed)
     if len({frozenset(found) for found in seeds.values()}) > 1:
         yield "Not every row has the same seeds."
 
@@ -146,6 +165,14 @@ def _of_models(entries: Sequence[Entry]) -> Iterator[str]:
             models.setdefault(entry.seed, set()).add(str(name))
     if several := next((sorted(names) for names in models.values() if len(names) > 1), None):
         yield f"Not all runs of a seed started from the same model: {_listed(several)}."
+
+
+def _of_judges(entries: Sequence[Entry]) -> Iterator[str]:
+    """Yield whether answers were scored by other judges, or in other words."""
+    manners = [entry.judged.manner for entry in entries if entry.judged is not None]
+    if others := next((manner for manner in manners if manner != manners[0]), None):
+        differing = [name for name in others if others[name] != manners[0][name]]
+        yield f"A judge's scores do not compare here: not all runs were judged with the same {_listed(differing)}."
 
 
 def _of_unknown(entries: Sequence[Entry]) -> Iterator[str]:
@@ -170,7 +197,9 @@ CAVEATS = (
     _of_absent,
     _of_probes,
     _of_data,
+    _of_folds,
     _of_seeds,
     _of_models,
+    _of_judges,
     _of_unknown,
 )

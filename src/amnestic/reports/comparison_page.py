@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from . import display
 from .courses import course_plots
-from .entries import Entry
-from .figures import PLAIN_FORGOTTEN, SPANS_FORGOTTEN, Figure
+from .figures import Figure
 from .panel import Plot
 from .render import template_environment
 from .rows import Row
 from .seeds import Spread
+from .sizes import size_plots, sweeps_of
 from .tables import failure, readings
-from .tradeoff import marks_of, tradeoff_plot
+from .tradeoff import Plane, marks_of, tradeoff_plot
 
 if TYPE_CHECKING:
     from .leaderboard import Leaderboard
@@ -47,15 +47,17 @@ class Cell(NamedTuple):
 def render_comparison(board: "Leaderboard") -> str:
     """Return the page; equal input, equal page. Raises InputError where a run's train.jsonl is broken."""
     template = template_environment().get_template("comparison.html.j2")
-    forgotten = _forgotten(board)
+    sweeps = sweeps_of(board)
     return template.render(
         board=board,
         columns=board.shown(),
         lines=[(row, _cells(row, board.shown())) for row in board.rows],
-        tradeoffs=list(_tradeoffs(board, forgotten)) if forgotten else [],
+        tradeoffs=list(_tradeoffs(board)),
+        sweeps=sweeps,
+        sizes=list(size_plots(board, sweeps)),
         courses=list(course_plots(board.rows)),
         failures=[failure(entry) for entry in board.entries if entry.results is None],
-        missed=[_named(entry) for entry in board.entries if entry.state == "infeasible"],
+        missed=[entry.name for entry in board.entries if entry.state == "infeasible"],
         readings=readings(board),
         is_redacted=any((entry.results or {}).get("redacted") for entry in board.entries),
         has_seeds=any(spread.low is not None for row in board.rows for spread in row.values.values()),
@@ -64,16 +66,29 @@ def render_comparison(board: "Leaderboard") -> str:
     )
 
 
-def _tradeoffs(board: "Leaderboard", forgotten: Figure) -> Iterator[dict[str, Plot]]:
-    """Yield the plot of all rows, then of the bounded ones, which lie close together where free ones kept less."""
-    marks = marks_of(board.rows, forgotten.key)
-    titles = {"Retention against forgetting": marks}
-    bounded = [mark for mark in marks if mark.row.is_bounded or not mark.row.entries]
-    if bounded != marks and any(mark.row.entries for mark in bounded):
-        titles["The same under a bound"] = bounded
-    for title, shown in titles.items():
-        if shown:
-            yield {form: tradeoff_plot(shown, forgotten, title, form == "wide") for form in ("wide", "narrow")}
+def _tradeoffs(board: "Leaderboard") -> Iterator[dict[str, Plot]]:
+    """Yield the plot of all rows, then of the bounded ones, which lie close together where free ones kept less.
+
+    Rows of one fold stand beside each other alone.
+    """
+    forgotten, kept = board.axes
+    if forgotten is None or kept is None:
+        return
+    plane = Plane(forgotten, kept)
+    for place, fold in enumerate(board.folds or (None,)):
+        marks = marks_of([row for row in board.rows if row.fold in (None, fold)], plane)
+        about = "" if fold is None else f", {display.visible(fold, 60)}"
+        titles = {"Retention against forgetting": marks}
+        bounded = [mark for mark in marks if mark.row.is_bounded or not mark.row.entries]
+        if bounded != marks and any(mark.row.entries for mark in bounded):
+            titles["The same under a bound"] = bounded
+        for title, shown in titles.items():
+            name = f"{title.lower().replace(' ', '-')}-{place}"
+            if shown:
+                yield {
+                    form: tradeoff_plot(shown, plane, name, title + about, form == "wide")
+                    for form in ("wide", "narrow")
+                }
 
 
 @cache
@@ -85,19 +100,6 @@ def script() -> str:
 def script_hash() -> str:
     """Return the hash by which the page's policy knows the script."""
     return base64.b64encode(hashlib.sha256(script().encode("utf-8")).digest()).decode("ascii")
-
-
-def _forgotten(board: "Leaderboard") -> Figure | None:
-    """Return what the plot counts as forgotten: marked spans where every run has them, else whole answers."""
-    known = {column.key: column for column in board.columns}
-    measured = [entry.values for entry in board.entries if entry.results is not None]
-    if measured and all(SPANS_FORGOTTEN in values for values in measured):
-        return known[SPANS_FORGOTTEN]
-    return known.get(PLAIN_FORGOTTEN)
-
-
-def _named(entry: Entry) -> str:
-    return f"{entry.method}, {entry.setting}, seed {entry.seed}"
 
 
 def _cells(row: Row, columns: Sequence[Figure]) -> list[Cell]:

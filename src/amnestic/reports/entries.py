@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .figures import costs_of, values_of
+from .judged import Judged
 from .results import bounds_of, read_results
 
 FREE = "free"
@@ -32,6 +33,8 @@ class Entry:
     """None where the run failed."""
     error: str | None = None
     """One sentence, where it failed."""
+    fold: str | None = None
+    """The fold of the benchmark that it forgot; None where the benchmark has none."""
 
     @classmethod
     def of(cls, folder: Path) -> "Entry":
@@ -46,7 +49,20 @@ class Entry:
         if results.get("command") != "unlearn":
             raise InputError(f"{folder} is a run of {results.get('command')!r}; a comparison takes runs of unlearn.")
         _refuse_damaged(folder, results)
-        return cls(results["method"]["name"], setting_of(results), results["seeds"]["training"], folder, results)
+        method, seed, fold = results["method"]["name"], results["seeds"]["training"], results.get("fold")
+        return cls(method, setting_of(results), seed, folder, results, fold=fold)
+
+    @property
+    def name(self) -> str:
+        """Return what tells it from the other runs."""
+        parts = [self.method, self.setting, self.fold, f"seed {self.seed}"]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def forget_tokens(self) -> int | None:
+        """Return the scored tokens that were to be forgotten; None where nobody knows."""
+        found = ((self.results or {}).get("data") or {}).get("forget") or {}
+        return found.get("scored_tokens")
 
     @property
     def state(self) -> State:
@@ -61,19 +77,27 @@ class Entry:
     @property
     def before(self) -> Mapping[str, float]:
         """Return the metrics of the model that the run started from; empty where none were measured."""
-        return (self.results or {}).get("reference_metrics") or {}
+        return ((self.results or {}).get("reference_metrics") or {}) | self._judged_of("before")
 
     @property
     def retrained(self) -> Mapping[str, float]:
         """Return the metrics of the model that never saw the forget split; empty where none were measured."""
-        return (self.results or {}).get("retrained_metrics") or {}
+        return ((self.results or {}).get("retrained_metrics") or {}) | self._judged_of("retrained")
+
+    @cached_property
+    def judged(self) -> Judged | None:
+        """Return what a judge gave the run's answers; raises InputError where that is damaged."""
+        return None if self.results is None else Judged.at(self.folder)
+
+    def _judged_of(self, model: str) -> dict[str, float]:
+        return {} if self.judged is None else self.judged.means(model)
 
     @cached_property
     def values(self) -> dict[str, float]:
         """Return the run's figures by their keys; none where it failed."""
         if self.results is None:
             return {}
-        return values_of(self.results["metrics"], self.before) | costs_of(self.results)
+        return values_of(self.results["metrics"], self.before) | self._judged_of("after") | costs_of(self.results)
 
 
 def setting_of(results: Mapping[str, Any]) -> str:
@@ -91,6 +115,7 @@ def _refuse_damaged(folder: Path, results: Mapping[str, Any]) -> None:
         "seeds": isinstance(seeds, dict) and isinstance(seeds.get("training"), int),
         "bound": all(isinstance(held, dict) and {"kind", "requested"} <= held.keys() for held in bounds.values()),
         "retentions": all(isinstance(held, dict) for held in (results.get("retentions") or {}).values()),
+        "fold": isinstance(results.get("fold"), str | None),
         "metrics": _holds_numbers(results.get("metrics")),
     }
     is_sound |= {name: _holds_numbers(results.get(name) or {}) for name in ("reference_metrics", "retrained_metrics")}

@@ -5,22 +5,31 @@ What a metric means stands in its class; this module adds what a run says beside
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from ..evaluation.explanation import describe
 from .display import duration, measured, percent, size
+from .judged import HIGHEST, LOWEST, PREFIX, is_leading, named
 
 KEPT = "retain_kept"
 HELD_METRIC = "retain.token_probability"
 """The number that --keep speaks of."""
 SECONDS, MEMORY = "training_seconds", "peak_memory_bytes"
-PLAIN_FORGOTTEN, SPANS_FORGOTTEN = "forget.probability", "forget.span_probability"
-UTILITY = ("model_utility", "retain.probability")
+PLAIN_FORGOTTEN, SPANS_FORGOTTEN, RECITED = "forget.probability", "forget.span_probability", "forget.verbmem"
+KNOWN_KEPT = "retain.knowmem"
+FORGOTTEN_AXIS = (SPANS_FORGOTTEN, RECITED, PLAIN_FORGOTTEN)
+KEPT_AXIS = (KNOWN_KEPT, KEPT)
+"""What the axes of the trade-off may show: the first that every run has measured."""
+UTILITY = (KNOWN_KEPT, "model_utility", "retain.probability")
 """What was kept in the words of the benchmark: the first of them that is measured."""
+PLAIN_TEXTS = ("forget.exact_memorization", "forget.rouge")
+"""Beside what is recited of whole texts, they say the same once more."""
 FORGETTING = (
     SPANS_FORGOTTEN,
+    RECITED,
+    "forget.knowmem",
     PLAIN_FORGOTTEN,
     "forget.extraction_strength",
     "forget.exact_memorization",
@@ -70,14 +79,23 @@ def figures(keys: Iterable[str]) -> list[Figure]:
     known = set(keys)
     utility = [key for key in UTILITY if key in known]
     attacks = sorted((key for key in known if MEMBERSHIP.fullmatch(key)), key=lambda key: describe(key).place)
-    metrics = [key for key in FORGETTING if key in known] + utility
-    columns = [_metric(key, key in FORGETTING or key == utility[0]) for key in metrics]
+    forgetting = [key for key in FORGETTING if key in known]
+    doubled = PLAIN_TEXTS if RECITED in known else ()
+    columns = [_metric(key, key not in doubled) for key in forgetting]
+    columns += [_metric(key, key == utility[0]) for key in utility]
     if KEPT in known:
         direction = describe(HELD_METRIC).direction
         columns.append(Figure(KEPT, "Retention kept", direction, lowest=0.0, written=percent))
     main = MAIN_ATTACK if MAIN_ATTACK in known else next(iter(attacks), "")
     columns += [_metric(key, key in (main, "privleak")) for key in attacks]
+    columns += [_judged(key) for key in sorted(known) if key.startswith(PREFIX)]
     return columns + [cost for cost in COSTS if cost.key in known]
+
+
+def _judged(key: str) -> Figure:
+    """Return the column of a judge's mean; tables for people have one a split."""
+    split, label = named(key)
+    return Figure(key, f"{label} (judge), {split}", "higher is better", LOWEST, HIGHEST, is_leading(key))
 
 
 def _metric(key: str, is_shown: bool) -> Figure:
@@ -86,6 +104,14 @@ def _metric(key: str, is_shown: bool) -> Figure:
     low, high = RANGES.get(key, (0.0, 1.0) if known.is_share else (-math.inf, math.inf))
     is_shown = is_shown and key != "forget_quality"  # its logarithm says the same, and can be averaged
     return Figure(key, label, known.direction, low, high, is_shown)
+
+
+def axis(columns: Iterable[Figure], keys: Iterable[str], measured: Collection[Mapping[str, float]]) -> Figure | None:
+    """Return the first of `keys` that all runs, whose values are `measured`, have, else the last; None without it."""
+    known = {column.key: column for column in columns}
+    *first, last = keys
+    found = next((key for key in first if measured and all(key in values for values in measured)), last)
+    return known.get(found)
 
 
 def values_of(metrics: Mapping[str, float], before: Mapping[str, float]) -> dict[str, float]:

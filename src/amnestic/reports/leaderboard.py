@@ -10,9 +10,9 @@ from . import tables
 from .comparability import caveats, differences
 from .comparison_page import render_comparison
 from .entries import Entry, State
-from .figures import Figure
+from .figures import FORGOTTEN_AXIS, KEPT_AXIS, Figure, axis
 from .files import write_json, write_text
-from .rows import Row, figures_of, rows
+from .rows import Row, by_fold, figures_of, rows
 from .seeds import LEVEL
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ FILES = ("leaderboard.md", "leaderboard.csv", "runs.csv", "leaderboard.json", "r
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Runs as rows, one for each method and setting, with means and intervals over seeds."""
+    """Runs as rows, one for each method, setting and fold, with means and intervals over seeds."""
 
     entries: tuple[Entry, ...]
     columns: tuple[Figure, ...]
@@ -77,6 +77,17 @@ class Leaderboard:
             )
         return sentences
 
+    @property
+    def folds(self) -> list[str]:
+        """Return the folds where there are several, in the order of the runs; none where all runs forgot the same."""
+        return [fold for fold in by_fold(self.entries) if fold is not None]
+
+    @property
+    def axes(self) -> tuple[Figure | None, Figure | None]:
+        """Return what stands for all that was forgotten, and for all that was kept."""
+        measured = [entry.values for entry in self.entries if entry.results is not None]
+        return axis(self.columns, FORGOTTEN_AXIS, measured), axis(self.columns, KEPT_AXIS, measured)
+
     def shown(self) -> list[Figure]:
         """Return the columns of the tables for people."""
         return [column for column in self.columns if column.is_shown]
@@ -100,6 +111,7 @@ class Leaderboard:
             "facts": dict(self.facts),
             "notes": list(self.notes),
             "level": LEVEL,
+            "folds": self.folds,
             "columns": columns,
             "rows": self.records,
         }

@@ -50,7 +50,9 @@ def bound_plot(bound: Mapping[str, Any], held: Held = LEADING) -> Plot:
     title = "Loss on the context" if held.name == "context" else f"Loss on the {held.name} probe"
     with panel(f"{held.anchor}bound", title, held.unit, height=150, top=28) as drawing:
         axes = drawing.axes
-        axes.set(xlim=(low, high), ylim=(-0.6, 1.6), yticks=[1, 0], yticklabels=["before", "after"], xlabel="")
+        # where the bound starts from another model than the run did, its loss is that one's
+        first = "first" if "L_start" in bound else "before"
+        axes.set(xlim=(low, high), ylim=(-0.6, 1.6), yticks=[1, 0], yticklabels=[first, "after"], xlabel="")
         axes.tick_params(axis="y", labelcolor=INK)
         axes.grid(visible=False)
         axes.axvspan(low, limit, color=SHADE, gid="allowed")
@@ -63,7 +65,7 @@ def bound_plot(bound: Mapping[str, Any], held: Held = LEADING) -> Plot:
         axes.plot([reached], [0], "o", ms=8.5, color=RETAIN, gid="after")
         until = "" if upper is None else f", upper limit {measured(upper)}"
         drawing.sentences.append(
-            f"Before {measured(before)}, after {measured(reached)}{until}, bound {measured(limit)}."
+            f"{first.capitalize()} {measured(before)}, after {measured(reached)}{until}, bound {measured(limit)}."
         )
     return drawing.plot()
 

@@ -13,11 +13,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..evaluation.explanation import known_split
 from . import display, plots
 from .examples import MODELS, Split, read_splits
 from .files import read_jsonl, write_text
+from .judged import Judged
 from .panel import Plot
-from .results import SPLITS, bounds_of, comparison, read_results
+from .results import bounds_of, comparison, read_results
 
 SHOWN_EXAMPLES = 10
 LONGEST_PROMPT = 500
@@ -27,7 +29,7 @@ LONGEST_TEXT = 1000
 
 
 def render_report(run_dir: str | Path) -> Path:
-    """Write ``report.html`` into a run folder, from its results, training record and scores, and return its path.
+    """Write ``report.html`` into a run folder, from all that stands in it, and return its path.
 
     What the folder lacks, the page leaves out and says so. Raises InputError where results.json is missing, or a file
     is broken.
@@ -36,12 +38,20 @@ def render_report(run_dir: str | Path) -> Path:
     records = list(read_jsonl(run_dir / "train.jsonl")) if (run_dir / "train.jsonl").is_file() else []
     splits = read_splits(run_dir / "scores", SHOWN_EXAMPLES)
     path = run_dir / "report.html"
-    write_text(path, page(read_results(run_dir), records, splits))
+    write_text(path, page(read_results(run_dir), records, splits, Judged.at(run_dir)))
     return path
 
 
-def page(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], splits: Sequence[Split]) -> str:
-    """Return the page for `results`, the lines of train.jsonl, and the examples to show; equal input, equal page."""
+def page(
+    results: Mapping[str, Any],
+    records: Sequence[Mapping[str, Any]],
+    splits: Sequence[Split],
+    judged: Judged | None = None,
+) -> str:
+    """Return the page for `results`, the lines of train.jsonl, the examples to show, and what a judge gave them.
+
+    Equal input, equal page.
+    """
     template = template_environment().get_template("report.html.j2")
     return template.render(
         results=results,
@@ -51,6 +61,7 @@ def page(results: Mapping[str, Any], records: Sequence[Mapping[str, Any]], split
         kept=[held.name for held in _held(results) if held.name != "context"] or ["retain"],
         plots=_plots(results, records),
         splits=splits,
+        judged=judged,
         settings=_settings(results),
         longest_prompt=LONGEST_PROMPT,
         longest_answer=LONGEST_ANSWER,
@@ -122,7 +133,7 @@ def template_environment() -> Environment:
         "sentence": display.sentence,
         "exp": math.exp,
     }
-    environment.globals |= {"model_labels": MODELS, "known_splits": SPLITS}
+    environment.globals |= {"model_labels": MODELS, "known_split": known_split}
     return environment
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InputError
-from ..evaluation.explanation import SPLITS, describe
+from ..evaluation.explanation import describe
 from .files import JsonLines, read_json, read_jsonl, write_json, write_text
 
 __all__ = [
     "SCHEMA",
-    "SPLITS",
     "BoundFacts",
     "CandidateFacts",
     "Comparison",
@@ -45,7 +44,11 @@ class BoundFacts(TypedDict):
     requested: float
     """The stated number: a share of probability, a relative rise, or nats a token."""
     L_ref: float
-    """Loss before unlearning."""
+    """Loss before unlearning; where there is a `bound_model`, of that one."""
+    bound_model: NotRequired[str]
+    """The model that the bound starts from, where the run started from another one."""
+    L_start: NotRequired[float]
+    """Loss of the model that the run started from, where that is another one."""
     value: float
     """The bound itself."""
     reached: float
@@ -184,6 +187,8 @@ class TrainingFacts(TypedDict):
     """As asked for: the largest of the run."""
     num_train_epochs: NotRequired[float]
     """As asked for; `epochs` were taken."""
+    max_steps: NotRequired[int]
+    """As asked for in place of epochs."""
     seconds: float
     seconds_per_step: float
     resumed_after: NotRequired[list[int]]
@@ -270,6 +275,8 @@ class Results(TypedDict):
     """Key of a metric that has no value -> why, and what would supply what is missing."""
     benchmark: NotRequired[str]
     """The benchmark that data and splits are from, such as ``tofu:forget10``."""
+    fold: NotRequired[str]
+    """Of the benchmark's forget sets the one that was forgotten, where there are several: ``forget_2``."""
     retrained: NotRequired[str]
     """Of an evaluation: the model that never saw the forget split, or the folder of its evaluation."""
     reference: NotRequired[str]

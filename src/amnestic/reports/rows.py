@@ -1,8 +1,9 @@
 """The rows of a leaderboard: runs that differ in their seeds alone, as one."""
 
 import json
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from .display import setting
@@ -13,7 +14,9 @@ from .seeds import Spread, spread
 
 BEFORE, RETRAINED = "model before", "retrained model"
 MULTIPLIER = ("kind", "initial", "rate", "warmup_epochs", "update", "normalized", "proportional", "cap")
-TRAINING = ("learning_rate", "num_train_epochs", "effective_batch")
+LENGTH, STEPS = "num_train_epochs", "max_steps"
+"""The length of training, and what was given in its place."""
+TRAINING = ("learning_rate", LENGTH, "effective_batch")
 """What results.json says of these, beside how they ended, sets runs apart."""
 WORDS: Mapping[State, str] = {
     "feasible": "held",
@@ -38,11 +41,20 @@ class Row:
     """Key of a figure -> its mean over seeds."""
     missing: Mapping[str, str]
     """Key of a figure without a value -> why."""
+    fold: str | None = None
+    """What its runs forgot; None where all runs of the comparison forgot the same, and for a model with the same values
+    beside all folds."""
 
     @property
     def name(self) -> str:
         """Return what a sentence calls the row."""
-        return f"{self.method}, {self.setting}" if self.setting else self.method
+        return ", ".join(part for part in (self.method, self.setting, self.fold) if part)
+
+    @property
+    def forget_tokens(self) -> float | None:
+        """Return the scored tokens that its runs were to forget, a mean over seeds; None where nobody knows."""
+        known = [entry.forget_tokens for entry in self.entries if entry.forget_tokens is not None]
+        return statistics.fmean(known) if known else None
 
     @property
     def is_bounded(self) -> bool:
@@ -76,33 +88,53 @@ def figures_of(entries: Sequence[Entry]) -> list[Figure]:
 
 
 def rows(entries: Sequence[Entry], columns: Sequence[Figure]) -> list[Row]:
-    """Return the models beside the runs, then a row for each method and setting, in the order of the runs.
+    """Return the models beside the runs, then a row for each method, setting and fold, in the order of the runs.
 
-    Runs that share both and a seed, or have other hyper-parameters, stand in rows of their own.
+    Runs that share these and a seed, or have other hyper-parameters, stand in rows of their own.
     """
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    for entry in entries:
-        groups.setdefault((entry.method, entry.setting), []).append(entry)
+    folds = by_fold(entries)
+    groups = {
+        (method, named, fold): group
+        for fold, runs in folds.items()
+        for (method, named), group in _by_setting(runs).items()
+    }
     variants = [
-        (method, f"{named}, {variant}" if variant else named, runs)
-        for (method, named), group in groups.items()
+        (method, f"{named}, {variant}" if variant else named, fold, runs)
+        for (method, named, fold), group in groups.items()
         for variant, runs in _variants(group).items()
     ]
     beside = [
-        _beside(BEFORE, entries, columns, lambda entry: entry.before),
-        _beside(RETRAINED, entries, columns, lambda entry: entry.retrained),
+        *_beside(BEFORE, folds, columns, lambda entry: entry.before),
+        *_beside(RETRAINED, folds, columns, lambda entry: entry.retrained),
     ]
     found = [_row(number, *variant, columns) for number, variant in enumerate(variants, start=1)]
     return [row for row in beside if row.values] + found
 
 
-def _row(number: int, method: str, named: str, entries: Sequence[Entry], columns: Sequence[Figure]) -> Row:
+def by_fold(entries: Sequence[Entry]) -> dict[str | None, list[Entry]]:
+    """Return the runs of each fold, in the order of the runs; None stands for that of all, where there is but one."""
+    found: dict[str | None, list[Entry]] = {}
+    for entry in entries:
+        found.setdefault(entry.fold, []).append(entry)
+    return found if len(found) > 1 else {None: list(entries)}
+
+
+def _by_setting(entries: Sequence[Entry]) -> dict[tuple[str, str], list[Entry]]:
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for entry in entries:
+        found.setdefault((entry.method, entry.setting), []).append(entry)
+    return found
+
+
+def _row(
+    number: int, method: str, named: str, fold: str | None, entries: Sequence[Entry], columns: Sequence[Figure]
+) -> Row:
     missing = {}
     for column in columns:
         if reasons := [_reason(column.key, entry) for entry in entries if column.key not in entry.values]:
             missing[column.key] = reasons[0]
     values = _means([entry.values for entry in entries], columns)
-    return Row(number, method, named, tuple(entries), values, missing)
+    return Row(number, method, named, tuple(entries), values, missing, fold)
 
 
 def _reason(key: str, entry: Entry) -> str:
@@ -114,10 +146,19 @@ def _means(models: Sequence[Mapping[str, float]], columns: Sequence[Figure]) -> 
     return {column.key: spread(known, column.lowest, column.highest) for column, known in found.items() if known}
 
 
-def _beside(
-    name: str, entries: Sequence[Entry], columns: Sequence[Figure], read: Callable[[Entry], Mapping[str, float]]
-) -> Row:
-    """Return the row of a model that the runs are held beside: one a seed, or a single one for all seeds.
+Read = Callable[[Entry], Mapping[str, float]]
+"""Returns what a run knows of a model that it is held beside."""
+
+
+def _beside(name: str, folds: Mapping[str | None, Sequence[Entry]], columns: Sequence[Figure], read: Read) -> list[Row]:
+    """Return the rows of a model that the runs are held beside: one where all folds say the same of it."""
+    found = [_model(name, fold, entries, columns, read) for fold, entries in folds.items()]
+    means = {_rounded({key: value.mean for key, value in row.values.items()}) for row in found}
+    return [replace(found[0], fold=None)] if len(means) == 1 else found
+
+
+def _model(name: str, fold: str | None, entries: Sequence[Entry], columns: Sequence[Figure], read: Read) -> Row:
+    """Return the row of such a model beside the runs of a fold: one a seed, or a single one for all seeds.
 
     All runs of a seed have measured the same model, and know different parts of it where they read other metrics.
     """
@@ -128,7 +169,7 @@ def _beside(
     models = {_rounded(values): values for values in by_seed.values() if values}
     values = _means(list(models.values()), columns)
     missing = {column.key: "not measured" for column in columns if column.key not in values}
-    return Row(0, name, "", (), values, missing)
+    return Row(0, name, "", (), values, missing, fold)
 
 
 def _rounded(values: Mapping[str, float]) -> str:
@@ -144,7 +185,7 @@ def _variants(entries: Sequence[Entry]) -> dict[str, list[Entry]]:
     found: dict[str, list[Entry]] = {}
     for entry in entries:
         recipe = {} if entry.results is None else _recipe(entry.results)
-        label = ", ".join(f"{name} {recipe[name]}" for name in differing if name in recipe)
+        label = ", ".join(recipe[name] for name in differing if name in recipe)
         found.setdefault(label, []).append(entry)
     return {label: runs for key, group in found.items() for label, runs in _by_folder(key, group).items()}
 
@@ -167,8 +208,9 @@ def _by_folder(label: str, entries: Sequence[Entry]) -> dict[str, list[Entry]]:
 
 
 def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a run was made with: hyper-parameters, fixed weights, bounds, multiplier, and training, as texts.
+    """Return what a run was made with: hyper-parameters, fixed weights, bounds, multiplier, and training.
 
+    Each has its name and its value as one text; steps in place of epochs stand under the name of these.
     A method's seed that is the run's own sets nothing apart: it differs wherever seeds do.
     """
     named = {name: value for name, value in results["method"].items() if name not in ("name", "same_when_bounded")}
@@ -180,4 +222,5 @@ def _recipe(results: Mapping[str, Any]) -> dict[str, str]:
     multiplier, training = results.get("multiplier") or {}, results.get("training") or {}
     named |= {f"multiplier {name}": setting(multiplier[name]) for name in MULTIPLIER if name in multiplier}
     named |= {name: training.get(name) for name in TRAINING}
-    return {name: setting(value) for name, value in named.items() if value is not None}
+    recipe = {name: f"{name} {setting(value)}" for name, value in named.items() if value is not None}
+    return recipe if training.get(STEPS) is None else recipe | {LENGTH: f"{STEPS} {training[STEPS]}"}

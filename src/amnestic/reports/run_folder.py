@@ -27,10 +27,12 @@ CONTENTS = {
     "results.json",
     "report.html",
     "tracking",
+    "judge",
+    "judge.json",
 }
 
-STALE = {"scores", "results.json", "report.html"}
-"""What a run writes last: it is gone from the folder of a run that goes on."""
+STALE = {"scores", "results.json", "report.html", "judge", "judge.json"}
+"""What a run, or who judges it, writes last: it is gone from the folder of a run that goes on."""
 
 
 class RunFolder:

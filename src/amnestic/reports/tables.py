@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .display import NOTHING, visible
 from .entries import Entry
-from .figures import KEPT, PLAIN_FORGOTTEN, SPANS_FORGOTTEN, UTILITY, Figure
+from .figures import KEPT, KNOWN_KEPT, UTILITY, Figure
 from .rows import Row
 from .seeds import Spread
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .leaderboard import Leaderboard
 
-ON_TERMINAL = ("forget_quality_log10", "forget.exact_memorization")
+ON_TERMINAL = ("forget.knowmem", "forget_quality_log10", "forget.exact_memorization")
 """The first of them that is measured stands in the terminal, beside what was forgotten and what was kept."""
 STYLES = {"feasible": "green", "infeasible": "bold red", "failed": "bold red"}
 MARKUP = re.compile(r"([\\`*<>\[\]|&~])|(?<![^\W_])(_)|(_)(?![^\W_])")
@@ -32,6 +32,8 @@ def terminal(board: "Leaderboard") -> "Table":
     table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     table.add_column("method", overflow="fold", vertical="bottom")
     table.add_column("setting", overflow="fold", vertical="bottom")
+    if board.folds:
+        table.add_column("fold", overflow="fold", vertical="bottom")
     table.add_column("bound", no_wrap=True, vertical="bottom")
     columns = _on_terminal(board)
     for column in columns:
@@ -39,15 +41,22 @@ def terminal(board: "Leaderboard") -> "Table":
     for row in board.rows:
         means = [_plainly(column, row.values.get(column.key)) for column in columns]
         held = Text(row.held, style=STYLES.get(row.state or "", ""))
-        table.add_row(Text(visible(row.method)), Text(visible(row.setting)), held, *means)
+        named = [Text(visible(text)) for text in (row.method, row.setting, *_fold(board, row, ""))]
+        table.add_row(*named, held, *means)
     return table
 
 
 def _on_terminal(board: "Leaderboard") -> list[Figure]:
     known = {column.key: column for column in board.columns}
-    choices = ((SPANS_FORGOTTEN, PLAIN_FORGOTTEN), ON_TERMINAL, UTILITY, (KEPT,))
+    forgotten, kept = board.axes
+    choices = (ON_TERMINAL, UTILITY, ("privleak",) if kept and kept.key == KNOWN_KEPT else (KEPT,))
     found = (next((known[key] for key in keys if key in known), None) for keys in choices)
-    return [column for column in found if column]
+    return [column for column in (forgotten, *found) if column]
+
+
+def _fold(board: "Leaderboard", row: Row, nothing: str) -> list[str]:
+    """Return the cell of a row's fold, where the table has such a column."""
+    return [row.fold or nothing] if board.folds else []
 
 
 def _plainly(column: Figure, spread: Spread | None) -> str:
@@ -62,10 +71,12 @@ def markdown(board: "Leaderboard") -> str:
     columns = board.shown()
     lines = ["# Leaderboard", "", _escaped(board.verdict), ""]
     lines += [f"- {_escaped(label)}: {_escaped(fact)}" for label, fact in board.facts.items()]
-    lines += ["", _line(["Method", "Setting", "Seeds", "Bound", *(_escaped(column.label) for column in columns)])]
-    lines.append(_line(["---"] * 4 + ["---:"] * len(columns)))
+    named = ["Method", "Setting", *(["Fold"] if board.folds else []), "Seeds", "Bound"]
+    lines += ["", _line([*named, *(_escaped(column.label) for column in columns)])]
+    lines.append(_line(["---"] * len(named) + ["---:"] * len(columns)))
     for row in board.rows:
-        named = [_escaped(row.method), _escaped(row.setting) or NOTHING, _seeds(row), row.held or NOTHING]
+        folds = [_escaped(fold) for fold in _fold(board, row, NOTHING)]
+        named = [_escaped(row.method), _escaped(row.setting) or NOTHING, *folds, _seeds(row), row.held or NOTHING]
         lines.append(_line(named + [_with_interval(column, row.values.get(column.key)) for column in columns]))
     lines += ["", *(f"- {_escaped(sentence)}" for sentence in (*readings(board), *board.notes))]
     if failed := [entry for entry in board.entries if entry.results is None]:
@@ -80,7 +91,7 @@ def readings(board: "Leaderboard") -> list[str]:
 
 def failure(entry: Entry) -> str:
     """Return what happened to a run that failed."""
-    return f"{entry.method}, {entry.setting}, seed {entry.seed}: {entry.error or 'it left no reason'}"
+    return f"{entry.name}: {entry.error or 'it left no reason'}"
 
 
 def _seeds(row: Row) -> str:
@@ -108,13 +119,13 @@ def _escaped(text: str) -> str:
 def csv_of_rows(board: "Leaderboard") -> str:
     """Return a line for each row: means, with the ends of their intervals in columns of their own."""
     keys = [column.key for column in board.columns]
-    header = ["method", "setting", "seeds", "failed", "state", "held"]
+    header = ["method", "setting", "fold", "forget_tokens", "seeds", "failed", "state", "held"]
     lines: list[list[Any]] = [[*header, *(name for key in keys for name in (key, f"{key}.low", f"{key}.high"))]]
     for row in board.rows:
         states = [entry.state for entry in row.entries]
         counts = [len(states), states.count("failed"), row.state, states.count("feasible") if row.is_bounded else None]
         numbers = [number for key in keys for number in _ends(row.values.get(key))]
-        lines.append([row.method, row.setting, *counts, *numbers])
+        lines.append([row.method, row.setting, row.fold, row.forget_tokens, *counts, *numbers])
     return _csv(lines)
 
 
@@ -125,10 +136,12 @@ def _ends(spread: Spread | None) -> tuple[float | None, float | None, float | No
 def csv_of_runs(board: "Leaderboard") -> str:
     """Return a line for each run."""
     keys = [column.key for column in board.columns]
-    lines: list[list[Any]] = [["method", "setting", "seed", "folder", "state", "error", *keys]]
+    header = ["method", "setting", "fold", "forget_tokens", "seed", "folder", "state", "error"]
+    lines: list[list[Any]] = [[*header, *keys]]
     for entry in board.entries:
-        named = [entry.method, entry.setting, entry.seed, entry.folder, entry.state, entry.error]
-        lines.append(named + [entry.values.get(key) for key in keys])
+        forgot = [entry.method, entry.setting, entry.fold, entry.forget_tokens]
+        ended = [entry.seed, entry.folder, entry.state, entry.error]
+        lines.append([*forgot, *ended, *(entry.values.get(key) for key in keys)])
     return _csv(lines)
 
 
@@ -145,6 +158,8 @@ def records(board: "Leaderboard") -> list[dict[str, Any]]:
 
 def _record(row: Row) -> dict[str, Any]:
     record: dict[str, Any] = {"method": row.method, "setting": row.setting or None, "state": row.state}
+    if row.fold is not None:
+        record |= {"fold": row.fold, "forget_tokens": row.forget_tokens}
     if row.is_bounded:
         states = [entry.state for entry in row.entries]
         record["bound_held"] = {"held": states.count("feasible"), "of": len(states)}

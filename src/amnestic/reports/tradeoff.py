@@ -5,8 +5,8 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .display import measured, visible
-from .figures import KEPT, Figure
-from .labels import Box, placed
+from .figures import Figure
+from .labels import Box, Label, drawn_at, write_labels
 from .panel import BAD, DASHED, FORGET, INK, MUTED, PAGE, RETAIN, WIDTH, Panel, Plot, panel, tick
 from .rows import BEFORE, Row
 
@@ -20,10 +20,6 @@ LEAST = 1e-4
 LETTER, LINE = 7.2, 17.0
 """Width of a letter and height of a line, at most, in a plot's units; of numbers a little more, as the page sets them
 larger in narrow windows."""
-FAR = 22
-"""From here on a line leads from a label to its mark."""
-LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
-BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
 LONGEST = 24
 """Letters of a label."""
 MOST_TOLD = 6
@@ -61,12 +57,20 @@ class Mark(NamedTuple):
         return LOOKS[self.row.state] if self.row.state else BESIDE[self.row.method == BEFORE]
 
 
-def marks_of(rows: Sequence[Row], forgotten: str) -> list[Mark]:
+class Plane(NamedTuple):
+    """What the plot holds against each other."""
+
+    forgotten: Figure
+    kept: Figure
+
+
+def marks_of(rows: Sequence[Row], axes: Plane) -> list[Mark]:
     """Return the rows that have both coordinates."""
+    forgotten, kept = (figure.key for figure in axes)
     return [
-        Mark(row, row.values[forgotten].mean, row.values[KEPT].mean)
+        Mark(row, row.values[forgotten].mean, row.values[kept].mean)
         for row in rows
-        if forgotten in row.values and KEPT in row.values
+        if forgotten in row.values and kept in row.values
     ]
 
 
@@ -79,16 +83,15 @@ def front(marks: Iterable[Mark]) -> list[Mark]:
     return best
 
 
-def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide: bool) -> Plot:
+def tradeoff_plot(marks: Sequence[Mark], shown: Plane, name: str, title: str, is_wide: bool) -> Plot:
     """Return what rows kept over what they forgot, runs as small marks, means as labelled ones; at least one row."""
     width, height = (WIDE, 460) if is_wide else (WIDTH, 380)
-    name = f"{title.lower().replace(' ', '-')}-{'wide' if is_wide else 'narrow'}"
-    with panel(name, title, height=height, top=30, width=width) as drawing:
+    with panel(f"{name}-{'wide' if is_wide else 'narrow'}", title, height=height, top=30, width=width) as drawing:
         axes = drawing.axes
-        runs = _runs(marks, forgotten.key)
-        axes.set_xlabel(forgotten.label)
+        runs = _runs(marks, shown)
+        axes.set_xlabel(shown.forgotten.label)
         _scale(drawing, [mark.forgotten for mark in marks] + [x for x, _, _ in runs])
-        _range(drawing, [mark.kept for mark in marks] + [y for _, y, _ in runs])
+        _range(drawing, shown.kept.label, [mark.kept for mark in marks] + [y for _, y, _ in runs])
         _draw_front(drawing, front(marks))
         for number, (x, y, look) in enumerate(runs):
             axes.plot([_floor(axes, x)], [y], ls="", ms=3.5, gid=f"run-{number}", **_style(look))
@@ -98,10 +101,11 @@ def tradeoff_plot(marks: Sequence[Mark], forgotten: Figure, title: str, is_wide:
     return drawing.plot()
 
 
-def _runs(marks: Sequence[Mark], forgotten: str) -> list[tuple[float, float, Look]]:
+def _runs(marks: Sequence[Mark], shown: Plane) -> list[tuple[float, float, Look]]:
     """Return the runs behind the means, as far as they have both coordinates."""
-    entries = [entry for mark in marks for entry in mark.row.entries if {forgotten, KEPT} <= entry.values.keys()]
-    return [(entry.values[forgotten], entry.values[KEPT], LOOKS[entry.state]) for entry in entries]
+    forgotten, kept = (figure.key for figure in shown)
+    entries = [entry for mark in marks for entry in mark.row.entries if {forgotten, kept} <= entry.values.keys()]
+    return [(entry.values[forgotten], entry.values[kept], LOOKS[entry.state]) for entry in entries]
 
 
 def _style(look: Look) -> dict[str, Any]:
@@ -132,12 +136,12 @@ def _floor(axes: "Axes", place: float) -> float:
     return max(place, LEAST) if axes.get_xscale() == "log" else place
 
 
-def _range(drawing: Panel, places: Sequence[float]) -> None:
+def _range(drawing: Panel, label: str, places: Sequence[float]) -> None:
     """Set the range of what was kept: from nothing, unless everything kept most of it."""
-    low, high = min(places), max(*places, 1.0)
+    low, high = min(places), max(places)
     start = 0.0 if low < 0.5 else low - 0.15 * (high - low or 0.1)
     drawing.axes.set_ylim(start - 0.04 * (high - start), high + 0.08 * (high - start))
-    drawing.axes.text(0, 1.02, "Retention kept, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
+    drawing.axes.text(0, 1.02, f"{label}, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
     drawing.axes.locator_params(axis="y", nbins=6)
     drawing.axes.yaxis.set_major_formatter(lambda value, _: tick(round(100 * value, 4)))
 
@@ -164,29 +168,14 @@ def _label(axes: "Axes", marks: Sequence[Mark], runs: Sequence[tuple[float, floa
     points = _drawn_at(axes, [(mark.forgotten, mark.kept) for mark in marks])
     obstacles = [Box.around(x, y, 11, 11) for x, y in points]
     obstacles += [Box.around(x, y, 5, 5) for x, y in _drawn_at(axes, runs)]
-    left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
-    texts = _texts(marks, is_wide)
     room = 1.0 if is_wide else 1.25
-    sizes = [(LETTER * room * len(text) + 4, LINE * room) for text in texts]
-    centres = placed(points, sizes, Box(left, bottom, right, top), obstacles)
-    for number, ((x, y), centre, text, (width, _)) in enumerate(zip(points, centres, texts, sizes, strict=True)):
-        shift = (centre[0] - x, centre[1] - y)
-        if max(abs(shift[0]) - width / 2, abs(shift[1])) > FAR:
-            axes.annotate("", (x, y), shift, zorder=2, gid=f"lead-{number}", arrowprops=LEAD, **BY_POINTS)
-        axes.annotate(text, (x, y), shift, ha="center", va="center", color=INK, zorder=5, **BY_POINTS)
+    labels = [Label(text, INK, LETTER * room * len(text) + 4, LINE * room) for text in _texts(marks, is_wide)]
+    write_labels(axes, points, labels, obstacles)
 
 
 def _drawn_at(axes: "Axes", places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return where values are drawn, in the units of the plot's SVG from its lower left corner."""
-    if not places:
-        return []
-    found = axes.transData.transform([(_floor(axes, x), y) for x, y in places])
-    return [(float(x) * _scale_of(axes), float(y) * _scale_of(axes)) for x, y in found]
-
-
-def _scale_of(axes: "Axes") -> float:
-    """Return how many units of the plot's SVG one pixel of the figure is."""
-    return 72 / float(axes.figure.dpi)
+    """Return where values are drawn: those beyond a logarithmic scale at its end."""
+    return drawn_at(axes, [(_floor(axes, x), y) for x, y in places])
 
 
 def _texts(marks: Sequence[Mark], is_wide: bool) -> list[str]:

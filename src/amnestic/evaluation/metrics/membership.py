@@ -1,5 +1,7 @@
 """Membership inference: how well a score tells the forget rows (members) from the holdout rows (non-members).
 
+Members are the texts of ``forget_texts`` where there is such a split, else the rows of ``forget``.
+
 A score is low where a model seems to have seen the text. The value is the area under the ROC curve: the probability
 that a member's score is below a non-member's, ties counting half. 1: members are told; 0.5: nothing is; below: the
 forget rows look less seen than rows that never were.
@@ -8,7 +10,7 @@ forget rows look less seen than rows that never were.
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,7 +19,8 @@ from ..bootstrap import interval
 from ..metric import Contents, Likelihoods, Measurement, Metric, UndefinedError, metric
 from ..needs import GradientNorm, Likelihood, OfRetrained
 
-MEMBERS, NON_MEMBERS = "forget", "holdout"
+MEMBERS, NON_MEMBERS = ("forget_texts", "forget"), "holdout"
+"""Splits of members, the first of which counts that there is, and the split of non-members."""
 VARIANCE_FLOOR = 1e-6
 """Least variance of log p that Min-K%++ divides by, in nats squared."""
 
@@ -58,20 +61,32 @@ def separation(members: np.ndarray, non_members: np.ndarray) -> Measurement:
     )
 
 
+def members_in(contents: Contents) -> str | None:
+    """Return the split of members; None where there is none."""
+    return next((split for split in MEMBERS if split in contents.answers), None)
+
+
 @dataclass(frozen=True)
 class Attack(Metric):
     """An attack on membership; values of examples are their scores."""
 
-    examples_of: ClassVar = MEMBERS
     directions: ClassVar = {"": "lower means more forgotten"}
     targets: ClassVar = {"": "what a retrained model has; 0.5 where it saw no holdout row"}
     is_share: ClassVar = True
 
+    members: str = field(default="forget", kw_only=True)
+    """The split of members."""
+
+    @property
+    def rows(self) -> str:
+        """Return the split of members."""
+        return self.members
+
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
-        """Yield the attack where there is a forget split."""
-        if MEMBERS in contents.answers:
-            yield cls()
+        """Yield the attack where there are members."""
+        if split := members_in(contents):
+            yield cls(members=split)
 
 
 @dataclass(frozen=True)
@@ -80,7 +95,7 @@ class LikelihoodAttack(Attack):
 
     def needs(self) -> dict[str, Any]:
         """Return the answers of members and non-members."""
-        return {"members": Likelihood(MEMBERS), "non_members": Likelihood(NON_MEMBERS)}
+        return {"members": Likelihood(self.members), "non_members": Likelihood(NON_MEMBERS)}
 
     def compute(self, members: Likelihoods, non_members: Likelihoods) -> Measurement:
         """Return the AUC; in [0, 1]."""
@@ -196,7 +211,7 @@ class GradientNormAttack(Attack):
 
     def needs(self) -> dict[str, Any]:
         """Return the gradient norms of members and non-members."""
-        return {"members": GradientNorm(MEMBERS), "non_members": GradientNorm(NON_MEMBERS)}
+        return {"members": GradientNorm(self.members), "non_members": GradientNorm(NON_MEMBERS)}
 
     def compute(self, members: np.ndarray, non_members: np.ndarray) -> Measurement:
         """Return the AUC; in [0, 1]. Raises UndefinedError where a gradient is no finite number."""
@@ -222,8 +237,8 @@ class ReferenceAttack(Attack):
     def needs(self) -> dict[str, Any]:
         """Return the answers of members and non-members under both models."""
         return {
-            "members": Likelihood(MEMBERS),
-            "members_before": Likelihood(MEMBERS, reader="reference"),
+            "members": Likelihood(self.members),
+            "members_before": Likelihood(self.members, reader="reference"),
             "non_members": Likelihood(NON_MEMBERS),
             "non_members_before": Likelihood(NON_MEMBERS, reader="reference"),
         }
@@ -255,19 +270,26 @@ class PrivLeak(Metric):
     source: ClassVar = "MUSE (Shi et al., 2024, arXiv:2407.06460)"
     place: ClassVar = 4
 
+    members: str = field(default="forget", kw_only=True)
+    """The split of members."""
+
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
-        """Yield the metric where there is a forget split."""
-        if MEMBERS in contents.answers:
-            yield cls()
+        """Yield the metric where there are members; without a retrained model the raw AUC too, which stands instead."""
+        if split := members_in(contents):
+            item = cls(members=split)
+            yield item
+            if contents.retrained is None:
+                yield item.attack()
 
     def attack(self) -> MinKAttack:
         """Return the attack whose AUC is compared."""
-        return MinKAttack()
+        return MinKAttack(members=self.members)
 
     def needs(self) -> dict[str, Any]:
         """Return the attack's measurements on both models."""
-        return {"model": self.attack(), "retrained": OfRetrained(self.attack())}
+        attack = self.attack()
+        return {"model": attack, "retrained": OfRetrained(attack, f"the raw AUC, {attack.key}, is given instead")}
 
     def compute(self, model: Measurement, retrained: Measurement) -> Measurement:
         """Return the difference in percent; at least -100.

@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..bootstrap import of_mean
-from ..metric import Likelihoods, Measurement, Metric, metric
+from ..metric import Generations, Likelihoods, Measurement, Metric, metric, whole_of
 from ..needs import OfRetrained
 from .likelihood import OPEN_UNLEARNING, LikelihoodMetric, NormalizedProbability, mean_over_examples
 from .membership import MinKAttack, MinKPlusPlusAttack, PrivLeak, lowest_mean, relative
+from .muse import KnowMem, VerbMem, mean_rouge_f1
 from .truth import ForgetQuality, TruthRatio, truth_ratio, truthfulness
 from .utility import ModelUtility
 
@@ -101,7 +102,7 @@ class OpenPrivLeak(PrivLeak):
 
     def attack(self) -> MinKAttack:
         """Return the attack whose AUC is compared."""
-        return OpenMinKAttack()
+        return OpenMinKAttack(members=self.members)
 
     def compute(self, model: Measurement, retrained: Measurement) -> Measurement:
         """Return the difference in percent; at least -100."""
@@ -140,7 +141,8 @@ class OpenTruthRatio(TruthRatio):
     def compute(self, right: Likelihoods, wrong: Likelihoods) -> Measurement:
         """Return the mean, in [0, 1], and R of each example."""
         ratios = self.ratios(right, wrong)
-        values = np.minimum(ratios, 1 / (ratios + TINY)) if self.split == "forget" else truthfulness(ratios)
+        closest = np.minimum(ratios, 1 / (ratios + TINY))
+        values = closest if whole_of(self.split) == "forget" else truthfulness(ratios)
         return Measurement(float(values.mean()), ratios, interval=of_mean(values))
 
     def ratios(self, right: Likelihoods, wrong: Likelihoods) -> np.ndarray:
@@ -186,3 +188,35 @@ class OpenModelUtility(ModelUtility):
     def ratio(self, split: str, right: str) -> Metric:
         """Return the truth ratio."""
         return OpenTruthRatio(split, right)
+
+
+@metric("verbmem_ou")
+@dataclass(frozen=True)
+class OpenVerbMem(VerbMem):
+    """VerbMem with stemmed words."""
+
+    label: ClassVar = "VerbMem (OU)"
+    formula: ClassVar = "as verbmem, of stemmed words"
+    source: ClassVar = OPEN_UNLEARNING
+    on_request: ClassVar = True
+    place: ClassVar = 25
+
+    def compute(self, answers: Generations) -> Measurement:
+        """Return the F1; in [0, 1]."""
+        return mean_rouge_f1(answers, stems=True)
+
+
+@metric("knowmem_ou")
+@dataclass(frozen=True)
+class OpenKnowMem(KnowMem):
+    """KnowMem with stemmed words."""
+
+    label: ClassVar = "KnowMem (OU)"
+    formula: ClassVar = "as knowmem, of stemmed words"
+    source: ClassVar = OPEN_UNLEARNING
+    on_request: ClassVar = True
+    place: ClassVar = 27
+
+    def compute(self, answers: Generations) -> Measurement:
+        """Return the F1; in [0, 1]."""
+        return mean_rouge_f1(answers, stems=True)

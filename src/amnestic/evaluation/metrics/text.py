@@ -60,6 +60,16 @@ def rouge_recall(answer: str, text: str) -> float:
     return common_subsequence(target, words) / len(target) if target and words else 0.0
 
 
+def rouge_f1(answer: str, text: str, stems: bool = False) -> float:
+    """Return what rouge-score gives as F1 of ``rougeL``, with its stemmer or without; 0 where no word is in common."""
+    target, words = (_stemmed(part) if stems else _tokenizer(False).tokenize(part) for part in (answer, text))
+    common = common_subsequence(target, words)
+    if not common:
+        return 0.0
+    precision, recall = common / len(words), common / len(target)
+    return 2 * precision * recall / (precision + recall)
+
+
 def _stemmed(text: str) -> list[str]:
     return [stem for word in _tokenizer(False).tokenize(text) for stem in _stems(word)]
 

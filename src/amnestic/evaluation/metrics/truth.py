@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..bootstrap import of_mean
-from ..metric import Contents, Likelihoods, Measurement, Metric, UndefinedError, metric
+from ..metric import Contents, Likelihoods, Measurement, Metric, UndefinedError, metric, whole_of
 from ..needs import Likelihood, OfRetrained
 from .likelihood import AMONG_WRONG, TOFU, LikelihoodMetric, has_paraphrases, has_wrong_answers
 
@@ -85,9 +85,9 @@ class TruthRatio(LikelihoodMetric):
 
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
-        """Yield one for each split of TOFU, and for each other one whose rows have wrong answers."""
+        """Yield one for each split of which somebody would look for it."""
         for split in contents.measured:
-            if split in OF_TOFU or has_wrong_answers(contents, split):
+            if is_judged_by_wrong_answers(contents, split):
                 yield cls(split, right_answer(contents, split))
 
     def needs(self) -> dict[str, Any]:
@@ -97,12 +97,20 @@ class TruthRatio(LikelihoodMetric):
     def compute(self, right: Likelihoods, wrong: Likelihoods) -> Measurement:
         """Return the mean, in [0, 1], and R of each example."""
         ratios = self.ratios(right, wrong)
-        values = closeness(ratios) if self.split == "forget" else truthfulness(ratios)
+        values = closeness(ratios) if whole_of(self.split) == "forget" else truthfulness(ratios)
         return Measurement(float(values.mean()), ratios, interval=of_mean(values))
 
     def ratios(self, right: Likelihoods, wrong: Likelihoods) -> np.ndarray:
         """Return R of each example, (B,)."""
         return truth_ratio(right.losses, wrong.losses, wrong.example)
+
+
+def is_judged_by_wrong_answers(contents: Contents, split: str) -> bool:
+    """Return whether somebody would look for what wrong answers tell: of rows that have them, and of TOFU's splits.
+
+    Splits of these names in a benchmark of whole texts are not TOFU's.
+    """
+    return has_wrong_answers(contents, split) or (split in OF_TOFU and not contents.conditions.has_passages)
 
 
 def right_answer(contents: Contents, split: str) -> str:
@@ -189,8 +197,8 @@ class ForgetQuality(Metric):
 
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
-        """Yield the metric where there is a forget split."""
-        if "forget" in contents.answers:
+        """Yield the metric where there is a forget split of questions."""
+        if "forget" in contents.answers and is_judged_by_wrong_answers(contents, "forget"):
             yield cls(right_answer(contents, "forget"))
 
     def needs(self) -> dict[str, Any]:
