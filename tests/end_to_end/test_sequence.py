@@ -250,7 +250,7 @@ def test_a_bound_that_is_missed_is_told_and_not_forgotten(sequence):
     found = told(outcome)
     assert outcome.status == 3
     assert found["status"] == "infeasible"
-    assert found["verdict"].startswith("BOUND OF THE FIRST MODEL MISSED after 2 of 2 requests: may (retain loss ")
+    assert found["verdict"].startswith("BOUND OF THE FIRST MODEL MISSED after 2 of 2 requests: may, june. Farthest")
     assert "note: the model that this run starts from is outside of the bound already: retain loss " in outcome.err
     one, two = (found["requests"][place]["bounds"]["retain"] for place in (0, 1))
     assert one["value"] == two["value"]
