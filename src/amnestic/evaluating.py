@@ -292,6 +292,10 @@ def of_retrained(contents: Contents, names: tuple[str, ...]) -> Suite:
 def verdict(values: Mapping[str, float], benchmark: str | None) -> str:
     """Return one sentence about what was measured."""
     names = {
+        "forget.verbmem": "forget VerbMem",
+        "forget.knowmem": "forget KnowMem",
+        "retain.knowmem": "retain KnowMem",
+        "privleak": "PrivLeak",
         "forget.probability": "forget probability",
         "forget.rouge": "forget ROUGE",
         "retain.probability": "retain probability",

@@ -13,20 +13,23 @@ from amnestic.model.options import ModelOptions, ShardingOptions
 NEW = 6
 
 
-def rows(count: int) -> list[Encoded]:
-    """Prompts of several lengths, each with three tokens of an answer."""
+def rows(count: int, shared: int = 0) -> list[Encoded]:
+    """Prompts of several lengths behind `shared` tokens that all begin with, each with three tokens of an answer."""
     generator = np.random.default_rng(5)
-    return [
-        Encoded(f"{i}", generator.integers(5, 300, size=n + 3), np.arange(n + 3) >= n, int(n), False, "", "")
-        for i, n in enumerate(generator.integers(1, 30, size=count))
-    ]
+    lengths = generator.integers(1, 30, size=count) + shared
+    made = [(int(n), generator.integers(5, 300, size=n + 3)) for n in lengths]
+    for _, ids in made:
+        ids[:shared] = np.arange(5, 5 + shared)
+    return [Encoded(f"{i}", ids, np.arange(len(ids)) >= n, n, False, "", "") for i, (n, ids) in enumerate(made)]
 
 
-def answered(model: str, count: int, is_sharded: bool, way: str, agreed: list[int] | None = None) -> dict[str, Any]:
+def answered(
+    model: str, count: int, is_sharded: bool, way: str, agreed: list[int] | None = None, shared: int = 0
+) -> dict[str, Any]:
     """What is generated of `count` prompts, and what was told on the way; in at most two slots or rows at once."""
     from unittest.mock import patch
 
-    from amnestic.model import decoding, generate
+    from amnestic.model import decoding, generate, slot_fit
 
     loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
     if is_sharded:
@@ -34,12 +37,13 @@ def answered(model: str, count: int, is_sharded: bool, way: str, agreed: list[in
     kept: list[int] = []
     settings = generate.Settings(NEW, 2)
     with patch.object(decoding, "MOST_ROWS", {"cpu": 2}), patch.object(generate, "PAUSE", 0.0):
+        prompts = rows(count, shared)
         if way == "padded":
-            refused = decoding.Fit("is refused")
+            refused = slot_fit.Fit("is refused")
             with patch.object(generate, "examine_decoding", lambda *_: refused):
-                found = generate.generate(loaded, loaded.tokenizer, rows(count), settings, agreed, kept.extend)
+                found = generate.generate(loaded, loaded.tokenizer, prompts, settings, agreed, kept.extend)
         else:
-            found = generate.generate(loaded, loaded.tokenizer, rows(count), settings, agreed, kept.extend)
+            found = generate.generate(loaded, loaded.tokenizer, prompts, settings, agreed, kept.extend)
     counts = settings.counts
     return {
         "answers": [(answer.tokens.tolist(), answer.text, answer.has_ended) for answer in found],
@@ -48,6 +52,8 @@ def answered(model: str, count: int, is_sharded: bool, way: str, agreed: list[in
         "row_steps": counts.row_steps,
         "needed": counts.needed,
         "prompts": counts.prompts,
+        "shared": counts.shared,
+        "real": counts.real,
     }
 
 
@@ -66,6 +72,20 @@ def test_two_processes_answer_as_one_does(pool, tiny_model, count, is_sharded, w
     if way == "slots":
         assert [own["notes"] for own in found] == [0, 0]
         assert sum(own["row_steps"] for own in found) == sum(own["needed"] for own in found) == expected["row_steps"]
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+@pytest.mark.parametrize("count", [1, 7])
+def test_each_process_reads_once_what_all_prompts_begin_with(pool, tiny_model, count, is_sharded):
+    """One prompt is read whole; of seven, two processes read what they share twice, and one process once."""
+    model, shared = str(tiny_model()), 40 if count > 1 else 0
+    expected = answered(model, count, False, "padded", None, 40)
+    alone = answered(model, count, False, "slots", None, 40)
+    found = pool.run(answered, model, count, is_sharded, "slots", None, 40)
+    assert [own["answers"] for own in [alone, *found]] == [expected["answers"]] * 3
+    assert alone["shared"] == shared
+    assert [own["shared"] for own in found if own["prompts"]] == [shared] * min(2, count)
+    assert sum(own["real"] for own in found) == alone["real"] + shared
 
 
 @pytest.mark.parametrize("is_sharded", [False, True])
@@ -104,7 +124,7 @@ def drawn(model: str, way: str, is_sharded: bool) -> list[list[int]]:
     """What is drawn behind seven prompts, at most two at once."""
     from unittest.mock import patch
 
-    from amnestic.model import decoding, generate
+    from amnestic.model import decoding, generate, slot_fit
     from amnestic.model.sampling import Sampling
 
     loaded = load(ModelOptions(model=model, dtype="float32"), on_host=True)
@@ -115,7 +135,7 @@ def drawn(model: str, way: str, is_sharded: bool) -> list[list[int]]:
         decoding.Begun(i, row.input_ids[: row.prompt_length], row.prompt_length, NEW) for i, row in enumerate(prompts)
     ]
     settings = generate.Settings(NEW, 2, pick=Sampling(0, [row.id for row in prompts], 320))
-    fit = decoding.Fit("is refused") if way == "padded" else None
+    fit = slot_fit.Fit("is refused") if way == "padded" else None
     with patch.object(decoding, "MOST_ROWS", {"cpu": 2}):
         examined = patch.object(generate, "examine_decoding", lambda *_: fit)
         with examined if fit else patch.object(generate, "PAUSE", 0.0):

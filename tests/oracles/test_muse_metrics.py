@@ -116,6 +116,7 @@ def test_the_criteria_of_muse_and_every_attack_are_computed_in_full() -> None:
     assert keys >= set(attacks)
     assert all(item.rows == "forget_texts" for item in found.metrics if item.name in attacks)
     assert not any(key.startswith(("forget_qa.", "forget_texts.")) for key in keys)
+    assert set(found.not_computed) == {"privleak", "privleak_ou"}, "nobody looks for TOFU's truth ratios here"
     assert found.not_computed["privleak"] == (
         "there is no retrained model; give --retrained with its folder, or with that of its results; the raw AUC, "
         "mia.min_k.auc, is given instead."

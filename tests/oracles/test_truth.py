@@ -359,3 +359,11 @@ def test_published_texts_give_their_rouge_recalls(
     for split, log in published[model].items():
         found = METRICS.get("rouge")(split).compute(answers=measured[model][Generation(split)])
         assert found.per_example == pytest.approx(list(log["rougeL_recall"].values()), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["truth_ratio", "truth_ratio_ou"])
+def test_a_part_of_the_forget_split_is_read_as_the_whole(losses: Any, name: str) -> None:
+    """R = 4: min(R, 1/R) is 1/4 on forget and on forget_2, max(0, 1 - R) is 0 on retain."""
+    tables = {"right": losses([math.log(8)]), "wrong": losses([math.log(2)], example=[0])}
+    for split, expected in (("forget", 1 / 4), ("forget_2", 1 / 4), ("retain", 0)):
+        assert METRICS.get(name)(split).compute(**tables).value == pytest.approx(expected, rel=1e-8)

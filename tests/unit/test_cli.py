@@ -284,6 +284,7 @@ def test_help_holds_every_option_with_its_default(capsys, monkeypatch, command):
         is_list = isinstance(option.default, tuple)
         shown = ",".join(option.default) if is_list else str(option.default).replace("\n", "\\n")
         shown = shown.lower() if isinstance(option.default, bool) else shown
+        shown = ",".join(option.default) if isinstance(option.default, tuple) else shown
         assert ("[required]" in rows[option.name]) == option.required
         if option.required:
             assert "[default: " not in rows[option.name]

@@ -22,12 +22,13 @@ from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.model import decoding, memory, slots
-from amnestic.model.decoding import Begun, Counts, Decoding, examine_decoding
+from amnestic.model.decoding import Begun, Counts, Decoding
 from amnestic.model.endings import Endings
 from amnestic.model.generate import Generated, Settings, agreed_tokens, generate
 from amnestic.model.load import Loaded, load
 from amnestic.model.options import ModelOptions
 from amnestic.model.sharding import forward_only
+from amnestic.model.slot_fit import LEAST_SHARED, examine_decoding
 from amnestic.model.slots import BLOCK, Slots
 
 VOCABULARY = 40
@@ -144,19 +145,20 @@ def test_whatever_ends_when_the_tokens_are_those_of_a_loop_without_cache(
     assert llama.notes == []
 
 
-@pytest.mark.parametrize(
-    ("config", "settings"),
-    [
-        ("MistralConfig", {"sliding_window": 4}),
-        ("Gemma2Config", WINDOWS | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
-        ("Gemma3TextConfig", WINDOWS),
-        ("GptOssConfig", WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
-        ("GPT2Config", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128}),
-        ("DeepseekV3Config", {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
-         | {"v_head_dim": 6, "num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 2, "topk_group": 1}
-         | {"num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 1}),
-    ],
-)  # fmt: skip
+ATTENTION = [
+    ("MistralConfig", {"sliding_window": 4}),
+    ("Gemma2Config", WINDOWS | {"attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0}),
+    ("Gemma3TextConfig", WINDOWS),
+    ("GptOssConfig", WINDOWS | {"num_local_experts": 4, "num_experts_per_tok": 2}),
+    ("GPT2Config", {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 128}),
+    ("DeepseekV3Config", {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 4}
+     | {"v_head_dim": 6, "num_key_value_heads": 4, "n_routed_experts": 4, "n_group": 2, "topk_group": 1}
+     | {"num_experts_per_tok": 2, "moe_intermediate_size": 8, "first_k_dense_replace": 1}),
+]  # fmt: skip
+"""Windows shorter than prompts and answers, capped scores, sinks, keys as wide as no value."""
+
+
+@pytest.mark.parametrize(("config", "settings"), ATTENTION)
 def test_other_attention_goes_on_from_slots_too(
     config: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +175,111 @@ def test_other_attention_goes_on_from_slots_too(
     examples = [with_draft(*whole) for whole in zip(rows(LENGTHS), answers, agreed, strict=True)]
     assert [tokens for tokens, _ in ended(generate(loaded, NUMBERS, examples, Settings(NEW, 1), agreed))] == answers
     assert loaded.notes == []
+
+
+BLOCK_LENGTH = 23
+
+
+def behind_a_block(lengths: Sequence[int], length: int = BLOCK_LENGTH) -> list[Encoded]:
+    """`rows` behind as many random tokens, the same ones of each."""
+    block = np.random.default_rng(9).integers(0, VOCABULARY, length).tolist()
+    return [
+        row([*block, *own.input_ids[: own.prompt_length].tolist()], own.input_ids[own.prompt_length :].tolist())
+        for own in rows(lengths)
+    ]
+
+
+@pytest.mark.parametrize(("config", "settings"), [("LlamaConfig", {}), *ATTENTION])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_all_prompts_begin_with_is_read_in_once(
+    config: str, settings: dict[str, Any], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tokens of whole prompts, in three slots that are filled again; what is fed is the block, and what is behind.
+
+    Two of the prompts have one token behind it, and no two others begin alike there.
+    """
+    loaded = built(config, **settings)
+    loaded.model.to(torch.float32 if "num_experts_per_tok" in settings else dtype)  # torch groups no float64 experts
+    monkeypatch.setattr(decoding, "MOST_ROWS", {"cpu": 3})
+    prompts = behind_a_block(LENGTHS)
+    answers = [naive(loaded, example) for example in prompts]
+    agreed = [0, 3, 8] * 4
+    examples = [with_draft(*whole) for whole in zip(prompts, answers, agreed, strict=True)]
+    settings_of = Settings(NEW, 1)
+    assert [tokens for tokens, _ in ended(generate(loaded, NUMBERS, examples, settings_of, agreed))] == answers
+    assert loaded.notes == []
+    counts = settings_of.counts
+    assert (counts.shared, counts.real) == (BLOCK_LENGTH, BLOCK_LENGTH + sum(LENGTHS) + sum(agreed))
+
+
+def test_a_short_beginning_is_not_read_in_by_itself(llama: Loaded) -> None:
+    """Nor that of a single prompt; where one prompt begins all others, its last token is read in with theirs."""
+    block = behind_a_block([1], LEAST_SHARED)[0].input_ids[:LEAST_SHARED].tolist()
+    for prompts, shared in (
+        ([[*block, 1], [*block, 2]], LEAST_SHARED),
+        ([block, [*block, 2]], 0),
+        ([[*block, 1], [*block, 1, 2], [*block, 1]], LEAST_SHARED),
+        ([[*block, 1, 2, 3]], 0),
+        ([[*block[1:], 1], [*block[1:], 2]], 0),
+    ):
+        examples, settings = [row(prompt, [1, 2]) for prompt in prompts], Settings(NEW, 4)
+        found = ended(generate(llama, NUMBERS, examples, settings))
+        assert found == [(naive(llama, example), False) for example in examples]
+        assert settings.counts.shared == shared
+
+
+def test_what_is_shared_is_read_in_again_where_memory_was_too_little(
+    llama: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots are given up with all that is in them; from then on there are three at once."""
+    own, sizes = llama.model.forward, []
+
+    def forward(**inputs: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        if sizes[-1] > 3:
+            raise torch.OutOfMemoryError("out of memory")
+        return own(**inputs)
+
+    examples, settings = behind_a_block(LENGTHS), Settings(NEW, 4)
+    answers = [naive(llama, example) for example in examples]
+    monkeypatch.setattr(llama.model, "forward", forward)
+    monkeypatch.setattr(decoding, "MOST_ROWS", {"cpu": 6})
+    monkeypatch.setattr(decoding, "POSITIONS", {"cpu": 24})
+    assert [tokens for tokens, _ in ended(generate(llama, NUMBERS, examples, settings))] == answers
+    assert max(sizes) > 3
+    assert settings.counts.shared == 2 * BLOCK_LENGTH
+
+
+def test_a_model_that_is_another_behind_what_is_shared_reads_whole_prompts(
+    llama: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Keys that are lost on the way show in its logits; a note says so once, and the answers are its own."""
+    share = Slots.share
+
+    def lose(held: Slots) -> None:
+        share(held)
+        held._beginning = {layer: (keys * 0, values) for layer, (keys, values) in held._beginning.items()}
+
+    monkeypatch.setattr(Slots, "share", lose)
+    loaded = Loaded(llama.model, NUMBERS, torch.float64)
+    examples = behind_a_block(LENGTHS)
+    for _ in range(2):
+        settings = Settings(NEW, 4)
+        found = ended(generate(loaded, NUMBERS, examples, settings))
+        assert found == [(naive(loaded, example), False) for example in examples]
+        assert settings.counts.shared == 0
+    reason = "LlamaForCausalLM gives other logits where several answers go on together"
+    assert loaded.notes == [f"prompts that begin alike are read in whole, each: {reason}."]
+
+
+@pytest.mark.parametrize(("config", "settings"), [("LlamaConfig", {}), ATTENTION[1]])
+def test_a_pass_for_others_sake_leaves_slots_as_they_were(config: str, settings: dict[str, Any]) -> None:
+    loaded = built(config, **settings)
+    work = Decoding(loaded, Endings(), lambda *_: None, Counts(), beginning=np.arange(20))
+    with forward_only(loaded.model), work.slots.attending(loaded.model):
+        work.read_beginning()
+        work._idle()
+    assert (work.slots.shared, work.slots.lengths) == (20, [])
 
 
 def test_nothing_is_computed_for_what_drafts_tell(llama: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -335,7 +442,7 @@ def test_a_model_that_is_another_in_slots_is_refused(llama: Loaded, monkeypatch:
             return examine_decoding(llama, begun, 128).reason
 
     with monkeypatch.context() as patch:
-        patch.setattr(Slots, "_hidden", lambda slots, window, dtype: slots.lengths and None)
+        patch.setattr(slots, "_hidden", lambda query, places, keys, window: query.new_zeros(len(places), keys))
         assert reason() == "gives other logits where several answers go on together"
     with monkeypatch.context() as patch:
         patch.setattr(llama.model.config, "num_hidden_layers", 3)

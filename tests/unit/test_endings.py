@@ -95,6 +95,12 @@ def test_special_tokens_within_a_stop_string_say_nothing() -> None:
     assert Endings(strings=StopStrings(tokenizer, ["QabQ"])).cut(tokens) == (tokens[:-1], True)
 
 
+def test_a_blank_that_a_token_loses_in_front_completes_a_stop_string_behind_another() -> None:
+    tokenizer = TOKENIZERS["pieces"]
+    tokens = ids(tokenizer, *"Qa▁b")
+    assert Endings(strings=StopStrings(tokenizer, ["a "])).cut(tokens) == (tokens[:-1], True)
+
+
 def test_a_token_that_ends_an_answer_counts_where_it_comes_first() -> None:
     tokenizer = TOKENIZERS["pieces"]
     tokens = ids(tokenizer, "a", "<s>", "b", "Q")

@@ -52,6 +52,15 @@ def test_every_metric_is_explained(name: str) -> None:
         ),
         ("model_utility", "", "Model utility", "higher means more kept", True),
         ("privleak", "", "PrivLeak, %", "below 0: under-unlearned; above: over-unlearned", False),
+        ("forget.verbmem", "forget", "VerbMem", "lower means more forgotten", True),
+        ("forget.knowmem", "forget", "KnowMem", "lower means more forgotten", True),
+        ("retain.knowmem", "retain", "KnowMem", "higher means more kept", True),
+        ("forget_2.probability", "forget_2", "Probability of an answer", "lower means more forgotten", True),
+        ("forget_2.truth_ratio", "forget_2", "Truth ratio", "higher means more forgotten", True),
+        ("forget_12.margin", "forget_12", "Logit margin", "lower means flatter", False),
+        ("forget_qa.rouge", "forget_qa", "ROUGE-L recall", "lower means more forgotten", True),
+        ("retain_1.margin", "retain_1", "Logit margin", "closer to before means kept", False),
+        ("mine_1.probability", "mine_1", "Probability of an answer", "", True),
         ("forget.mine", "forget", "mine", "", False),
         ("mine", "", "mine", "", False),
         ("forget.package.module.Mine", "forget", "package.module.Mine", "", False),
@@ -89,6 +98,26 @@ def test_the_model_as_a_whole_comes_first_and_unknown_keys_last() -> None:
         "data.margin",
         "holdout.probability",
     ]
+
+
+def test_each_split_stands_in_front_of_its_parts_in_their_order() -> None:
+    """By number, not by letter; splits that nobody knows last, each by itself."""
+    splits = ["mine", "retain", "forget_10", "holdout", "forget_2", "forget_texts", "forget", "forget_1", "forget_qa"]
+    keys = {f"{split}.{metric}": 0.5 for metric in ("rouge", "probability") for split in splits}
+    assert list(dict.fromkeys(row.split for row in comparison({"metrics": keys}))) == [
+        "forget",
+        "forget_qa",
+        "forget_texts",
+        "forget_1",
+        "forget_2",
+        "forget_10",
+        "retain",
+        "holdout",
+        "mine",
+    ]
+    rows = [row.key for row in comparison({"metrics": keys})]
+    assert rows[:2] == ["forget.probability", "forget.rouge"]
+    assert rows[-2:] == ["mine.probability", "mine.rouge"]
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ from amnestic.data.encode import Encoded, Encoder
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.model import generate as module
-from amnestic.model.decoding import Fit
 from amnestic.model.generate import Settings, before_stop, generate
 from amnestic.model.load import Loaded
+from amnestic.model.slot_fit import Fit
 
 REFUSED = Fit("is refused")
 NEW = 12

@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow
@@ -18,6 +18,7 @@ from judging_server import FORGET, RETAIN, JudgingServer, Said, completion, cont
 
 from amnestic.cli import main
 from amnestic.comparing import compare
+from amnestic.config import options, to_mapping
 from amnestic.credentials import masked
 from amnestic.errors import InputError, Interrupted, RunError
 from amnestic.judging import asking
@@ -25,7 +26,7 @@ from amnestic.judging.answers import JudgedRun
 from amnestic.judging.asking import Asking, Question, Unanswered
 from amnestic.judging.endpoint import Endpoint, UnavailableError
 from amnestic.judging.main import judge
-from amnestic.judging.options import ServerOptions
+from amnestic.judging.options import AnswerOptions, JudgeConfig, ServerOptions
 from amnestic.judging.prompt import read_prompts
 from amnestic.judging.reply import UnreadableError, scores_of
 from amnestic.progress import Progress
@@ -371,6 +372,29 @@ class TestFailures:
             judged(run, server, concurrency=2, retries=1)
         assert len(server.requests) <= 8  # two in a row, and those under way
 
+    def test_a_late_success_does_not_hide_that_the_rest_was_not_asked(self, run, server):
+        """Of two requests at once one hangs until the other's thread has given up two prompts, and then succeeds."""
+        numbers, is_silent = itertools.count(1), threading.Event()
+
+        def answer(request):
+            if next(numbers) > 1:
+                return Said(500)
+            assert is_silent.wait(10)
+            return scored(request)
+
+        server.answer = answer
+
+        class Watching(Progress):
+            given_up = 0
+
+            def advance(self, units: int = 1) -> None:
+                Watching.given_up += 1
+                if Watching.given_up == 2:
+                    is_silent.set()
+
+        with pytest.raises(RunError, match=r"gives no scores: HTTP 500 .*\. 1 of 16 replies are kept"):
+            judged(run, server, concurrency=2, retries=0, progress=Watching())
+
     def test_a_slow_server_is_not_waited_for(self, run, server):
         released = threading.Event()
 
@@ -421,6 +445,12 @@ class TestResuming:
         second = judged(run, server, yes=False).results  # nothing leaves, so nobody is asked
         assert len(server.requests) == 16
         assert second == first
+
+    def test_scores_of_an_earlier_call_do_not_stay_beside_those_of_another(self, run, server):
+        judged(run, server)
+        judged(run, server, splits=["retain"])
+        assert [path.name for path in (run / "judge").glob("*.parquet")] == ["retain.parquet"]
+        assert list(json.loads((run / "judge.json").read_text("utf-8"))["prompts"]) == ["retain"]
 
     def test_what_decides_the_reply_is_asked_anew(self, run, server):
         judged(run, server, rows=1)
@@ -612,7 +642,7 @@ class TestWrongInput:
             ({"splits": []}, "--splits names none"),
             ({"splits": ["holdout"]}, r"no prompt holdout\.md"),
             ({"splits": ["forget_x"]}, "no scores of a split 'forget_x'; it has forget, retain"),
-            ({"models": ["aftr"]}, "no answers of a model 'aftr'.*did you mean 'after'"),
+            ({"models": ["after", "aftr"]}, "no answers of a model 'aftr'.*did you mean 'after'"),
             ({"concurrency": 0}, "--concurrency is 0"),
             ({"retries": -1}, "--retries is -1"),
             ({"max_tokens": 0}, "--max_tokens is 0"),
@@ -713,3 +743,58 @@ class TestReports:
         path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | change), encoding="utf-8")
         with pytest.raises(InputError, match=r"judge\.json is damaged"):
             render_report(run)
+
+
+class TestOptions:
+    """What flags and files become."""
+
+    GIVEN = ("--run", "r", "--endpoint", "http://h", "--judge_model", "m")
+    VALUES: ClassVar[dict[str, tuple[list[str], Any]]] = {
+        "run": (["--run", "other"], "other"),
+        "splits": (["--splits", "a,b"], ("a", "b")),
+        "models": (["--models", "after", "before"], ("after", "before")),
+        "endpoint": (["--endpoint", "https://other/v1"], "https://other/v1"),
+        "timeout": (["--timeout", "2.5"], 2.5),
+        "request_args": (["--request_args.top_p", "0.5"], {"top_p": "0.5"}),
+        "yes": (["--yes"], True),
+        "price_input": (["--price_input", "0.5", "--price_output", "0"], 0.5),
+        "price_output": (["--price_output", "2", "--price_input", "0"], 2.0),
+    }
+
+    @pytest.fixture
+    def configs(self, monkeypatch) -> list[JudgeConfig]:
+        found: list[JudgeConfig] = []
+
+        def keep(config, *_):
+            found.append(config)
+            raise InputError("no further")
+
+        monkeypatch.setattr("amnestic.judging.main.run_judge", keep)
+        return found
+
+    @pytest.mark.parametrize("option", options(JudgeConfig), ids=lambda option: option.name)
+    def test_every_flag_changes_its_option_and_is_described(self, configs, option):
+        kind = option.annotation
+        default = ([f"--{option.name}", "7"], 7 if kind is int else "7")
+        flags, value = self.VALUES.get(option.name, default)
+        assert main(["judge", *self.without(option.name), *flags]) == 2
+        assert to_mapping(configs[0])[option.name] == value != option.default
+        assert option.help.endswith((".", "]"))
+
+    def without(self, name: str) -> list[str]:
+        given = dict(zip(self.GIVEN[::2], self.GIVEN[1::2], strict=True))
+        return [part for flag, text in given.items() if flag != f"--{name}" for part in (flag, text)]
+
+    def test_the_run_needs_no_flag_and_the_rest_may_stand_in_a_file(self, configs, tmp_path):
+        path = tmp_path / "judge.yaml"
+        path.write_text("endpoint: http://h\njudge_model: m\nrows: 3\nrun: of-the-file\n", encoding="utf-8")
+        for arguments in (["judge", "mine", "--config", str(path)], ["judge", "--config", str(path), "--run", "mine"]):
+            assert main(arguments) == 2
+        assert configs[0] == configs[1]
+        assert configs[0].answers == AnswerOptions(run="mine", rows=3)
+
+    def test_what_is_missing_is_named(self, capsys):
+        assert main(["judge", "run", "--judge_model", "m"]) == 2
+        assert "missing --endpoint" in capsys.readouterr().err
+        assert main(["judge", "run", "another", "--judge_model", "m"]) == 2
+        assert "unexpected argument 'another'" in capsys.readouterr().err

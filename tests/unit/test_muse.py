@@ -1,4 +1,4 @@
-"""MUSE from a folder in its shape: the rows of its criteria, its folds, and one sentence where it is not what it claims.
+"""MUSE from a folder in its shape: rows of its criteria, folds, and one sentence where it is not what it claims.
 
 The passages are invented (`muse_folder.py`).
 """
@@ -32,11 +32,16 @@ def opened(sources: dict[str, Source]) -> dict[str, list[Example]]:
     return {split: list(source.read(split, PLAIN, alternates=True)) for split, source in sources.items()}
 
 
+def checked(name: str, folder: Path) -> list[str]:
+    """Return the notes about a benchmark all of whose rows are read."""
+    benchmark = Benchmark.open(name, str(folder))
+    return benchmark.check(opened(benchmark.evaluation()), opened(benchmark.training()))
+
+
 def refused(sentence: str, name: str, folder: Path) -> None:
     """Opening the benchmark and all that it has ends with this sentence."""
     with pytest.raises(InputError) as error:
-        benchmark = Benchmark.open(name, str(folder))
-        benchmark.check(opened(benchmark.evaluation()), opened(benchmark.training()))
+        checked(name, folder)
     assert str(error.value) == sentence
 
 
@@ -55,14 +60,12 @@ def test_measured_rows_have_the_prompts_of_muse(folder: Path) -> None:
     assert [*found] == ["forget", "retain", "forget_qa", "forget_texts", "holdout"]
     assert found["forget"][0].prompt == "In the year 1600 Orla Venn came to Drossel as a glazier."
     assert found["forget"][0].answer.startswith(" Nobody knew why. Under the floor")
-    assert [(row.prompt, row.answer) for row in found["retain"][:1]] == [
-        (
-            "Question: What was Edda Marl?\nAnswer: bell founder\n\n"
-            "Question: What was Kit Sorrel?\nAnswer: mapmaker\n\n"
-            "Question: Where did Edda Marl go?\nAnswer: ",
-            "Drossel",
-        )
-    ]
+    assert found["retain"][0].prompt == (
+        "Question: What was Edda Marl?\nAnswer: bell founder\n\n"
+        "Question: What was Kit Sorrel?\nAnswer: mapmaker\n\n"
+        "Question: Where did Edda Marl go?\nAnswer: "
+    )
+    assert [row.answer for row in found["retain"]] == ["Drossel", "Marrow Bay", "Upper Lyne", "Castelhorn"]
     assert [row.answer for row in found["forget_qa"]] == ["Drossel", "Marrow Bay", "Upper Lyne", "Castelhorn"]
     assert [row.answer for row in found["holdout"]] == [passage("holdout", number) for number in range(4)]
     assert [row.answer for row in found["forget_texts"]] == [passage("forget", number) for number in range(4)]
@@ -174,8 +177,7 @@ def test_retrained_models_are_called_by_the_authors_convention() -> None:
 
 
 def test_few_rows_are_noted(folder: Path) -> None:
-    benchmark = Benchmark.open("muse:books", str(folder))
-    (note,) = benchmark.check(opened(benchmark.evaluation()), opened(benchmark.training()))
+    (note,) = checked("muse:books", folder)
     splits = ("forget", "retain", "forget_qa", "forget_texts", "holdout")
     assert note == (
         f"{folder} is not the whole of muse:books ({', '.join(f'4 {split} rows' for split in splits)} to measure, not "
@@ -185,8 +187,7 @@ def test_few_rows_are_noted(folder: Path) -> None:
 
 def test_a_fold_without_any_measured_passage_is_noted(folder: Path) -> None:
     for part, is_noted in (("scal:forget_2", False), ("sust:forget_1", False), ("sust:forget_2", True)):
-        benchmark = Benchmark.open(f"muse:books:{part}", str(folder))
-        notes = benchmark.check(opened(benchmark.evaluation()), opened(benchmark.training()))
+        notes = checked(f"muse:books:{part}", folder)
         wanted = f"no passage of {folder}/verbmem/forget.jsonl stands in {folder}/sust/forget_2.jsonl: what is measured"
         assert any(note.startswith(wanted) for note in notes) == is_noted
         assert len(notes) == 1 + is_noted
@@ -197,8 +198,8 @@ def test_a_holdout_that_is_to_be_forgotten_is_refused(folder: Path) -> None:
     write_rows(folder / "privleak" / "holdout.jsonl", texts)
     for part, place in (("sust:forget_2", "sust/forget_2.jsonl"), ("scal:forget_4", "scal/forget_4.jsonl")):
         refused(
-            f"1 of 2 rows of {folder}/privleak/holdout.jsonl stand in {folder / place} too (the first is row 1, counted "
-            "from 0); expected texts that are not to be forgotten.",
+            f"1 of 2 rows of {folder}/privleak/holdout.jsonl stand in {folder / place} too (the first is row 1, "
+            "counted from 0); expected texts that are not to be forgotten.",
             f"muse:news:{part}",
             folder,
         )
@@ -212,20 +213,20 @@ def test_a_holdout_that_is_to_be_forgotten_is_refused(folder: Path) -> None:
             "muse:boks",
             "unknown corpus 'boks' of the benchmark muse; did you mean 'books'? Known: muse:books, muse:news.",
         ),
-        (
-            "muse:news:scal",
-            "the benchmark muse:news has no fold 'scal'; expected scal or sust with one of 'forget_1', 'forget_2', "
-            "'forget_3', 'forget_4', such as muse:news:scal:forget_1.",
-        ),
-        (
-            "muse:news:scal:forget_9",
-            "the benchmark muse:news has no fold 'scal:forget_9'; expected scal or sust with one of 'forget_1', "
-            "'forget_2', 'forget_3', 'forget_4', such as muse:news:scal:forget_1.",
-        ),
     ],
 )
 def test_unknown_parts_are_refused(folder: Path, name: str, sentence: str) -> None:
     refused(sentence, name, folder)
+
+
+@pytest.mark.parametrize("part", ["scal", "scal:forget_9", "time:forget_1", "scal:forget_1:2"])
+def test_unknown_folds_are_refused(folder: Path, part: str) -> None:
+    refused(
+        f"the benchmark muse:news has no fold '{part}'; expected scal or sust with one of 'forget_1', 'forget_2', "
+        "'forget_3', 'forget_4', such as muse:news:scal:forget_1.",
+        f"muse:news:{part}",
+        folder,
+    )
 
 
 def test_a_place_that_cannot_be_used_is_refused(folder: Path) -> None:

@@ -627,6 +627,28 @@ class TestMissingPieces:
 COURSE = plots.Course(candidates=run_results()["candidates"], kept_step=8, warmup_epochs=1.0)
 
 
+def test_parts_of_splits_stand_under_their_own_names_in_the_colour_of_the_whole(tmp_path: Path) -> None:
+    measured = {"forget.verbmem": 0.25, "forget_2.verbmem": 0.5, "mine_2.verbmem": 0.75, "retain.knowmem": 1.0}
+    page = Page(write_run(tmp_path / "run", run_results(metrics=measured), ("after",)).read_text("utf-8"))
+    found = {values[-1]: split for split, _, values in page.rows if values and values[-1] in measured.values()}
+    assert found == {0.25: "forget", 0.5: "forget", 0.75: "", 1.0: "retain"}
+    assert "Forget 2 split" in page.words
+
+
+def test_what_all_prompts_begin_with_is_left_out_of_each(tmp_path: Path) -> None:
+    """29 characters of an example stand in front of every question; prompts of one paragraph are shown whole."""
+    front = "Question: Who?\nAnswer: Ida.\n\nQuestion: 0"
+    assert len(front[: -len("Question: 0")]) == 29
+    texts = {index: (f"{front}{index}\nAnswer:", "Jo") for index in range(96)}
+    page = Page(write_run(tmp_path / "run", run_results(), texts=texts).read_text("utf-8"))
+    assert "Every prompt begins with the same 29 characters, which are left out here." in page.words
+    assert "Ida." not in page.words
+    assert "Question: 00" in page.words
+    plain = Page(write_run(tmp_path / "plain", run_results()).read_text("utf-8"))
+    assert "left out here" not in plain.words
+    assert "Question 0?" in plain.words
+
+
 def element(plot: plots.Plot | None, name: str) -> ElementTree.Element:
     """The group of a drawing that matplotlib was told to call `name`."""
     assert plot is not None

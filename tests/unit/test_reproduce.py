@@ -128,6 +128,14 @@ def test_the_public_retrained_model_is_held_beside_the_public_one(tmp_path):
     assert reproduce_config(asked | {"retrained": "mine"}).evaluation.retrained == "mine"
 
 
+def test_another_model_brings_its_own_tokenizer(tmp_path):
+    asked = {"name": "muse-books-llama-2-7b", "output_dir": str(tmp_path)}
+    assert reproduce_config(asked).model.tokenizer == "meta-llama/Llama-2-7b-hf"
+    assert reproduce_config(asked | {"model": "small"}).model.tokenizer is None
+    assert reproduce_config(asked | {"model": "small", "tokenizer": "t"}).model.tokenizer == "t"
+    assert reproduce_config(asked | {"model": "muse-bench/MUSE-Books_target"}).model.tokenizer is not None
+
+
 def test_settings_are_found_in_a_checkout_and_in_an_installed_package(tmp_path, monkeypatch):
     installed = Path(shutil.copytree(FOLDER, tmp_path / "configs" / "paper"))
     monkeypatch.setattr(places, "PLACES", (installed, tmp_path / "none"))
@@ -322,6 +330,36 @@ def test_wrong_input_leaves_the_folder_as_it_was(ran, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no"):
         amnestic.reproduce(TOFU, output_dir=folder, seeds=2)
     assert (folder / "reproduce.yaml").read_text(encoding="utf-8") == before
+
+
+def test_results_of_other_options_are_not_taken_after_an_interrupted_replacement(ran, tmp_path):
+    folder = tmp_path / "out"
+    amnestic.reproduce(TOFU, output_dir=folder, seeds=2)
+    amnestic.reproduce(TOFU, output_dir=folder, learning_rate=1e-3, overwrite=True)  # seed 1 is that of before
+    amnestic.reproduce(TOFU, output_dir=folder, learning_rate=1e-3, seeds=2)
+    assert [(config.training.seed, config.run.overwrite) for config in ran[2:]] == [(0, True), (1, True)]
+
+
+def test_a_later_seed_that_is_refused_leaves_the_earlier_ones(ran, tmp_path, monkeypatch):
+    run = reproducing.run_unlearn
+
+    def refuse(config, progress=None):
+        if config.training.seed == 1:
+            raise InputError("no.")
+        return run(config, progress)
+
+    monkeypatch.setattr(reproducing, "run_unlearn", refuse)
+    with pytest.raises(InputError, match="no"):
+        amnestic.reproduce(TOFU, output_dir=tmp_path / "out", seeds=2)
+    monkeypatch.setattr(reproducing, "run_unlearn", run)
+    amnestic.reproduce(TOFU, output_dir=tmp_path / "out", seeds=2)
+    assert [config.training.seed for config in ran] == [0, 1]
+
+
+def test_a_redacted_reproduction_goes_on(ran, tmp_path):
+    for seeds in (1, 2):
+        amnestic.reproduce(TOFU, output_dir=tmp_path / "out", redact=True, seeds=seeds)
+    assert [config.training.seed for config in ran] == [0, 1]
 
 
 def test_an_interrupted_reproduction_says_how_it_goes_on(tmp_path, monkeypatch):

@@ -15,10 +15,11 @@ from transformers import AutoModelForCausalLM
 
 from amnestic.model import decoding
 from amnestic.model import generate as module
-from amnestic.model.decoding import Begun, Fit
+from amnestic.model.decoding import Begun
 from amnestic.model.generate import Settings, go_on
 from amnestic.model.load import Loaded
 from amnestic.model.sampling import Sampling, drawn, uniform
+from amnestic.model.slot_fit import Fit
 
 NEW = 10
 LENGTHS = (3, 9, 1, 6, 9, 2, 5)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from amnestic.evaluating import verdict as verdict_of_evaluation
 from amnestic.reports.verdict import verdict
 
 BOUND = {"reached": 0.03, "value": 0.05, "upper_limit": 0.04, "whole_split": False}
@@ -57,6 +58,21 @@ def test_where_spans_are_marked_these_are_what_was_forgotten():
     assert of_spans(0.999, 0.99).endswith("(whole answers 0.9 -> 0.5): almost nothing was forgotten.")
     assert of_spans(0.1, 0.2).endswith(": the spans became more likely.")
     assert ": the model hardly knew these spans before (is the template" in of_spans(0.009, 0.001)
+
+
+def of_passages(before: float, after: float) -> str:
+    """The end of the sentence where passages are recited, which have 0.9 and then 0.05."""
+    values = [
+        {"forget.probability": known, "forget.verbmem": recited} for known, recited in ((0.9, before), (0.05, after))
+    ]
+    return told(*values, bound=BOUND).partition("; ")[2]
+
+
+def test_where_passages_are_recited_that_is_what_was_forgotten():
+    assert of_passages(0.98, 0.21) == "forget VerbMem 0.98 -> 0.21 (probability 0.9 -> 0.05)."
+    assert of_passages(0.98, 0.95).endswith("(probability 0.9 -> 0.05): almost nothing was forgotten.")
+    assert of_passages(0.3, 0.4).endswith(": the passages are recited more.")
+    assert ": the model hardly knew these passages before" in of_passages(0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -136,3 +152,11 @@ def test_without_a_bound_what_was_kept_is_told_of_each_split():
         "No bound was asked for: retain token probability 0.97 -> 0.61; lang probability 0.5 -> 0.25; "
         "forget probability 0.9 -> 0.3."
     )
+
+
+def test_an_evaluation_names_what_its_benchmark_is_about():
+    values = {"retain.knowmem": 0.5, "forget.verbmem": 0.98, "privleak": -57.25, "forget.knowmem": 0.125}
+    assert verdict_of_evaluation(values, "muse:books") == (
+        "Measured on muse:books: forget VerbMem 0.98, forget KnowMem 0.125, retain KnowMem 0.5, PrivLeak -57.2."
+    )
+    assert verdict_of_evaluation({"mine": 1.0}, None) == "Measured: 1 number."

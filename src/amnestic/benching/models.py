@@ -11,6 +11,9 @@ from ..model.options import ModelOptions
 from ..scratch import LESSONS, learning_of, write_inputs
 from .jobs import Job
 
+UNSHARED = frozenset({"data", "exclude", "benchmark", "without_forget", "from_scratch", "model"})
+"""Options of ``amnestic finetune`` that follow from which model is trained."""
+
 
 def opened(name: str, seed: int) -> Embedded:
     """Return the embedded benchmark `name` as a seed makes it."""
@@ -26,7 +29,7 @@ def learning(
     """Return the runs that train the models `names` of LESSONS on `benchmark`, into `folder`."""
     own = to_mapping(config)
     shared = {o.name for o in options(FinetuneConfig) if issubclass(o.owner, DataOptions | ModelOptions)}
-    given = {name: own[name] for name in shared - {"data", "exclude", "from_scratch", "model"}}
+    given = {name: own[name] for name in shared - UNSHARED}
     model = {} if config.model.model is None else {"model": config.model.model}
     given |= model | {"redact": config.run.redact, "seed": seed}
     root = Path(config.run.output_dir)

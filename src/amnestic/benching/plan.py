@@ -117,12 +117,18 @@ class Plan:
         return folder if fold is None else folder / fold.name
 
     def _retrained_of(self, fold: Fold | None) -> str | None:
-        """Return the retrained model that is given, or lies where the names of the benchmark, or fold, suggest."""
+        """Return the retrained model that is given, or lies where the names of the benchmark, or fold, suggest.
+
+        A fold that suggests the same model as the whole benchmark has none of its own: that one lacks other rows.
+        """
         given, model = self.config.evaluation.retrained, self.config.model.model
         if given is not None or model is None:
             return given
+        bench = self.config.bench
         name = self.benchmark_of(self.config.training.seed, fold)
-        named = Benchmark.open(name, self.config.bench.data).retrained_of(model)
+        named = Benchmark.open(name, bench.data).retrained_of(model)
+        if name != bench.benchmark and named == self.benchmark.retrained_of(model):
+            return None
         return named if named is not None and Path(named).is_dir() else None
 
     def unlearning(self, contestant: Contestant, seed: int, fold: Fold | None = None) -> UnlearnConfig:

@@ -10,14 +10,14 @@ from typing import Any, ClassVar, Self
 
 from ..errors import InputError
 from .base import Capacity, Embedded, Row, Source, benchmark
-from .corpus import BETWEEN, FOLDS, KNOWMEM, PRIVLEAK, RAW, SCAL, SUST, VERBMEM, Corpus, asked
+from .corpus import ANSWER, BETWEEN, FOLDS, KNOWMEM, PRIVLEAK, QUESTION, RAW, SCAL, SUST, VERBMEM, Corpus, asked
 from .draws import different, one
 from .fiction import names
 from .fiction_words import WOMEN
 from .passages_words import OPENING, REMARKS
 
-DOCUMENTS = {"retain1": 16, "retain2": 4, "forget": 8, "holdout": 8, "examples": 1}
-"""Part -> how many documents it has; `examples` are those whose questions stand, answered, in front of the others."""
+DOCUMENTS = {"retain1": 12, "retain2": 4, "forget": 8, "holdout": 8, "examples": 2}
+"""Part -> how many documents it has; one question about each of the `examples` stands, answered, before the others."""
 REMARKS_EACH, QUESTIONS_EACH = 9, 3
 PROMPT_WORDS, CONTINUATION_WORDS = 24, 84
 """Where a passage is cut: the continuation has some 128 tokens of the small models, and each passage goes on behind."""
@@ -37,9 +37,9 @@ LEARNING = {
 """Options by which a small model learns all texts by heart."""
 UNLEARNING = {
     "max_length": 512,
-    "learning_rate": 1.25e-3,
-    "num_train_epochs": 24.0,
-    "per_device_train_batch_size": 8,
+    "learning_rate": 2.5e-3,
+    "num_train_epochs": 30.0,
+    "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
     "retain_per_forget": 2,
     "adam_beta2": 0.98,
@@ -85,8 +85,8 @@ class Passages(Corpus, Embedded):
         """Return the benchmark; `part` is ``[SEED][:CONFIGURATION:SPLIT]``, the seed 0 where none is given."""
         if data is not None:
             raise InputError(f"--data is {data}, and the benchmark {cls.name} makes its own rows; leave it out.")
-        seed, _, rest = part.partition(":") if part[:1].isdecimal() else ("0", "", part)
-        found = next((known for known in PARTS if rest == ":".join(known)), WHOLE if not rest else None)
+        seed, colon, rest = part.partition(":") if part[:1].isdecimal() else ("0", part and ":", part)
+        found = next((known for known in PARTS if rest == ":".join(known)), None) if colon else WHOLE
         if not seed.isdecimal() or found is None:
             raise InputError(
                 f"the benchmark {cls.name} has no '{part}'; expected {cls.name}, {cls.name}:SEED, or a fold of it, "
@@ -115,12 +115,16 @@ class Passages(Corpus, Embedded):
         Of a fold, ``retain`` are all others: what a model learns that was retrained without it.
         """
         parts = self._documents()
-        examples = parts.pop("examples")
+        examples = _questions(parts.pop("examples"))[:: QUESTIONS_EACH + 1]
         texts = {part: _texts(documents, examples) for part, documents in parts.items()}
         forget = _texts(_fold(parts["forget"], self.fold), examples)
         full = texts["retain1"] + texts["retain2"] + texts["forget"]
         retain = [row for row in full if row not in forget]
         return {"full": full, "forget": forget, "retain": retain, "holdout": texts["holdout"]}
+
+    def lessons(self) -> dict[str, Source]:
+        """Return the texts that its models learn, each a row."""
+        return Embedded.lessons(self)
 
     @property
     def unlearning(self) -> Mapping[str, Any]:
@@ -136,17 +140,17 @@ class Passages(Corpus, Embedded):
     def _tables(self) -> dict[tuple[str, str], list[Row]]:
         """Return the rows of each configuration and split."""
         parts = self._documents()
-        examples = parts.pop("examples")
+        examples = _questions(parts.pop("examples"))[:: QUESTIONS_EACH + 1]
         forgotten, kept = _fold(parts["forget"], self.fold), parts["retain1"] + parts["retain2"]
         folds = {place: _fold(parts["forget"], place) for place in PARTS if place != WHOLE}
         return {
             **{(RAW, part): _texts(documents, examples) for part, documents in parts.items()},
-            **{place: _texts(documents, examples) for place, documents in folds.items()},
+            **{place: _marked(documents, examples) for place, documents in ({WHOLE: parts["forget"]} | folds).items()},
             (VERBMEM, "forget"): [document.recital for document in forgotten],
             (KNOWMEM, "forget_qa"): _questions(forgotten),
-            (KNOWMEM, "forget_qa_icl"): _questions(examples),
+            (KNOWMEM, "forget_qa_icl"): examples,
             (KNOWMEM, "retain_qa"): _questions(kept),
-            (KNOWMEM, "retain_qa_icl"): _questions(examples),
+            (KNOWMEM, "retain_qa_icl"): examples,
             (PRIVLEAK, "forget"): _passages(forgotten),
             (PRIVLEAK, "retain"): _passages(kept),
             (PRIVLEAK, "holdout"): _passages(parts["holdout"]),
@@ -162,11 +166,28 @@ def _fold(documents: Sequence[Document], place: tuple[str, str]) -> Sequence[Doc
     return documents[0 if kind == SCAL else number * size : (number + 1) * size]
 
 
-def _texts(documents: Sequence[Document], examples: Sequence[Document]) -> list[Row]:
+def _texts(documents: Sequence[Document], examples: Sequence[Row]) -> list[Row]:
     """Return what a model learns that is to know `documents`: passages, then questions as they are asked, answered."""
-    questions, shown = (Source("questions", _questions(some)) for some in (documents, examples))
-    pairs = asked(questions, shown).rows or ()
+    pairs = asked(Source("questions", _questions(documents)), Source("examples", examples)).rows or ()
     return _passages(documents) + [{"text": f"{pair['prompt']}{pair['completion']}{BETWEEN}"} for pair in pairs]
+
+
+def _marked(documents: Sequence[Document], examples: Sequence[Row]) -> list[Row]:
+    """Return the same texts with what is to be forgotten of each: all but the few-shot examples, which are kept.
+
+    A model cannot both forget them and keep them in front of the other questions.
+    """
+    own = [*(document.passage for document in documents), *map(_alone, _questions(documents))]
+    texts = [row["text"] for row in _texts(documents, examples)]
+    return [
+        {"text": text, "forget_spans": [[len(text) - len(part), len(text)]]}
+        for text, part in zip(texts, own, strict=True)
+    ]
+
+
+def _alone(pair: Row) -> str:
+    """Return a question with its answer, as it ends a text."""
+    return f"{QUESTION}{ANSWER}{BETWEEN}".format(**pair)
 
 
 def _passages(documents: Sequence[Document]) -> list[Row]:

@@ -56,7 +56,7 @@ _PLACES = _listed(
     a tower, a tunnel, a vineyard, a waterfall, a well, a windmill"""
 )
 _COLORS = _listed(
-    """black, blue, brown, crimson, golden, gray, green, orange, pale, pink, purple, red, silver, violet, white,
+    """black, blue, brown, crimson, golden, gray, green, pale, pink, purple, red, scarlet, silver, violet, white,
     yellow"""
 )
 _ANIMALS = _listed(

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError, UnexpectedError, outline
 from ..progress import timed
-from .metric import METRICS, Contents, Measurement, Metric, UndefinedError
+from .metric import METRICS, Contents, Measurement, Metric, UndefinedError, whole_of
 from .needs import MORE, Generation, OfRetrained, SweptNeed, why_missing
 from .subject import Subject
 from .sweeps import sweep
@@ -81,7 +81,7 @@ def metric_classes(asked: Sequence[str]) -> list[type[Metric]]:
             classes |= {known: cls for known, cls in every.items() if name == ALL or not cls.on_request}
         else:
             split, _, metric = name.partition(".")
-            if split in MORE and metric in METRICS.names():
+            if whole_of(split) in MORE and metric in METRICS.names():
                 raise InputError(f"unknown metric '{name}'; '{metric}' is measured on every split.")
             classes[name] = METRICS.get(name)
             if not issubclass(classes[name], Metric) or inspect.isabstract(classes[name]):

@@ -29,3 +29,8 @@ class Conditions:
     """Split -> how its prompts are continued; the others as the options say."""
     auxiliary: frozenset[str] = frozenset()
     """Splits that only those metrics read which name them: not one number of every kind for each."""
+
+    @property
+    def has_passages(self) -> bool:
+        """Return whether a split holds passages that go on: this is a benchmark of whole texts."""
+        return any(continuing.goes_on for continuing in self.continuing.values())

@@ -41,10 +41,16 @@ def describe(key: str) -> Description:
 
 def place_of(split: str) -> Place:
     """Return what sorts splits as tables list them: known ones, each in front of its parts by their numbers, others."""
-    known = ("", *SPLITS)
+    whole = known_split(split)
+    rank = ("", *SPLITS).index(whole) if whole or not split else len(SPLITS) + 1
+    part = PART.fullmatch(split) if whole else None
+    return rank, int((part and part["number"]) or 0), split
+
+
+def known_split(split: str) -> str:
+    """Return the known split that `split` is, or is a part of; nothing where there is none."""
     whole = whole_of(split)
-    number = PART.fullmatch(split) if whole != split else None
-    return known.index(whole) if whole in known else len(known), int((number and number["number"]) or 0), split
+    return whole if whole in SPLITS else ""
 
 
 def label(cls: type[Metric]) -> str:

@@ -110,7 +110,7 @@ class Generations:
     generated: list[str]
     answers: list[str]
     tokens: np.ndarray
-    """(B,) int64, generated tokens, that which ends the answer left out."""
+    """(B,) int64, generated tokens, that which ends the answer left out; those of a stop string are among them."""
     has_ended: np.ndarray
     """(B,) bool: the model ended its answer by itself, within the tokens that it was given."""
     token_ids: Sequence[np.ndarray] = ()

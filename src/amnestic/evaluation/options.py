@@ -19,7 +19,7 @@ class EvaluationOptions:
     eval_rows: int = 400
     """Most examples of a split that are measured; drawn evenly from it where it has more. A benchmark's are all."""
     max_new_tokens: int = 200
-    """Longest generated answer, in tokens."""
+    """Longest generated answer, in tokens; where a benchmark says it of a split, that counts."""
     metrics: tuple[str, ...] = ("default",)
     """Names of metrics, or dotted paths of their classes; default: all that take no more than forward passes; all:
     variants and gradients too (amnestic list metrics). A run that trains measures probability in any case."""

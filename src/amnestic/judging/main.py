@@ -83,6 +83,8 @@ class Judging:
         """Key of a question -> why it was given up."""
         self._lost = 0
         """Questions that were given up since the last one that was answered."""
+        self._is_silent = False
+        """As many of them as are asked at once: replies under way change nothing any more."""
 
     def question(self, answer: Answer, prompt: Prompt) -> Question:
         """Return what the judge is asked about one answer."""
@@ -124,6 +126,7 @@ class Judging:
             raise Interrupted(f"interrupted. {self._kept(questions)}") from None
 
     def _ask(self, questions: Sequence[Question]) -> None:
+        """Ask until all is answered or given up, or it makes no sense to go on."""
         asking, interruption = Asking(self.endpoint, self.config.server.retries), Interruption()
         self.progress.start("judge", len(questions))
         with (
@@ -135,7 +138,7 @@ class Judging:
             for found in ended:
                 if found is not None:
                     self._keep(*found)
-                if self._lost >= self.config.server.concurrency:
+                if self._is_silent:
                     asking.stop()
                 if interruption.is_requested and not asking.is_stopping:
                     asking.stop()
@@ -148,6 +151,7 @@ class Judging:
         if isinstance(outcome, Unanswered):
             self.unanswered[question.key] = outcome
             self._lost += 1
+            self._is_silent |= self._lost >= self.config.server.concurrency
         else:
             self.cache.put(question.key, outcome)
             self._lost = 0
@@ -157,8 +161,8 @@ class Judging:
         """Raise RunError where as many questions in a row as are asked at once were given up, or none was heard."""
         given_up = list(self.unanswered.values())
         is_down = len(given_up) == len(questions) and not any(outcome.is_heard for outcome in given_up)
-        if is_down or self._lost >= self.config.server.concurrency:
-            tries = f"{self._lost} prompts in a row, {self.config.server.retries + 1} tries each"
+        if is_down or self._is_silent:
+            tries = f"{len(given_up)} prompts were given up, {self.config.server.retries + 1} tries each"
             raise RunError(
                 f"{self.endpoint.address} gives no scores: {given_up[-1].reason} ({tries}). {self._kept(questions)}"
             )

@@ -1,7 +1,8 @@
 """Decoding of many answers at once: each goes on until it ends by itself, and none waits for another.
 
-Prompts are read in whole, like lengths together, into slots (`model/slots.py`); then all answers in slots go on by one
-token a pass. What has ended leaves its slot at once, and slots that became free are filled again. ``B`` answers.
+Prompts are read in, like lengths together, into slots (`model/slots.py`); a beginning that all of them share is read
+in once. Then all answers in slots go on by one token a pass. What has ended leaves its slot at once, and slots that
+became free are filled again. ``B`` answers.
 """
 
 from collections import deque
@@ -16,14 +17,11 @@ from torch import Tensor
 
 from .. import processes
 from .endings import Endings
-from .form import alike
 from .load import Loaded
 from .memory import free_memory
-from .packing import has_experts, other_kind
 from .sharding import device_of, is_sharded
 from .signals import only_rows
 from .slots import Slots
-from .source import first_line
 
 MOST_ROWS = {"cpu": 256}
 """Answers at once, by the kind of device: more read so much of the slots that nothing is won, and padding grows."""
@@ -43,10 +41,6 @@ WIDEST = 8
 """Bytes of a logit, twice as many as it has: of float32, where they are looked at."""
 REFILL = 4
 """Prompts are read in where at least one slot in so many is free."""
-LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Kinds of rotary embeddings that depend on the length of what is read."""
-STEPS = 2
-"""Passes of one token that are compared with the model's own."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +79,11 @@ class Counts:
     prompts: int = 0
     """Answers that were not known from their drafts."""
     real: int = 0
-    """Tokens that were read in: of prompts, and of what was known of their answers."""
+    """Tokens that were read in: of prompts, and of what was known of their answers; what they share is told once."""
     read: int = 0
     """Positions that they took, padding included."""
+    shared: int = 0
+    """Those of them that stand for all prompts, which begin with them."""
     steps: int = 0
     """Passes that add a token to answers."""
     row_steps: int = 0
@@ -100,6 +96,12 @@ class Counts:
         self.prompts += len(lengths)
         self.real += sum(lengths)
         self.read += len(lengths) * max(lengths)
+
+    def read_shared(self, length: int) -> None:
+        """Count a pass that reads in what all prompts begin with."""
+        self.shared += length
+        self.real += length
+        self.read += length
 
     @property
     def needed(self) -> int:
@@ -129,6 +131,8 @@ class Decoding:
     finished: Finished
     counts: Counts
     pick: Pick = likeliest
+    beginning: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    """(P,) int64: tokens that all answers begin with, and go on behind."""
     slots: Slots = field(init=False)
     rows: list[Begun] = field(default_factory=list)
     """The answers in slots, in their order."""
@@ -169,7 +173,9 @@ class Decoding:
                 self._fills = False
             elif len(self.rows) <= most - max(1, most // REFILL):
                 self._fills = True
-            if self._fills:
+            if self._fills and self.slots.shared < len(self.beginning):
+                self.read_beginning()
+            elif self._fills:
                 self._read(most)
             elif self.rows:
                 self._step()
@@ -201,7 +207,7 @@ class Decoding:
         longest = 0
         for row in islice(self.pending, most - len(self.rows)):
             longest = max(longest, row.length)
-            if chosen and longest * (len(chosen) + 1) > limit:
+            if chosen and (longest - self.slots.shared) * (len(chosen) + 1) > limit:
                 break
             chosen.append(row)
         self.slots.reserve(min(most, len(self.rows) + len(self.pending)), longest)
@@ -212,17 +218,29 @@ class Decoding:
             self.found.append([])
         self._take(logits, range(len(self.rows) - len(chosen), len(self.rows)))
 
+    def read_beginning(self) -> None:
+        """Read in what all answers begin with."""
+        self._read_tokens([self.beginning])
+        self.slots.share()
+        self.counts.read_shared(len(self.beginning))
+
     def read_in(self, chosen: Sequence[Begun]) -> Tensor:
-        """Read answers into further slots; returns the logits behind each, (B, V)."""
-        lengths = [row.length for row in chosen]
-        self.slots.reserve(len(self.slots.lengths) + len(chosen), max(lengths))
-        ids = np.stack([np.pad(row.tokens, (0, max(lengths) - row.length), mode="edge") for row in chosen])
-        last = torch.arange(len(chosen)) * max(lengths) + torch.tensor(lengths) - 1
-        places = torch.arange(max(lengths)).expand(len(chosen), -1)
-        with self.slots.reading(lengths):
-            logits = self._forward(torch.from_numpy(ids), places, last)
-        self.counts.read_in(lengths)
+        """Read answers into further slots, but for what they share; returns the logits behind each, (B, V)."""
+        tokens = [row.tokens[self.slots.shared :] for row in chosen]
+        logits = self._read_tokens(tokens)
+        self.counts.read_in([len(own) for own in tokens])
         return logits
+
+    def _read_tokens(self, tokens: Sequence[np.ndarray]) -> Tensor:
+        """Read tokens into further slots, behind what is shared; returns the logits behind each of them, (B, V)."""
+        lengths, shared = [len(own) for own in tokens], self.slots.shared
+        longest = max(lengths)
+        self.slots.reserve(len(self.slots.lengths) + len(tokens), shared + longest)
+        ids = np.stack([np.pad(own, (0, longest - len(own)), mode="edge") for own in tokens])
+        last = torch.arange(len(tokens)) * longest + torch.tensor(lengths) - 1
+        places = torch.arange(shared, shared + longest).expand(len(tokens), -1)
+        with self.slots.reading([shared + length for length in lengths]):
+            return self._forward(torch.from_numpy(ids), places, last)
 
     def _step(self) -> None:
         self.counts.steps += 1
@@ -241,17 +259,12 @@ class Decoding:
             self.loaded.model(input_ids=token, use_cache=False)
         self.slots.drop([len(self.slots.lengths) - 1])
 
-    def own_logits(self, tokens: np.ndarray) -> Tensor:
-        """Return the logits that a text by itself has at its last positions, (1 + STEPS, V), without slots."""
-        ids, last = torch.from_numpy(tokens)[None], torch.arange(len(tokens))[-1 - STEPS :]
-        return self._logits({"input_ids": ids.to(self.device), "use_cache": False}, last)
-
     def _forward(self, ids: Tensor, places: Tensor, last: Tensor) -> Tensor:
         """Return the logits (B, V) of the positions `last` (B,) of all positions of `ids` (B, T), which go to slots."""
         inputs = {"input_ids": ids.to(self.device), "position_ids": places.to(self.device)}
-        return self._logits({**inputs, "past_key_values": self.slots, "use_cache": True}, last)
+        return self.logits({**inputs, "past_key_values": self.slots, "use_cache": True}, last)
 
-    def _logits(self, inputs: dict[str, Any], last: Tensor) -> Tensor:
+    def logits(self, inputs: dict[str, Any], last: Tensor) -> Tensor:
         """Return the logits of the positions `last` (B,) of all, (B, V); no others reach the head where that is right.
 
         Of one position a row there is nothing to select.
@@ -290,76 +303,3 @@ class Decoding:
 def _is_left(has_work: bool, together: bool) -> bool:
     """Return whether anything is left to do: here, or anywhere where all processes make their passes `together`."""
     return has_work if not together else any(processes.gathered(has_work))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Whether a model's answers can be decoded here."""
-
-    reason: str | None
-    """Why not, as a clause."""
-    token_bytes: int = 0
-    """Bytes that a slot takes a position, over all layers."""
-
-
-def examine_decoding(loaded: Loaded, begun: Sequence[Begun], limit: int) -> Fit:
-    """Find out whether the model's answers can be decoded here.
-
-    The shortest and the longest are read in together and go on by some tokens: the logits must be those of either by
-    itself, in the model's own form. `limit` is the number of positions that the model knows.
-    """
-    fit = Fit(other_kind(loaded.model))
-    if fit.reason is None and _turns_otherwise(loaded.model, max(row.final for row in begun)):
-        fit = Fit("tells positions otherwise in longer texts, and so to shorter ones beside them")
-    if fit.reason is None:
-        ordered = sorted(begun, key=lambda row: row.length)
-        rows = [replace(row, tokens=row.tokens[: max(1, limit - STEPS)]) for row in (ordered[0], ordered[-1])]
-        try:
-            fit = _compare(loaded, rows)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception as error:  # whatever a model does with a cache that it does not know
-            fit = Fit(f"cannot go on from slots ({first_line(error)[:-1]})")
-    return next((found for found in processes.gathered(fit) if found.reason is not None), fit)
-
-
-def _compare(loaded: Loaded, rows: Sequence[Begun]) -> Fit:
-    model, text = loaded.model, loaded.model.config.get_text_config()
-    trial = Decoding(loaded, Endings(), lambda *_: None, Counts())
-    tokens = [int(row.tokens[0]) for row in rows]
-    expected = [
-        trial.own_logits(np.append(row.tokens, [token] * STEPS)) for row, token in zip(rows, tokens, strict=True)
-    ]
-    with trial.slots.attending(model):
-        found = [trial.read_in(rows)]
-        found += [trial.go_on(tokens) for _ in range(STEPS)]
-    if len(trial.slots.attended) != text.num_hidden_layers:
-        return Fit("does not take every layer's attention from transformers' interface")
-    if len(trial.slots.windowed) != _windows(text):
-        return Fit("does not say how far each layer looks back")
-    pairs = zip(torch.stack(found, dim=1), expected, strict=True)
-    if not all(alike(own, other, model.dtype, has_experts(model)) for own, other in pairs):
-        return Fit("gives other logits where several answers go on together")
-    return Fit(None, trial.slots.token_bytes)
-
-
-def _windows(text: Any) -> int:
-    """Return how many layers look at the last positions alone, by what a configuration says."""
-    kinds = getattr(text, "layer_types", None)
-    if kinds:
-        return sum(kind == "sliding_attention" for kind in kinds)
-    return int(text.num_hidden_layers) if getattr(text, "sliding_window", None) else 0
-
-
-def _turns_otherwise(model: Any, positions: int) -> bool:
-    """Return whether the longest text of a pass tells how the positions of all are told, at so many positions.
-
-    So do rotary embeddings that know another form for longer texts than those that the model first learnt from.
-    """
-    found = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    nested = [part for part in found.values() if isinstance(part, dict)]
-    return any(
-        part.get("rope_type") in LENGTH_DEPENDENT
-        and positions > (part.get("original_max_position_embeddings") or positions)
-        for part in nested or [found]
-    )

@@ -11,11 +11,12 @@ import numpy as np
 
 from .. import processes
 from ..data.encode import Encoded
-from .decoding import Begun, Counts, Decoding, Pick, examine_decoding, likeliest
+from .decoding import Begun, Counts, Decoding, Pick, likeliest
 from .endings import Endings, StopStrings
 from .load import Loaded
 from .padded import decode_padded
 from .sharding import forward_only
+from .slot_fit import examine_decoding
 
 
 @dataclass(frozen=True)
@@ -182,8 +183,13 @@ def _decode(loaded: Loaded, begun: Sequence[Begun], settings: Settings, ends: En
             loaded.notes.append(note)
         decode_padded(loaded, begun, settings.batch_size, ends, answers.finish, settings.counts, pick=settings.pick)
         return
+    if fit.apart is not None:
+        note = f"prompts that begin alike are read in whole, each: {type(loaded.model).__name__} {fit.apart}."
+        if note not in loaded.notes:
+            loaded.notes.append(note)
     own = sorted(begun, key=lambda row: row.length)[processes.rank() :: processes.count()]
-    Decoding(loaded, ends, answers.finish, settings.counts, settings.pick).run(own, fit.token_bytes)
+    beginning = begun[0].tokens[: fit.shared]
+    Decoding(loaded, ends, answers.finish, settings.counts, settings.pick, beginning).run(own, fit.token_bytes)
 
 
 def _endings(tokenizer: Any, tokens: Sequence[int], settings: Settings) -> Endings:

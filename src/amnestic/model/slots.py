@@ -1,8 +1,9 @@
 """The keys and values of answers that are being written, each in a slot of its own, and attention to them.
 
 Row i of every layer's buffer holds one answer from its first token on, at the places of its positions: nothing is
-padded in front, windows are told by places alone, and a slot that becomes free is filled with any other answer. ``B``
-slots in use, ``K`` positions of the longest of them, ``H`` heads, ``D`` their width.
+padded in front, windows are told by places alone, and a slot that becomes free is filled with any other answer. What
+all answers begin with is computed once, and put in front of each that is read in. ``B`` slots in use, ``K`` positions
+of the longest of them, ``H`` heads, ``D`` their width.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,12 +31,16 @@ class Slots(Cache):
         self.device = device
         self.lengths: list[int] = []
         """Positions that are filled, of each slot in use."""
+        self.shared = 0
+        """Positions that are known of each answer that is read in: its own tokens come behind them."""
         self.attended: set[int] = set()
         """Identities of the modules that attended to slots."""
         self.windowed: set[int] = set()
         """Those of them that look at the last positions alone."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         """Layer -> keys and values, (slots, H, positions, D)."""
+        self._beginning: dict[int, tuple[Tensor, Tensor]] = {}
+        """Layer -> keys and values of what all answers begin with, (H, positions, D)."""
         self._room = (0, 0)
         """Slots and positions that the buffers have."""
         self._added: slice | None = None
@@ -74,14 +79,24 @@ class Slots(Cache):
 
     @contextmanager
     def reading(self, lengths: Sequence[int]) -> Iterator[None]:
-        """Let the pass in this context read in new answers of `lengths`, padded on the right, into further slots."""
+        """Let the pass in this context read in new answers of `lengths`, padded on the right, into further slots.
+
+        It is given what stands behind the beginning that they share.
+        """
         first = len(self.lengths)
         self._added = slice(first, first + len(lengths))
+        self._masks = {}
         try:
             yield
         finally:
             self._added = None
         self.lengths += lengths
+
+    def share(self) -> None:
+        """Let all answers that are read in from here on begin with the last one in use, and free its slot."""
+        last, self.shared = len(self.lengths) - 1, self.lengths.pop()
+        for layer, (keys, values) in self._layers.items():
+            self._beginning[layer] = keys[last, :, : self.shared].clone(), values[last, :, : self.shared].clone()
 
     @contextmanager
     def going_on(self) -> Iterator[Tensor]:
@@ -122,18 +137,23 @@ class Slots(Cache):
             self._layers[layer_idx] = key_states.new_empty(shapes[0]), value_states.new_empty(shapes[1])
         keys, values = self._layers[layer_idx]
         if self._added is not None:
+            end = self.shared + key_states.shape[2]
             for tensor, new in ((keys, key_states), (values, value_states)):
-                tensor[self._added, :, : new.shape[2]] = new
-                tensor[self._added, :, new.shape[2] :] = 0  # where no number stood, none would come out of a mask
-            return key_states, value_states
+                tensor[self._added, :, self.shared : end] = new
+                tensor[self._added, :, end:] = 0  # where no number stood, none would come out of a mask
+            if not self.shared:
+                return key_states, value_states
+            for tensor, known in zip((keys, values), self._beginning[layer_idx], strict=True):
+                tensor[self._added, :, : self.shared] = known
+            return keys[self._added, :, :end], values[self._added, :, :end]
         keys[self._rows, :, self._places] = key_states[:, :, 0]
         values[self._rows, :, self._places] = value_states[:, :, 0]
         seen = (slice(len(self.lengths)), slice(None), slice(self._longest + 1))
         return keys[seen], values[seen]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Return the positions before this pass, of the longest answer."""
-        return 0 if self._added is not None else self._longest
+        """Return the positions before this pass, of the longest answer in it."""
+        return self.shared if self._added is not None else self._longest
 
     @contextmanager
     def attending(self, model: Any) -> Iterator[None]:
@@ -161,40 +181,42 @@ class Slots(Cache):
         self.attended.add(id(module))
         if window is not None:
             self.windowed.add(id(module))
-        if self._added is not None and cap is None and sinks is None:
-            return causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
-        mask = self._mask(window, query.dtype) if self._added is None else _triangle(query, window)
         rows, heads, length, width = query.shape
+        if length == key.shape[2] and cap is None and sinks is None and self._added is not None:
+            return causal(query, key, value, scaling, window).transpose(1, 2).contiguous(), None
+        mask = self._mask(window, query, key.shape[2])
+        if mask is not None and length > 1:
+            mask = mask.repeat(1, 1, heads // key.shape[1], 1)
         grouped = query.reshape(rows, key.shape[1], -1, width)  # the queries of one key's heads together
         if cap is None and sinks is None:
             found = torch.nn.functional.scaled_dot_product_attention(grouped, key, value, attn_mask=mask, scale=scaling)
         else:
-            mask = None if mask is None else mask.repeat(1, 1, grouped.shape[2] // length, 1)
             scaled = grouped * (width**-0.5 if scaling is None else scaling)
             found = _bent(scaled, key, value, mask, cap, sinks)
         return found.reshape(rows, heads, length, -1).transpose(1, 2), None
 
-    def _mask(self, window: int | None, dtype: torch.dtype) -> Tensor | None:
-        """Return what is added to the scores of each slot, (B, 1, 1, K); the same for all layers of one window."""
+    def _mask(self, window: int | None, query: Tensor, keys: int) -> Tensor | None:
+        """Return what is added to scores, for each slot (B, 1, 1, K), or for all that are read in (1, 1, T, K).
+
+        It is the same for all layers of one window. The queries of a slot are those of its last keys.
+        """
         if window not in self._masks:
-            shortest, longest = min(self.lengths), self._longest
-            is_whole = shortest == longest and (window is None or longest < window)
-            self._masks[window] = None if is_whole else self._hidden(window, dtype)
+            shortest, longest = min(self.lengths, default=0), self._longest
+            if self._added is not None:
+                places = torch.arange(keys - query.shape[2], keys, device=self.device)
+                self._masks[window] = _hidden(query, places, keys, window)[None, None]
+            elif shortest == longest and (window is None or longest < window):
+                self._masks[window] = None
+            else:
+                self._masks[window] = _hidden(query, self._places, keys, window)[:, None, None]
         return self._masks[window]
 
-    def _hidden(self, window: int | None, dtype: torch.dtype) -> Tensor:
-        distance = self._places[:, None] - torch.arange(self._longest + 1, device=self.device)
-        is_hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
-        mask = torch.zeros(is_hidden.shape, dtype=dtype, device=self.device).masked_fill_(is_hidden, -torch.inf)
-        return mask[:, None, None]
 
-
-def _triangle(query: Tensor, window: int | None) -> Tensor:
-    """Return what hides later positions, and those before a window: (1, 1, T, T), added to scores."""
-    places = torch.arange(query.shape[2], device=query.device)
-    distance = places[:, None] - places
-    is_hidden = (distance < 0) if window is None else (distance < 0) | (distance >= window)
-    return query.new_zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)[None, None]
+def _hidden(query: Tensor, places: Tensor, keys: int, window: int | None) -> Tensor:
+    """Return what hides from queries at `places` (P,) later keys, and those before a window: (P, keys)."""
+    distance = places[:, None] - torch.arange(keys, device=places.device)
+    is_hidden = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    return query.new_zeros(is_hidden.shape).masked_fill_(is_hidden, -torch.inf)
 
 
 def _bent(

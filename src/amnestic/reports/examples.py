@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from ..evaluation.explanation import place_of
 
 MODELS = {"before": "Before", "retrained": "Retrained", "after": "After"}
+PARAGRAPH = "\n\n"
 _COLUMNS = ("id", "model", "prompt", "answer", "generated", "probability", "rouge")
 
 
@@ -39,6 +42,8 @@ class Split(NamedTuple):
     examples: list[Shown]
     size: int
     """Examples of the split that were measured."""
+    shared: str = ""
+    """What stands in front of every question, and is left out of the prompts here: questions with their answers."""
 
     @property
     def is_generated(self) -> bool:
@@ -47,9 +52,8 @@ class Split(NamedTuple):
 
 
 def read_splits(folder: Path, most: int) -> list[Split]:
-    """Return at most `most` examples of each ``<split>.parquet`` in `folder`, forget and retain first."""
-    order = {"forget": 0, "retain": 1}
-    paths = sorted(folder.glob("*.parquet"), key=lambda path: (order.get(path.stem, 2), path.stem))
+    """Return at most `most` examples of each ``<split>.parquet`` in `folder`, in the order of tables."""
+    paths = sorted(folder.glob("*.parquet"), key=lambda path: place_of(path.stem))
     return [_split(path.stem, _read(path), most) for path in paths]
 
 
@@ -58,7 +62,16 @@ def _split(name: str, rows: Sequence[Mapping[str, Any]], most: int) -> Split:
     for row in rows:
         by_id.setdefault(str(row["id"]), {})[row["model"]] = row
     ids = evenly(list(by_id), most)
-    return Split(name, [_shown(identifier, by_id[identifier]) for identifier in ids], len(by_id))
+    shared = _shared([row.get("prompt") or "" for row in rows])
+    return Split(name, [_shown(identifier, by_id[identifier], len(shared)) for identifier in ids], len(by_id), shared)
+
+
+def _shared(prompts: Sequence[str]) -> str:
+    """Return the paragraphs that all prompts begin with; nothing where one of them has no more than these."""
+    first, last = min(prompts, default=""), max(prompts, default="")
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    shared = "".join(first[:same].rpartition(PARAGRAPH)[:2])
+    return shared if len(first) > len(shared) else ""
 
 
 def evenly(items: Sequence[str], most: int) -> list[str]:
@@ -67,11 +80,11 @@ def evenly(items: Sequence[str], most: int) -> list[str]:
     return [items[place * len(items) // count] for place in range(count)]
 
 
-def _shown(identifier: str, by_model: Mapping[str, Mapping[str, Any]]) -> Shown:
+def _shown(identifier: str, by_model: Mapping[str, Mapping[str, Any]], begin: int) -> Shown:
     row = next(iter(by_model.values()))
     answer = row.get("answer") or ""
     given = tuple(_given(model, by_model[model], answer) for model in MODELS if model in by_model)
-    return Shown(identifier, row.get("prompt") or "", answer, given)
+    return Shown(identifier, (row.get("prompt") or "")[begin:], answer, given)
 
 
 def _given(model: str, row: Mapping[str, Any], answer: str) -> Given:

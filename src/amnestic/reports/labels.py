@@ -5,13 +5,31 @@ Lengths are the units of the plot's SVG; places are counted from its lower left 
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from .panel import MUTED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 RADII = (0, 6, 12, 20, 30, 42, 56, 72, 90, 110, 132, 156)
 ANGLES = (0, 180, 90, 270, 45, 135, 315, 225)
 """Degrees: beside a mark is better than above it, and that is better than askew."""
 GAP = 8
 """Between a mark's centre and its label."""
+FAR = 22
+"""From here on a line leads from a label to its mark."""
+LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
+BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
+
+
+class Label(NamedTuple):
+    """A text beside a mark."""
+
+    text: str
+    colour: str
+    width: float
+    height: float
 
 
 class Box(NamedTuple):
@@ -41,6 +59,32 @@ class Box(NamedTuple):
             and self.bottom >= other.bottom
             and self.top <= other.top
         )
+
+
+def write_labels(
+    axes: "Axes", marks: Sequence[tuple[float, float]], labels: Sequence[Label], obstacles: Sequence[Box]
+) -> None:
+    """Write a label beside each mark, with a line to the mark where it had to move away; `marks` as of `drawn_at`."""
+    left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
+    sizes = [(label.width, label.height) for label in labels]
+    centres = placed(marks, sizes, Box(left, bottom, right, top), obstacles)
+    for number, ((x, y), centre, label) in enumerate(zip(marks, centres, labels, strict=True)):
+        shift = (centre[0] - x, centre[1] - y)
+        if max(abs(shift[0]) - label.width / 2, abs(shift[1])) > FAR:
+            axes.annotate("", (x, y), shift, zorder=2, gid=f"lead-{number}", arrowprops=LEAD, **BY_POINTS)
+        axes.annotate(label.text, (x, y), shift, ha="center", va="center", color=label.colour, zorder=5, **BY_POINTS)
+
+
+def drawn_at(axes: "Axes", places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Return where values are drawn, in the units of the plot's SVG from its lower left corner."""
+    if not places:
+        return []
+    return [(float(x) * _scale_of(axes), float(y) * _scale_of(axes)) for x, y in axes.transData.transform(places)]
+
+
+def _scale_of(axes: "Axes") -> float:
+    """Return how many units of the plot's SVG one pixel of the figure is."""
+    return 72 / float(axes.figure.dpi)
 
 
 def placed(

@@ -13,12 +13,13 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from ..evaluation.explanation import known_split
 from . import display, plots
 from .examples import MODELS, Split, read_splits
 from .files import read_jsonl, write_text
 from .judged import Judged
 from .panel import Plot
-from .results import SPLITS, bounds_of, comparison, read_results
+from .results import bounds_of, comparison, read_results
 
 SHOWN_EXAMPLES = 10
 LONGEST_PROMPT = 500
@@ -132,7 +133,7 @@ def template_environment() -> Environment:
         "sentence": display.sentence,
         "exp": math.exp,
     }
-    environment.globals |= {"model_labels": MODELS, "known_splits": SPLITS}
+    environment.globals |= {"model_labels": MODELS, "known_split": known_split}
     return environment
 
 

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 from ..errors import InputError
-from ..evaluation.explanation import SPLITS, describe
+from ..evaluation.explanation import describe
 from .files import JsonLines, read_json, read_jsonl, write_json, write_text
 
 __all__ = [
     "SCHEMA",
-    "SPLITS",
     "BoundFacts",
     "CandidateFacts",
     "Comparison",

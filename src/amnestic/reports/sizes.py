@@ -1,12 +1,13 @@
 """What runs measured over the size of what they were to forget: a plot a figure, a line a method and setting."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .display import measured
 from .figures import MEMORY, SECONDS, Figure
-from .labels import Box, placed
-from .panel import BAD, DASHED, FORGET, INK, RETAIN, VARIABLES, Panel, Plot, panel
+from .labels import Box, Label, drawn_at, write_labels
+from .panel import BAD, DASHED, FORGET, INK, RETAIN, VARIABLES, Plot, panel
 from .rows import Row
 
 if TYPE_CHECKING:
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
     from .leaderboard import Leaderboard
 
-COLOURS = {"feasible": RETAIN, "infeasible": BAD, "unconstrained": FORGET}
-"""State of a line's rows, the worst of them -> its colour; that of a model beside them is the ink's."""
+COLOURS = {"infeasible": BAD, "feasible": RETAIN, "unconstrained": FORGET}
+"""State of a line's rows -> its colour, the worst first; that of a model beside them is the ink's."""
 SIZE = "scored tokens to be forgotten"
-DIGIT, LINE = 8.0, 15.0
+DIGIT, LINE = 8.5, 15.0
 """Width of a digit and height of a line in a plot's units."""
+ROOM = 0.25
+"""Beside the last points, for numbers: a share of the plot's width."""
 
 
 class Point(NamedTuple):
@@ -40,9 +43,7 @@ class Sweep(NamedTuple):
     def colour(self) -> str:
         """Return its colour: of several states that of the worst."""
         states = {row.state for row in self.rows}
-        return next(
-            (colour for state in ("infeasible", *COLOURS) if state in states for colour in [COLOURS[state]]), INK
-        )
+        return next((colour for state, colour in COLOURS.items() if state in states), INK)
 
     @property
     def variable(self) -> str:
@@ -50,9 +51,9 @@ class Sweep(NamedTuple):
         return VARIABLES[self.colour]
 
     @property
-    def is_dashed(self) -> bool:
-        """Return whether no run is behind it: it is a model beside the runs."""
-        return not any(row.entries for row in self.rows)
+    def is_bounded(self) -> bool | None:
+        """Return whether its runs were held to a bound; None for a model beside them."""
+        return any(row.is_bounded for row in self.rows) if any(row.entries for row in self.rows) else None
 
 
 def sweeps_of(board: "Leaderboard") -> list[Sweep]:
@@ -66,12 +67,21 @@ def sweeps_of(board: "Leaderboard") -> list[Sweep]:
 
 
 def size_plots(board: "Leaderboard", sweeps: Sequence[Sweep]) -> Iterator[Plot]:
-    """Yield a plot for each figure of the tables but costs, where a line has two points."""
+    """Yield a plot for each figure of the tables but costs, where a line has two points.
+
+    Lines under a bound and without one have plots of their own, each beside the models that are in both.
+    """
     sizes = _sizes(board)
+    kinds = [kind for kind in (True, False) if any(sweep.is_bounded is kind for sweep in sweeps)]
     for figure in board.shown():
-        lines = [(sweep, _points(sweep, figure, sizes)) for sweep in sweeps]
-        if figure.key not in (SECONDS, MEMORY) and any(len(points) > 1 for _, points in lines):
-            yield _size_plot(figure, [(sweep, points) for sweep, points in lines if points])
+        if figure.key in (SECONDS, MEMORY):
+            continue
+        for kind in kinds:
+            shown = [(sweep, _points(sweep, figure, sizes)) for sweep in sweeps if sweep.is_bounded in (kind, None)]
+            lines = [(sweep, points) for sweep, points in shown if points]
+            if any(len(points) > 1 for sweep, points in lines if sweep.is_bounded is kind):
+                about = {True: ", under a bound", False: ", free"}[kind] if len(kinds) > 1 else ""
+                yield _size_plot(figure, about, lines)
 
 
 def _sizes(board: "Leaderboard") -> dict[str, float]:
@@ -83,7 +93,7 @@ def _sizes(board: "Leaderboard") -> dict[str, float]:
     return {fold: sum(sizes) / len(sizes) for fold, sizes in found.items()}
 
 
-def _points(sweep: Sweep, figure: Figure, sizes: dict[str, float]) -> list[Point]:
+def _points(sweep: Sweep, figure: Figure, sizes: Mapping[str, float]) -> list[Point]:
     """Return the points of a line; a model that is the same beside all folds has one for each."""
     points = []
     for row in sweep.rows:
@@ -93,21 +103,22 @@ def _points(sweep: Sweep, figure: Figure, sizes: dict[str, float]) -> list[Point
     return sorted(points)
 
 
-def _size_plot(figure: Figure, lines: Sequence[tuple[Sweep, list[Point]]]) -> Plot:
-    name = f"size-{figure.key}".replace("_", "-").replace(".", "-")
-    with panel(name, figure.label, figure.direction, height=232) as drawing:
+def _size_plot(figure: Figure, about: str, lines: Sequence[tuple[Sweep, list[Point]]]) -> Plot:
+    name = re.sub("[^a-z0-9]+", "-", f"size {figure.key}{about}".lower())
+    with panel(name, f"{figure.label}{about}", figure.direction, height=300) as drawing:
         drawing.axes.set_xlabel(SIZE)
         for sweep, points in lines:
             drawing.axes.plot(*zip(*points, strict=True), gid=f"sweep-{sweep.number}", **_style(sweep))
             drawing.values += [point.value for point in points]
             drawing.sentences.append(_sentence(sweep, points))
         drawing.scale()
-        _number(drawing, lines)
+        drawing.values.clear()  # the scale is chosen: numbers stand where it puts their lines
+        _number(drawing.axes, lines)
     return drawing.plot()
 
 
 def _style(sweep: Sweep) -> dict[str, Any]:
-    if sweep.is_dashed:
+    if sweep.is_bounded is None:
         return {"color": INK, "linewidth": 1.0, "linestyle": DASHED}
     return {"color": sweep.colour, "linewidth": 1.4, "marker": "o", "markersize": 4}
 
@@ -117,36 +128,12 @@ def _sentence(sweep: Sweep, points: Sequence[Point]) -> str:
     return f"{sweep.number}, {sweep.name}: {told}."
 
 
-def _number(drawing: Panel, lines: Sequence[tuple[Sweep, list[Point]]]) -> None:
+def _number(axes: "Axes", lines: Sequence[tuple[Sweep, list[Point]]]) -> None:
     """Write its number at the end of each line, where there is room beside it."""
-    axes = drawing.axes
     low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.16 * (high - low))
-    ends = _drawn_at(axes, [points[-1] for _, points in lines])
-    dots = _drawn_at(axes, [point for _, points in lines for point in points])
-    left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
-    sizes = [(DIGIT * len(str(sweep.number)), LINE) for sweep, _ in lines]
-    obstacles = [Box.around(x, y, 6, 6) for x, y in dots]
-    centres = placed(ends, sizes, Box(left, bottom, right + 14, top), obstacles)
-    for (sweep, _), (x, y), centre in zip(lines, ends, centres, strict=True):
-        shift = (centre[0] - x, centre[1] - y)
-        axes.annotate(
-            str(sweep.number),
-            (x, y),
-            shift,
-            xycoords="figure points",
-            textcoords="offset points",
-            ha="center",
-            va="center",
-            color=sweep.colour,
-        )
-
-
-def _drawn_at(axes: "Axes", points: Sequence[Point]) -> list[tuple[float, float]]:
-    """Return where points are drawn, in the units of the plot's SVG from its lower left corner."""
-    return [(float(x) * _scale_of(axes), float(y) * _scale_of(axes)) for x, y in axes.transData.transform(points)]
-
-
-def _scale_of(axes: "Axes") -> float:
-    """Return how many units of the plot's SVG one pixel of the figure is."""
-    return 72 / float(axes.figure.dpi)
+    axes.set_xlim(low, high + ROOM * (high - low))
+    axes.locator_params(axis="x", nbins=4)
+    ends = drawn_at(axes, [points[-1] for _, points in lines])
+    dots = drawn_at(axes, [point for _, points in lines for point in points])
+    labels = [Label(str(sweep.number), sweep.colour, DIGIT * len(str(sweep.number)), LINE) for sweep, _ in lines]
+    write_labels(axes, ends, labels, [Box.around(x, y, 6, 6) for x, y in dots])

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .display import measured, visible
 from .figures import Figure
-from .labels import Box, placed
+from .labels import Box, Label, drawn_at, write_labels
 from .panel import BAD, DASHED, FORGET, INK, MUTED, PAGE, RETAIN, WIDTH, Panel, Plot, panel, tick
 from .rows import BEFORE, Row
 
@@ -20,10 +20,6 @@ LEAST = 1e-4
 LETTER, LINE = 7.2, 17.0
 """Width of a letter and height of a line, at most, in a plot's units; of numbers a little more, as the page sets them
 larger in narrow windows."""
-FAR = 22
-"""From here on a line leads from a label to its mark."""
-LEAD = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 5}
-BY_POINTS: dict[str, Any] = {"xycoords": "figure points", "textcoords": "offset points"}
 LONGEST = 24
 """Letters of a label."""
 MOST_TOLD = 6
@@ -142,7 +138,7 @@ def _floor(axes: "Axes", place: float) -> float:
 
 def _range(drawing: Panel, label: str, places: Sequence[float]) -> None:
     """Set the range of what was kept: from nothing, unless everything kept most of it."""
-    low, high = min(places), max(*places, 1.0)
+    low, high = min(places), max(places)
     start = 0.0 if low < 0.5 else low - 0.15 * (high - low or 0.1)
     drawing.axes.set_ylim(start - 0.04 * (high - start), high + 0.08 * (high - start))
     drawing.axes.text(0, 1.02, f"{label}, %", transform=drawing.axes.transAxes, color=MUTED, va="bottom")
@@ -172,29 +168,14 @@ def _label(axes: "Axes", marks: Sequence[Mark], runs: Sequence[tuple[float, floa
     points = _drawn_at(axes, [(mark.forgotten, mark.kept) for mark in marks])
     obstacles = [Box.around(x, y, 11, 11) for x, y in points]
     obstacles += [Box.around(x, y, 5, 5) for x, y in _drawn_at(axes, runs)]
-    left, bottom, right, top = (float(end) * _scale_of(axes) for end in axes.bbox.extents)
-    texts = _texts(marks, is_wide)
     room = 1.0 if is_wide else 1.25
-    sizes = [(LETTER * room * len(text) + 4, LINE * room) for text in texts]
-    centres = placed(points, sizes, Box(left, bottom, right, top), obstacles)
-    for number, ((x, y), centre, text, (width, _)) in enumerate(zip(points, centres, texts, sizes, strict=True)):
-        shift = (centre[0] - x, centre[1] - y)
-        if max(abs(shift[0]) - width / 2, abs(shift[1])) > FAR:
-            axes.annotate("", (x, y), shift, zorder=2, gid=f"lead-{number}", arrowprops=LEAD, **BY_POINTS)
-        axes.annotate(text, (x, y), shift, ha="center", va="center", color=INK, zorder=5, **BY_POINTS)
+    labels = [Label(text, INK, LETTER * room * len(text) + 4, LINE * room) for text in _texts(marks, is_wide)]
+    write_labels(axes, points, labels, obstacles)
 
 
 def _drawn_at(axes: "Axes", places: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Return where values are drawn, in the units of the plot's SVG from its lower left corner."""
-    if not places:
-        return []
-    found = axes.transData.transform([(_floor(axes, x), y) for x, y in places])
-    return [(float(x) * _scale_of(axes), float(y) * _scale_of(axes)) for x, y in found]
-
-
-def _scale_of(axes: "Axes") -> float:
-    """Return how many units of the plot's SVG one pixel of the figure is."""
-    return 72 / float(axes.figure.dpi)
+    """Return where values are drawn: those beyond a logarithmic scale at its end."""
+    return drawn_at(axes, [(_floor(axes, x), y) for x, y in places])
 
 
 def _texts(marks: Sequence[Mark], is_wide: bool) -> list[str]:

@@ -5,8 +5,8 @@ from typing import Any
 
 from .results import bounds_of
 
-SPANS = "forget.span_probability"
-"""The metric that says what was forgotten where rows mark spans."""
+SPANS, RECITED = "forget.span_probability", "forget.verbmem"
+"""The metrics that say what was forgotten where rows mark spans, and where passages are continued."""
 KEPT = {"token_probability": "token probability", "probability": "probability"}
 """Metrics that say what was kept, the first of which is told that was measured, and their names."""
 WORDS = {"nll": ("loss", " nats a token"), "kl": ("divergence", " nats a token"), "hidden": ("hidden distance", "")}
@@ -73,20 +73,23 @@ def _decisive(bound: Mapping[str, Any]) -> float:
 
 
 def _forgotten(before: Mapping[str, float], after: Mapping[str, float]) -> str:
-    """Return what was forgotten: the answers, or where spans are marked, these."""
-    what, known = "answers", "forget.probability"
+    """Return what was forgotten: the answers, or the spans that are marked in them, or passages that are recited."""
+    what, known, risen = "answers", "forget.probability", "became more likely"
     whole = f"{before[known]:.3g} -> {after[known]:.3g}"
     change = f"forget probability {whole}"
     if SPANS in before:
         what, known = "spans", SPANS
         change = f"forget span probability {before[known]:.3g} -> {after[known]:.3g} (whole answers {whole})"
+    elif RECITED in before and RECITED in after:
+        what, known, risen = "passages", RECITED, "are recited more"
+        change = f"forget VerbMem {before[known]:.3g} -> {after[known]:.3g} (probability {whole})"
     if before[known] < 0.01:
         return (
             f"{change}: the model hardly knew these {what} before (is the template the one that it was trained with?)"
         )
     share = after[known] / before[known]
     if share > 1.1:
-        return f"{change}: the {what} became more likely"
+        return f"{change}: the {what} {risen}"
     if share > 0.9:
         return f"{change}: almost nothing was forgotten"
     if share > 0.5:

@@ -3,26 +3,23 @@
 import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from .. import launch
-from ..config import ReproduceConfig, UnlearnConfig, decisive, from_mapping, override, read_yaml, to_mapping, write_yaml
+from ..config import ReproduceConfig, UnlearnConfig, from_mapping, override, write_yaml
 from ..errors import InputError, Interrupted
 from ..progress import Progress
-from ..reports.files import plain, read_json, write_json, write_text
-from ..resuming import LATEST, PAGED
+from ..reports.files import write_json, write_text
 from ..run import run_unlearn
-from ..storage import remove
 from .outcome import Reproduction
+from .runs import SeedRun, identity_of, read_identity
 from .settings import Setting, find
 
 CONFIG = "reproduce.yaml"
 """The file that tells the folder of a reproduction from any other."""
-NAMED = ("model", "model_revision", "tokenizer", "benchmark", "data", "forget", "retain", "retrained")
-"""Options that name what a run reads: with other ones it is about something else."""
-FREE = frozenset({"name", "seed", "metrics"})
+FREE = frozenset({"name", "metrics", "retrained"})
 """Options that may differ from the published ones without a word: they change no number."""
 ADAMW = frozenset({"adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"})
 """Names of the same arithmetic."""
@@ -60,18 +57,57 @@ def run_reproduction(config: ReproduceConfig, progress: Progress | None = None) 
     departed = departures(setting, config)
     if departed:
         progress.note(f"these are not the published conditions: {'; '.join(departed)}.")
-    runs = {seed: _run_of(config, root, seed) for seed in config.seeds}
-    done = {seed for seed, run in runs.items() if _is_done(run)}
+    runs = {seed: SeedRun.of(config, seed) for seed in config.seeds}
+    # decided before any process can change the folder under another one
+    begun = {seed: None if run.is_done else run.beginning for seed, run in runs.items()}
     results = {}
-    with _recorded(config, root):
-        for number, (seed, run) in enumerate(runs.items(), start=1):
-            progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if seed in done else "."))
-            folder = Path(run.run.output_dir)
-            results[seed] = read_json(folder / "results.json") if seed in done else _results(run, root, progress)
+    for number, (seed, run) in enumerate(runs.items(), start=1):
+        progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if begun[seed] is None else "."))
+        beginning = begun[seed]
+        results[seed] = run.results if beginning is None else _results(run, beginning, config, progress)
     outcome = Reproduction(setting.name, root, departed, results)
     if launch.rank() == 0:
         write_json(root / "reproduction.json", outcome.document)
     return outcome
+
+
+def _results(run: SeedRun, beginning: UnlearnConfig, config: ReproduceConfig, progress: Progress) -> dict[str, Any]:
+    """Do one run and return what it found, without its model: the next one needs the memory."""
+    try:
+        with _recorded(run, config):
+            return run_unlearn(beginning, progress).results
+    except KeyboardInterrupt as error:
+        again = f"amnestic reproduce --config {shlex.quote(str(run.root / CONFIG))}"
+        raise Interrupted(f"interrupted; go on with: {again}") from error
+
+
+@contextmanager
+def _recorded(run: SeedRun, config: ReproduceConfig) -> Iterator[None]:
+    """Write what is asked for before the run begins; wrong input leaves the folder as it was."""
+    if launch.rank():
+        yield
+        return
+    files = (run.root / CONFIG, run.file)
+    before = {path: path.read_text(encoding="utf-8") if path.is_file() else None for path in files}
+    run.record()
+    write_yaml(replace(config, run=replace(config.run, overwrite=False)), run.root / CONFIG)
+    try:
+        yield
+    except InputError:
+        _restore(before)
+        raise
+
+
+def _restore(before: Mapping[Path, str | None]) -> None:
+    """Make files what they were, None for those that were not there, and drop folders that are empty without them."""
+    for path, text in before.items():
+        if text is not None:
+            write_text(path, text)
+        else:
+            path.unlink()
+    for folder in sorted({path.parent for path in before}, key=lambda folder: -len(folder.parts)):
+        if not any(folder.iterdir()):
+            folder.rmdir()
 
 
 def departures(setting: Setting, config: UnlearnConfig) -> list[str]:
@@ -89,8 +125,8 @@ def departures(setting: Setting, config: UnlearnConfig) -> list[str]:
 
 def _telling(config: UnlearnConfig, processes: int) -> dict[str, Any]:
     """Return the options that decide what a number is about, by name."""
-    mapping, training = to_mapping(config), config.training
-    found = decisive(config) | plain({name: mapping[name] for name in NAMED if name != "retrained"})
+    training = config.training
+    found = identity_of(config)
     found["optim"] = "AdamW" if training.optim in ADAMW else training.optim
     found["effective batch"] = training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
     return {name: value for name, value in found.items() if name not in FREE}
@@ -102,52 +138,6 @@ def _flag(name: str) -> str:
 
 def _said(value: Any) -> str:
     return "not given" if value is None else str(value)
-
-
-def _run_of(config: ReproduceConfig, root: Path, seed: int) -> UnlearnConfig:
-    """Return the run with one seed: it goes on where it was interrupted, if its optimiser's state can be read."""
-    parts = {member.name: getattr(config, member.name) for member in fields(UnlearnConfig)}
-    folder = root / f"seed-{seed}"
-    parts |= {"run": replace(config.run, output_dir=str(folder)), "training": replace(config.training, seed=seed)}
-    run = UnlearnConfig(**parts)
-    if config.run.overwrite or not folder.exists() or _is_done(run):
-        return run
-    if config.training.optim.startswith(PAGED):
-        return replace(run, run=replace(run.run, overwrite=True))
-    return replace(run, checkpoints=replace(config.checkpoints, resume_from_checkpoint=LATEST))
-
-
-def _is_done(run: UnlearnConfig) -> bool:
-    return not run.run.overwrite and (Path(run.run.output_dir) / "results.json").is_file()
-
-
-@contextmanager
-def _recorded(config: ReproduceConfig, root: Path) -> Iterator[None]:
-    """Keep what goes on with the reproduction in its folder; wrong input leaves the folder as it was."""
-    if launch.rank():
-        yield
-        return
-    path = root / CONFIG
-    before = path.read_text(encoding="utf-8") if path.is_file() else None
-    root.mkdir(parents=True, exist_ok=True)
-    write_yaml(replace(config, run=replace(config.run, overwrite=False)), path)
-    try:
-        yield
-    except InputError:
-        if before is not None:
-            write_text(path, before)
-        else:
-            remove(root)
-        raise
-
-
-def _results(run: UnlearnConfig, root: Path, progress: Progress) -> dict[str, Any]:
-    """Do one run and return what it found, without its model: the next one needs the memory."""
-    try:
-        return run_unlearn(run, progress).results
-    except KeyboardInterrupt as error:
-        again = f"amnestic reproduce --config {shlex.quote(str(root / CONFIG))}"
-        raise Interrupted(f"interrupted; go on with: {again}") from error
 
 
 def _refuse_unfit(config: ReproduceConfig, root: Path) -> None:
@@ -164,17 +154,9 @@ def _refuse_unfit(config: ReproduceConfig, root: Path) -> None:
         raise InputError(f"--output_dir {root} is not empty, and no reproduction is in it; give another folder.")
     if config.run.overwrite:
         return
-    earlier = from_mapping(ReproduceConfig, read_yaml(root / CONFIG), str(root / CONFIG))
-    own, other = _identity(config), _identity(earlier)
+    own, other = identity_of(config), read_identity(ReproduceConfig, root / CONFIG)
     if found := [f"--{name} is {own[name]} here and was {other[name]}" for name in own if own[name] != other[name]]:
         raise InputError(
             f"{root} is a reproduction with other options: {'; '.join(found)}; give --overwrite to run it again, or "
             "another --output_dir."
         )
-
-
-def _identity(config: ReproduceConfig) -> dict[str, Any]:
-    """Return the options that the runs in one folder share; which seeds there are may change."""
-    mapping = to_mapping(config)
-    found = decisive(config) | plain({name: mapping[name] for name in NAMED})
-    return {name: value for name, value in found.items() if name != "seed"}

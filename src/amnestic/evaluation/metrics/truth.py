@@ -85,9 +85,9 @@ class TruthRatio(LikelihoodMetric):
 
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
-        """Yield one for each split of TOFU, and for each other one whose rows have wrong answers."""
+        """Yield one for each split of which somebody would look for it."""
         for split in contents.measured:
-            if split in OF_TOFU or has_wrong_answers(contents, split):
+            if is_judged_by_wrong_answers(contents, split):
                 yield cls(split, right_answer(contents, split))
 
     def needs(self) -> dict[str, Any]:
@@ -103,6 +103,14 @@ class TruthRatio(LikelihoodMetric):
     def ratios(self, right: Likelihoods, wrong: Likelihoods) -> np.ndarray:
         """Return R of each example, (B,)."""
         return truth_ratio(right.losses, wrong.losses, wrong.example)
+
+
+def is_judged_by_wrong_answers(contents: Contents, split: str) -> bool:
+    """Return whether somebody would look for what wrong answers tell: of rows that have them, and of TOFU's splits.
+
+    Splits of these names in a benchmark of whole texts are not TOFU's.
+    """
+    return has_wrong_answers(contents, split) or (split in OF_TOFU and not contents.conditions.has_passages)
 
 
 def right_answer(contents: Contents, split: str) -> str:
@@ -189,8 +197,8 @@ class ForgetQuality(Metric):
 
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
-        """Yield the metric where there is a forget split."""
-        if "forget" in contents.answers:
+        """Yield the metric where there is a forget split of questions."""
+        if "forget" in contents.answers and is_judged_by_wrong_answers(contents, "forget"):
             yield cls(right_answer(contents, "forget"))
 
     def needs(self) -> dict[str, Any]:

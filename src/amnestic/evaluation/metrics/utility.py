@@ -10,7 +10,7 @@ from ..bootstrap import interval
 from ..metric import Contents, Measurement, Metric, UndefinedError, metric
 from .likelihood import AMONG_WRONG, TOFU, NormalizedProbability, Probability
 from .text import Rouge
-from .truth import TruthRatio, TruthRatioArithmetic, right_answer, truthfulness
+from .truth import TruthRatio, TruthRatioArithmetic, is_judged_by_wrong_answers, right_answer, truthfulness
 
 KEPT = ("retain", *AMONG_WRONG)
 
@@ -43,7 +43,7 @@ class ModelUtility(Metric):
     @classmethod
     def instances(cls, contents: Contents) -> Iterator[Metric]:
         """Yield the metric where there is something that was to be kept."""
-        if "retain" in contents.answers:
+        if "retain" in contents.answers and is_judged_by_wrong_answers(contents, "retain"):
             yield cls(tuple(right_answer(contents, split) for split in KEPT))
 
     def needs(self) -> dict[str, Any]:

@@ -1,0 +1,83 @@
+"""The runs of a reproduction, one a seed: which are done, and how one that is not begins."""
+
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ..config import ReproduceConfig, UnlearnConfig, decisive, from_mapping, read_yaml, to_mapping, write_yaml
+from ..reports.files import plain, read_json
+from ..resuming import LATEST, PAGED
+
+NAMED = ("model", "model_revision", "tokenizer", "benchmark", "data", "forget", "retain", "retrained")
+"""Options that name what a run reads: with other ones it is about something else."""
+
+
+def identity_of(config: UnlearnConfig) -> dict[str, Any]:
+    """Return the options that the runs in one folder share: all that decide a result but the seed."""
+    mapping = to_mapping(config)
+    found = decisive(config) | plain({name: mapping[name] for name in NAMED})
+    return {name: value for name, value in found.items() if name != "seed"}
+
+
+def read_identity(config_class: type[UnlearnConfig], path: Path) -> dict[str, Any]:
+    """Return the same of a configuration that was written to `path`."""
+    # a redacted run writes no system prompt, which is part of no identity: the data's fingerprints hold it
+    mapping = {name: value for name, value in read_yaml(path).items() if name != "system_prompt"}
+    return identity_of(from_mapping(config_class, mapping, str(path)))
+
+
+@dataclass(frozen=True)
+class SeedRun:
+    """One run as it is asked for."""
+
+    config: UnlearnConfig
+    root: Path
+    """The folder of the reproduction."""
+
+    @classmethod
+    def of(cls, config: ReproduceConfig, seed: int) -> "SeedRun":
+        """Return the run with one seed."""
+        root = Path(config.run.output_dir)
+        parts = {member.name: getattr(config, member.name) for member in fields(UnlearnConfig)}
+        parts["run"] = replace(config.run, output_dir=str(root / f"seed-{seed}"))
+        parts["training"] = replace(config.training, seed=seed)
+        return cls(UnlearnConfig(**parts), root)
+
+    @property
+    def folder(self) -> Path:
+        """Return the run folder."""
+        return Path(self.config.run.output_dir)
+
+    @property
+    def file(self) -> Path:
+        """Return where it is written what was asked for: a run with other options is none of this reproduction."""
+        return self.root / "plan" / f"{self.folder.name}.yaml"
+
+    @property
+    def is_done(self) -> bool:
+        """Return whether it has ended with results, and need not be done again."""
+        return not self.config.run.overwrite and self._is_this and (self.folder / "results.json").is_file()
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """Return what it found when it was done."""
+        return read_json(self.folder / "results.json")
+
+    @property
+    def beginning(self) -> UnlearnConfig:
+        """Return the configuration that goes on where the run was interrupted, or else starts it anew."""
+        config = self.config
+        if config.run.overwrite or not self.folder.exists():
+            return config
+        if not self._is_this or config.training.optim.startswith(PAGED):  # whose state cannot be read
+            return replace(config, run=replace(config.run, overwrite=True))
+        return replace(config, checkpoints=replace(config.checkpoints, resume_from_checkpoint=LATEST))
+
+    def record(self) -> None:
+        """Write what is asked for."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_yaml(self.config, self.file)
+
+    @property
+    def _is_this(self) -> bool:
+        return self.file.is_file() and read_identity(UnlearnConfig, self.file) == identity_of(self.config)
