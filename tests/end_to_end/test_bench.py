@@ -330,7 +330,7 @@ def test_criteria_of_whole_texts_are_compared_over_folds(command, people, tmp_pa
     monkeypatch.chdir(tmp_path)
     write_muse(tmp_path / "muse")
     options = {"benchmark": "muse:news", "data": "muse", "model": people.model, "folds": "scal:forget_4,scal:forget_1"}
-    own = {"methods": "npo", "keep": "none", "seeds": 1, "output_dir": "out", "max_length": 64, "max_steps": 1}
+    own = {"methods": "npo", "keep": "none", "seeds": 1, "output_dir": "out", "max_steps": 1}
     outcome = command("bench", options | own | {"metrics": "verbmem,knowmem,mia.min_k.auc,privleak"})
     assert outcome.status == 0, outcome.err
     before, *rows = board()["rows"]
