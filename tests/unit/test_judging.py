@@ -446,6 +446,12 @@ class TestResuming:
         assert len(server.requests) == 16
         assert second == first
 
+    def test_scores_of_an_earlier_call_do_not_stay_beside_those_of_another(self, run, server):
+        judged(run, server)
+        judged(run, server, splits=["retain"])
+        assert [path.name for path in (run / "judge").glob("*.parquet")] == ["retain.parquet"]
+        assert list(json.loads((run / "judge.json").read_text("utf-8"))["prompts"]) == ["retain"]
+
     def test_what_decides_the_reply_is_asked_anew(self, run, server):
         judged(run, server, rows=1)
         judged(run, server, rows=1, seed=1)
@@ -636,7 +642,7 @@ class TestWrongInput:
             ({"splits": []}, "--splits names none"),
             ({"splits": ["holdout"]}, r"no prompt holdout\.md"),
             ({"splits": ["forget_x"]}, "no scores of a split 'forget_x'; it has forget, retain"),
-            ({"models": ["aftr"]}, "no answers of a model 'aftr'.*did you mean 'after'"),
+            ({"models": ["after", "aftr"]}, "no answers of a model 'aftr'.*did you mean 'after'"),
             ({"concurrency": 0}, "--concurrency is 0"),
             ({"retries": -1}, "--retries is -1"),
             ({"max_tokens": 0}, "--max_tokens is 0"),

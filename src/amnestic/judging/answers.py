@@ -63,7 +63,7 @@ class JudgedRun:
         generated = {split: self._generated(split) for split in splits}
         found: list[Answer] = []
         for split, by_model in generated.items():
-            wanted = list(models or by_model)
+            wanted = list(dict.fromkeys(models or by_model))
             if missing := [model for model in wanted if model not in by_model]:
                 raise InputError(
                     f"{self.folder} has no answers of a model '{missing[0]}' for the {split} split"
@@ -74,10 +74,6 @@ class JudgedRun:
                 raise InputError(f"no example of the {split} split was answered by all of {', '.join(wanted)}.")
             found += [by_model[model][id] for model in wanted for id in evenly(shared, rows)]
         return found
-
-    def sizes(self, splits: Sequence[str]) -> dict[str, int]:
-        """Return how many examples of each split were measured."""
-        return {split: len({row["id"] for row in self._rows(split)}) for split in splits}
 
     def _generated(self, split: str) -> dict[str, dict[str, Answer]]:
         """Return model -> id -> answer, of what was generated."""

@@ -155,7 +155,7 @@ def _wait(header: str | None) -> float | None:
     """Return the seconds of a Retry-After, which is a number or a date; None for anything else."""
     if header is None:
         return None
-    if header.strip().isdigit():
+    if header.strip().isdecimal():
         return float(header)
     try:
         return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())

@@ -1,5 +1,6 @@
 """Options of judging; nothing heavy is imported here."""
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -132,8 +133,6 @@ def _check_address(endpoint: str) -> None:
 
 def fields_of(server: ServerOptions) -> dict[str, Any]:
     """Return the fields of a request beside model and messages; texts are read as JSON where they are some."""
-    import json
-
     found: dict[str, Any] = {"temperature": 0, "max_tokens": server.max_tokens, "seed": server.seed}
     for name, text in server.request_args.items():
         if text.lower() in ("none", "null"):

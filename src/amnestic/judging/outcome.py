@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ import numpy as np
 
 from ..evaluation.bootstrap import of_mean
 from ..reports.files import write_json
-from ..reports.judged import FILE, LEADING
+from ..reports.judged import FILE, is_leading
 from ..storage import write_file, writing
 from .answers import Answer
 from .asking import Outcome, Unanswered
+from .cache import Verdict
 
 FOLDER = "judge"
 SCHEMA = 1
@@ -29,7 +31,7 @@ class Judgement:
     facts: Mapping[str, Any]
     """How they were made, as judge.json tells it."""
 
-    @property
+    @cached_property
     def results(self) -> dict[str, Any]:
         """Return the content of judge.json."""
         models = {model: self._of_model(model) for model in self._models}
@@ -38,9 +40,9 @@ class Judgement:
         return results | {"served_models": served, "models": models, "tokens": self._tokens}
 
     @property
-    def scored(self) -> list[tuple[Answer, Any]]:
+    def scored(self) -> list[tuple[Answer, Verdict]]:
         """Return the answers that have scores."""
-        return [(answer, outcome) for answer, outcome in self.judged if not isinstance(outcome, Unanswered)]
+        return [(answer, outcome) for answer, outcome in self.judged if isinstance(outcome, Verdict)]
 
     @property
     def unanswered(self) -> int:
@@ -90,6 +92,8 @@ class Judgement:
         folder = self.folder / FOLDER
         with writing(folder):
             folder.mkdir(exist_ok=True)
+            for earlier in folder.glob("*.parquet"):  # another call may have been about other splits
+                earlier.unlink()
         for split in self.facts["prompts"]:
             _write_table(folder / f"{split}.parquet", [row for row in self.judged if row[0].split == split])
         write_json(self.folder / FILE, self.results)
@@ -100,8 +104,7 @@ def _course(split: str, models: Mapping[str, Mapping[str, Any]]) -> str:
     keys = [key for found in models.values() for key in found["metrics"] if key.rpartition(".")[0] == split]
     if not keys:
         return ""
-    leading = f"{split}.{LEADING.get(split, '')}"
-    key = leading if leading in keys else keys[0]
+    key = next(filter(is_leading, keys), keys[0])
     values = {model: f"{found['metrics'][key]:.3g}" for model, found in models.items() if key in found["metrics"]}
     text = " -> ".join(values.pop(model) for model in ("before", "after") if model in values)
     others = ", ".join(value if model == "model" else f"{model} {value}" for model, value in values.items())
@@ -114,16 +117,17 @@ def _write_table(path: Path, judged: Sequence[tuple[Answer, Outcome]]) -> None:
     import pyarrow
     import pyarrow.parquet
 
-    criteria = dict.fromkeys(c for _, outcome in judged if not isinstance(outcome, Unanswered) for c in outcome.scores)
-    columns: dict[str, list[Any]] = {
+    criteria = dict.fromkeys(name for _, outcome in judged if isinstance(outcome, Verdict) for name in outcome.scores)
+    reasons = [outcome.reason if isinstance(outcome, Unanswered) else None for _, outcome in judged]
+    columns: dict[str, Any] = {
         "id": [answer.id for answer, _ in judged],
         "model": [answer.model for answer, _ in judged],
         **{name: [_score(outcome, name) for _, outcome in judged] for name in criteria},
-        "unanswered": [outcome.reason if isinstance(outcome, Unanswered) else None for _, outcome in judged],
+        "unanswered": pyarrow.array(reasons, pyarrow.string()),  # of a type also where there is none
     }
     table = pyarrow.table(columns)
     write_file(path, lambda temporary: pyarrow.parquet.write_table(table, temporary))
 
 
 def _score(outcome: Outcome, criterion: str) -> float | None:
-    return None if isinstance(outcome, Unanswered) else outcome.scores.get(criterion)
+    return outcome.scores.get(criterion) if isinstance(outcome, Verdict) else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..evaluation.explanation import describe
 from .display import duration, measured, percent, size
-from .judged import HIGHEST, LEADING, LOWEST, PREFIX, named
+from .judged import HIGHEST, LOWEST, PREFIX, is_leading, named
 
 KEPT = "retain_kept"
 HELD_METRIC = "retain.token_probability"
@@ -96,8 +96,7 @@ def figures(keys: Iterable[str]) -> list[Figure]:
 def _judged(key: str) -> Figure:
     """Return the column of a judge's mean; tables for people have one a split."""
     split, label = named(key)
-    is_shown = key == f"{PREFIX}{split}.{LEADING.get(split)}"
-    return Figure(key, f"{label} (judge), {split}", "higher is better", LOWEST, HIGHEST, is_shown)
+    return Figure(key, f"{label} (judge), {split}", "higher is better", LOWEST, HIGHEST, is_leading(key))
 
 
 def _metric(key: str, is_shown: bool) -> Figure:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from ..errors import InputError
+from ..evaluation.explanation import known_split
 from .files import read_json
 
 FILE = "judge.json"
 PREFIX = "judge."
 """Begins the keys of a judge's means beside those of results.json."""
 LEADING = {"forget": "knowledge_removal", "retain": "retention"}
-"""Split -> the criterion that says the most."""
+"""Split, or what it is a part of -> the criterion that says the most."""
 LOWEST, HIGHEST = 0, 10
 
 
@@ -78,6 +79,12 @@ class Judged:
         models = list(self.content["models"].values())
         keys = dict.fromkeys(key for found in models for key in found["metrics"])
         return [Criterion(*named(key), [_cell(found, key) for found in models]) for key in keys]
+
+
+def is_leading(key: str) -> bool:
+    """Return whether a criterion's key, with the prefix or without, is that of the one that says the most."""
+    split, _, criterion = key.removeprefix(PREFIX).rpartition(".")
+    return LEADING.get(known_split(split)) == criterion
 
 
 def named(key: str) -> tuple[str, str]:
