@@ -344,6 +344,7 @@ def test_criteria_of_whole_texts_are_compared_over_folds(command, people, tmp_pa
         assert {"forget.verbmem", "forget.knowmem", "retain.knowmem", "mia.min_k.auc"} <= row["values"].keys()
     (note,) = [note for note in board()["notes"] if note.startswith("No run has privleak")]
     assert "retrained" in note
+    assert " --benchmark muse:news --data muse " in board()["facts"]["command"]
     page = Path("out/report.html").read_text(encoding="utf-8")
     assert "KnowMem, retain, %" in page
     assert 'id="plot-size-forget-verbmem-title"' in page
