@@ -314,7 +314,7 @@ def show_comparison(console: Console, comparison: "Comparison", quiet: bool) -> 
         return
     show_leaderboard(console, comparison.leaderboard, comparison.output_dir)
     for entry in comparison.failed:
-        console.print(f"failed: {visible(f'{entry.method} {entry.setting}, seed {entry.seed}: {entry.error}')}")
+        console.print(f"failed: {visible(f'{entry.name}: {entry.error}')}")
 
 
 def show_sequence(console: Console, results: Mapping[str, Any], output_dir: Path, quiet: bool) -> None:

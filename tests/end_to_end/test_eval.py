@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import amnestic
-from amnestic.evaluation import sweeps
+from amnestic.evaluation import continuations, sweeps
 from amnestic.evaluation.store import FILE
 from amnestic.progress import Progress
 
@@ -141,7 +141,7 @@ def test_results_of_something_else_are_no_retrained_model(
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """Count the rows that are scored, and the prompts that are continued."""
     counts = {"rows": 0, "prompts": 0}
-    scored, generate = sweeps._scored, sweeps.generate
+    scored, generate = sweeps._scored, continuations.generate
 
     def count_rows(work, run):
         counts["rows"] += len(run)
@@ -152,7 +152,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
         return generate(loaded, tokenizer, examples, *more)
 
     monkeypatch.setattr(sweeps, "_scored", count_rows)
-    monkeypatch.setattr(sweeps, "generate", count_prompts)
+    monkeypatch.setattr(continuations, "generate", count_prompts)
     return counts
 
 
@@ -207,7 +207,7 @@ def test_an_interrupted_evaluation_with_a_cache_goes_on_in_its_folder(measure, w
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "generate" if stops else "_scored", stop)
+    monkeypatch.setattr(*((continuations, "generate") if stops else (sweeps, "_scored")), stop)
     assert measure(output_dir=folder, cache_dir=cache).status == 130
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "environment.json"}
     (folder / "config.yaml").unlink()  # as a kill between the two files leaves it

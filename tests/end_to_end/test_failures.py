@@ -82,12 +82,12 @@ def test_a_run_stopped_at_once_exits_130_and_can_be_replaced(request, monkeypatc
 
 
 def test_an_interruption_before_the_first_step_leaves_nothing(unlearn, monkeypatch, tmp_path):
-    from amnestic.evaluation import sweeps
+    from amnestic.evaluation import continuations
 
     def stopped(*arguments):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sweeps, "generate", stopped)
+    monkeypatch.setattr(continuations, "generate", stopped)
     assert unlearn(output_dir=tmp_path / "run").status == 130
     assert names(tmp_path) == []
 

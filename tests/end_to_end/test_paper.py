@@ -150,6 +150,21 @@ def test_the_published_bound_is_refused_by_a_random_model(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("name", ["tofu-llama-3.2-1b-forget01", "muse-books-llama-2-7b"])
+def test_every_number_that_was_published_is_measured(
+    name: str,
+    stand_ins: dict[str, Path],
+    data: dict[str, Path],
+    command: Callable[..., Any],
+    tmp_path: Path,
+) -> None:
+    options = small(name, stand_ins, data) | {"output_dir": tmp_path / "out", "keep": 0.9, "metrics": None}
+    outcome = command("reproduce", options | {"retrained": options["model"]}, name, "--json")
+    rows = json.loads(outcome.out)["rows"]
+    assert {row["of"] for row in rows} == {"after", "before", "retrained"}
+    assert [(row["of"], row["metric"]) for row in rows if row["ours"] is None] == []
+
+
 def test_a_reproduction_runs_seeds_and_goes_on(
     stand_ins: dict[str, Path], data: dict[str, Path], command: Callable[..., Any], tmp_path: Path
 ) -> None:

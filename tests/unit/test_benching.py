@@ -11,6 +11,7 @@ from amnestic.benching.validation import SEED, Validation
 from amnestic.benching.workers import _sentence
 from amnestic.benchmarks.base import BENCHMARKS, Benchmark, Source
 from amnestic.benchmarks.fiction import Fiction
+from amnestic.benchmarks.folds import chosen_folds, fold_named
 from amnestic.data.encode import Encoder
 from amnestic.errors import InputError
 from amnestic.model.source import read_tokenizer
@@ -153,6 +154,51 @@ def test_elsewhere_trials_forget_rows_to_keep_that_nothing_measures(listed):
     assert found == free
     assert len(forgotten) == min(12, len(free) // 4)
     assert not plan.root.exists()
+
+
+@dataclass(frozen=True)
+class Parted(Listed):
+    """The same with two folds; names suggest a retrained model for all rows and, the same, for `big`."""
+
+    name = "parted"
+    part: str = ""
+
+    def folds(self, kind):
+        return {fold: f"parted:scal:{fold}" for fold in ("small", "big")} if kind == "scal" else super().folds(kind)
+
+    @classmethod
+    def of(cls, part, data):
+        return cls(part)
+
+    def retrained_of(self, model):
+        return f"{model}-{'small' if self.part.endswith('small') else 'all'}"
+
+
+def test_a_fold_is_held_against_a_model_that_lacks_it_alone(tmp_path, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS._classes, "parted", Parted)
+    for name in ("m-small", "m-all"):
+        (tmp_path / name).mkdir()
+    own = {"benchmark": "parted", "model": str(tmp_path / "m"), "methods": "pdu", "keep": "0.9", "folds": "scal"}
+    plan = Plan.of(bench_config(own | {"output_dir": str(tmp_path / "out")}))
+    found = {fold: plan.unlearning(plan.contestants[0], 0, fold) for fold in (None, *plan.folds)}
+    assert [(config.data.benchmark, config.evaluation.retrained) for config in found.values()] == [
+        ("parted", str(tmp_path / "m-all")),
+        ("parted:scal:small", str(tmp_path / "m-small")),
+        ("parted:scal:big", None),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("asked", "names"),
+    [((), []), (["scal"], ["small", "big"]), (["scal:big", "scal:small"], ["small", "big"]), (["scal:big"], ["big"])],
+)
+def test_folds_are_chosen_in_the_order_of_the_benchmark(asked, names):
+    assert [fold.name for fold in chosen_folds(Parted(), asked)] == names
+
+
+def test_a_benchmark_knows_that_its_name_is_that_of_a_fold():
+    assert [fold_named(Parted(), name) for name in ("parted", "parted:scal:big")] == [None, "big"]
+    assert fold_named(Fiction(), "fiction") is None
 
 
 def test_elsewhere_trials_forget_pieces_of_texts_that_nothing_measures(tmp_path, monkeypatch):

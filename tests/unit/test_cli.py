@@ -103,8 +103,6 @@ def other_value(option) -> tuple[list[str], Any]:
         return [f"--no_{option.name}" if option.default else flag], not option.default
     if kind == tuple[str, ...]:
         return [flag, "first", "second,third"], ("first", "second", "third")
-    if option.name == "measure":
-        return [flag, "some_name=x"], {"some_name": "x"}
     if option.name == "hub_model_id":
         return [flag, "me/x"], "me/x"
     if option.name == "measure":

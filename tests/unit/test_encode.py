@@ -642,6 +642,15 @@ def test_a_text_of_one_token_is_left_out_and_counted() -> None:
         encode(byte_level(post=None), corpus("a"))
 
 
+def test_a_text_that_stays_whole_is_one_example_and_is_cut() -> None:
+    """With <bos> the first has 4 tokens, the second 8, of which a limit of 5 leaves 5; neither gets an end."""
+    rows = [replace(corpus("abc"), is_whole=True), replace(corpus("abcdefg"), id="s:1", is_whole=True)]
+    split = encode(byte_level(), rows, max_length=5)
+    assert [shown(byte_level(), row) for row in split.examples] == ["<bos> [a] [b] [c]", "<bos> [a] [b] [c] [d]"]
+    assert [row.id for row in split.examples] == ["s:0", "s:1"]
+    assert (split.too_long, split.left_out, any(row.closes for row in split.examples)) == (1, 0, False)
+
+
 # Too long
 
 

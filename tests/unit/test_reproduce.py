@@ -128,6 +128,14 @@ def test_the_public_retrained_model_is_held_beside_the_public_one(tmp_path):
     assert reproduce_config(asked | {"retrained": "mine"}).evaluation.retrained == "mine"
 
 
+def test_another_model_brings_its_own_tokenizer(tmp_path):
+    asked = {"name": "muse-books-llama-2-7b", "output_dir": str(tmp_path)}
+    assert reproduce_config(asked).model.tokenizer == "meta-llama/Llama-2-7b-hf"
+    assert reproduce_config(asked | {"model": "small"}).model.tokenizer is None
+    assert reproduce_config(asked | {"model": "small", "tokenizer": "t"}).model.tokenizer == "t"
+    assert reproduce_config(asked | {"model": "muse-bench/MUSE-Books_target"}).model.tokenizer is not None
+
+
 def test_settings_are_found_in_a_checkout_and_in_an_installed_package(tmp_path, monkeypatch):
     installed = Path(shutil.copytree(FOLDER, tmp_path / "configs" / "paper"))
     monkeypatch.setattr(places, "PLACES", (installed, tmp_path / "none"))

@@ -1,7 +1,6 @@
 """Sequences without a model: what a request is, what became of it, and the sentence that says so."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -209,4 +208,14 @@ def test_the_page_and_the_table_say_the_same():
     assert 'id="plot-memory-request-1"' in html
     assert 'id="plot-held-retain-bound"' in html
     assert "Request 1: 0.9000 before, 0.1000 after, 0.1100 after the last." in html
-    assert SimpleNamespace(**found.results).asked == 2
+    assert "VerbMem" not in html
+
+
+def test_what_a_benchmark_measures_of_every_request_alike_is_drawn():
+    """Rows that differ from request to request are no course."""
+    runs = [run_of(1, "a", {"a": (0.9, 0.1), "forget": (0.9, 0.1)}), run_of(2, "b", {"b": (0.9, 0.1)})]
+    for contents, drawn in ((("x", "x"), True), (("x", "y"), False), ((None, None), False)):
+        for run, content in zip(runs, contents, strict=True):
+            run.results["metrics"]["forget.verbmem"] = 0.5
+            run.results["measured_on"] = {"forget": {} if content is None else {"content": content}}
+        assert ('id="plot-course-forget-verbmem-line"' in page(outcome_of(*runs))) == drawn

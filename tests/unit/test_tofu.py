@@ -262,6 +262,16 @@ def test_a_place_that_holds_no_tofu_is_refused(folder: Path, monkeypatch: pytest
         assert refusal(lambda data=data: Benchmark.open("tofu:forget10", data)).startswith(sentence)
 
 
+def test_the_three_splits_are_folds_of_growing_size(folder: Path) -> None:
+    assert Benchmark.open("tofu:forget10", str(folder)).folds("scal") == {
+        "forget01": "tofu:forget01",
+        "forget05": "tofu:forget05",
+        "forget10": "tofu:forget10",
+    }
+    with pytest.raises(InputError, match=r"^the benchmark tofu has no folds of the kind 'sust'; leave --folds out\.$"):
+        Benchmark.open("tofu:forget10").folds("sust")
+
+
 def test_a_missing_split_says_which_files_there_are(folder: Path) -> None:
     (folder / "forget10_perturbed.json").unlink()
     (folder / "more").mkdir()

@@ -56,7 +56,7 @@ class Validation:
             models = folder / "models"
             jobs = tuple(learning(plan.config, own, models, SEED, ["full"]))
             data = {"benchmark": f"{plan.config.bench.benchmark}:{SEED}", "model": str(models / "full" / "model")}
-            return cls(common | data, f"people and a model of their own, from seed {SEED}", jobs, own)
+            return cls(common | data, f"rows and a model of their own, from seed {SEED}", jobs, own)
         splits = dict(zip(("forget", "retain"), _rows(plan.benchmark, plan.config), strict=True))
         rows = {folder / "data" / f"{split}.jsonl": found for split, found in splits.items()}
         files = dict(zip(splits, map(str, rows), strict=True))
@@ -103,7 +103,7 @@ def _pieces(benchmark: Benchmark, config: BenchConfig, retain: Sequence[Example]
             used |= is_among(digests, token_digests(encoder.encode(split, measured).examples))
     wanted = len(encoder.encode("forget", forget).examples)
     forgotten, kept = _shared_out(~is_among(digests, digests[used]), wanted, "pieces of texts")
-    rows = [{"text": piece.prompt + piece.answer} for piece in pieces]
+    rows = [{config.template.text_column or "text": piece.prompt + piece.answer} for piece in pieces]
     return [rows[place] for place in forgotten], [rows[place] for place in kept]
 
 

@@ -24,8 +24,8 @@ class Source:
 
     name: str
     """A file, a folder or a Hub data set; of rows in memory what they are, in angle brackets, for results."""
-    rows: Sequence[Row] | None = None
-    """Rows in memory, in the place of what `name` names."""
+    rows: Sequence[Any] | None = None
+    """Rows in memory, mappings or examples, in the place of what `name` names."""
     made_from: tuple[str, ...] = ()
     """Names of the files, folders or Hub data sets that `rows` were made from."""
 
@@ -50,7 +50,7 @@ class Source:
             return [row.value for row in rows_of(self.name if self.rows is None else self.rows, self.name)]
 
 
-def made(what: str, rows: Sequence[Row], *sources: Source) -> Source:
+def made(what: str, rows: Sequence[Row] | Sequence[Example], *sources: Source) -> Source:
     """Return `rows` that were made from those of `sources`; `what` says how, for results."""
     return Source(f"<{what}>", rows, tuple(name for source in sources for name in source.origins))
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from ..data.example import Example
 from ..data.quoting import quoted
 from ..data.rows import Row as Placed
 from ..data.rows import listing, reach
@@ -96,8 +97,9 @@ def joined(source: Source) -> Source:
 
 
 def texts(source: Source) -> Source:
-    """Return the texts of `source`, each by itself, whatever else the rows hold."""
-    return made(f"the texts of {source.name}", [{"text": cell(row, "text")} for row in read(source)], source)
+    """Return the texts of `source`, each one example however long it is, whatever else the rows hold."""
+    rows = [Example("", "text", "", cell(row, "text"), is_whole=True) for row in read(source)]
+    return made(f"the texts of {source.name}", rows, source)
 
 
 def verbatim(source: Source) -> Source:

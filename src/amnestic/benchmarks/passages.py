@@ -37,9 +37,9 @@ LEARNING = {
 """Options by which a small model learns all texts by heart."""
 UNLEARNING = {
     "max_length": 512,
-    "learning_rate": 1.25e-3,
-    "num_train_epochs": 24.0,
-    "per_device_train_batch_size": 8,
+    "learning_rate": 2.5e-3,
+    "num_train_epochs": 30.0,
+    "per_device_train_batch_size": 16,
     "gradient_accumulation_steps": 1,
     "retain_per_forget": 2,
     "adam_beta2": 0.98,
@@ -85,8 +85,8 @@ class Passages(Corpus, Embedded):
         """Return the benchmark; `part` is ``[SEED][:CONFIGURATION:SPLIT]``, the seed 0 where none is given."""
         if data is not None:
             raise InputError(f"--data is {data}, and the benchmark {cls.name} makes its own rows; leave it out.")
-        seed, _, rest = part.partition(":") if part[:1].isdecimal() else ("0", "", part)
-        found = next((known for known in PARTS if rest == ":".join(known)), WHOLE if not rest else None)
+        seed, colon, rest = part.partition(":") if part[:1].isdecimal() else ("0", part and ":", part)
+        found = next((known for known in PARTS if rest == ":".join(known)), None) if colon else WHOLE
         if not seed.isdecimal() or found is None:
             raise InputError(
                 f"the benchmark {cls.name} has no '{part}'; expected {cls.name}, {cls.name}:SEED, or a fold of it, "

@@ -43,7 +43,8 @@ class Encoded:
     is_scored: np.ndarray
     """(T,) bool: the token is part of the answer. The position before it predicts it, so the first token never is."""
     prompt_length: int
-    """Tokens that generation starts from, at least 1; of a corpus chunk, which has no prompt, its first half."""
+    """Tokens that generation starts from, at least 1; of a corpus chunk, which has no prompt, its first half (but of a
+    text that stays whole its first token)."""
     closes: bool
     """The last token is the closing end-of-sequence or end-of-turn token."""
     prompt: str
@@ -313,7 +314,7 @@ class Encoder:
     def _add(self, split: Split, example: Example, tokens: Tokens) -> None:
         ids, closes = tokens.ids, tokens.closes
         split.longest = max(split.longest, len(ids))
-        if example.kind == "text":
+        if example.kind == "text" and not example.is_whole:
             chunks = list(self._chunks(example, tokens))
             self._count_lost(split, example, tokens, chunks)
             split.examples.extend(chunks)

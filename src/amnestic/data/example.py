@@ -37,6 +37,8 @@ class Example:
     alternates: Mapping[str, tuple[str, ...]] = field(default_factory=dict, hash=False)
     """Kind, one of `ALTERNATES` or `SECOND` -> other answers to the prompt, at least one; a kind that the row lacks is
     left out."""
+    is_whole: bool = False
+    """Of a corpus text: it stays one example, cut where it is too long; its parts would be members of their own."""
 
     @property
     def fingerprint(self) -> str:

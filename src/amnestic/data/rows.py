@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from numbers import Real
 from typing import Any, NamedTuple
@@ -103,7 +103,7 @@ def renewed(id: str, place: str, example: Example) -> Example:
     if example.kind == "messages":
         values = [[*example.prompt, {"role": "assistant", "content": example.answer}]]
     row = Row(place, dict(zip(names, values[-len(names) :], strict=True)))
-    return Form(example.kind, names).example(id, row)
+    return replace(Form(example.kind, names).example(id, row), is_whole=example.is_whole)
 
 
 def listing(names: Iterable[object], most: int = 12) -> str:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from .leaderboard import Leaderboard
 
-COLOURS = {"feasible": RETAIN, "infeasible": BAD, "unconstrained": FORGET}
-"""State of a line's rows, the worst of them -> its colour; that of a model beside them is the ink's."""
+COLOURS = {"infeasible": BAD, "feasible": RETAIN, "unconstrained": FORGET}
+"""State of a line's rows -> its colour, the worst first; that of a model beside them is the ink's."""
 SIZE = "scored tokens to be forgotten"
 DIGIT, LINE = 8.5, 15.0
 """Width of a digit and height of a line in a plot's units."""
@@ -43,9 +43,7 @@ class Sweep(NamedTuple):
     def colour(self) -> str:
         """Return its colour: of several states that of the worst."""
         states = {row.state for row in self.rows}
-        return next(
-            (colour for state in ("infeasible", *COLOURS) if state in states for colour in [COLOURS[state]]), INK
-        )
+        return next((colour for state, colour in COLOURS.items() if state in states), INK)
 
     @property
     def variable(self) -> str:

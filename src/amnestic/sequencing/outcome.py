@@ -125,6 +125,12 @@ class Outcome:
             if key in (after := one.results["metrics"]):
                 yield Point(one.number, after[key])
 
+    def is_alike(self, split: str) -> bool:
+        """Return whether all runs measured the same rows of a split, so that its figures are one course."""
+        facts = [(one.results.get("measured_on") or {}).get(split, {}) for one in self.met]
+        contents = {found.get("content") for found in facts}
+        return len(contents) == 1 and None not in contents
+
     @property
     def held(self) -> dict[str, tuple[float, list[Point]]]:
         """Return what is held -> its bound, and its loss before the first request and after each."""

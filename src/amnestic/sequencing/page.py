@@ -16,7 +16,7 @@ from .outcome import Met, Outcome, Point, Remembered
 STEPS = "requests met"
 """What the plots run over: 0 is the first model."""
 WHOLE = ("forget.verbmem", "forget.knowmem")
-"""Figures of what a benchmark forgets as a whole, whichever request it belongs to."""
+"""Figures of what a benchmark forgets as a whole, where it measures the same for every request."""
 STATES = {
     "stayed": "stayed forgotten",
     "came back": "came back",
@@ -177,7 +177,8 @@ def plots(outcome: Outcome) -> list[Plot]:
     """Return what the page draws over the requests."""
     held = [_held_plot(name, bound, points) for name, (bound, points) in outcome.held.items()]
     memory = _memory_plot(outcome)
-    keys = [*([outcome.utility] if outcome.utility is not None else []), *WHOLE]
+    keys = [] if outcome.utility is None else [outcome.utility]
+    keys += WHOLE if outcome.is_alike("forget") else ()
     courses = [_course_plot(key, points) for key in keys if (points := list(outcome.course(key)))]
     return [*held, *([] if memory is None else [memory]), *courses]
 
