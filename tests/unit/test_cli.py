@@ -13,8 +13,8 @@ from typing import Any, get_args
 
 import pytest
 
-from amnestic import cli
 from amnestic.cli import main
+from amnestic.commands.disturbance import undisturbed
 from amnestic.config import (
     DemoConfig,
     EvalConfig,
@@ -325,7 +325,7 @@ def test_libraries_are_kept_off_stdout_and_silent(capsys, monkeypatch):
     with contextlib.ExitStack() as stack:
         stack.callback(logging.set_verbosity, before[0])
         stack.callback(logging.enable_progress_bar if before[1] else logging.disable_progress_bar)
-        with cli._undisturbed():
+        with undisturbed():
             print("progress")
             warnings.warn("noise", stacklevel=1)
             logging.get_logger("transformers.loading").warning("noise")

@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console
 
 from amnestic import console
-from amnestic.console import LineProgress, LiveProgress, environment_facts, open_console, show_results, status, watching
+from amnestic.console import LineProgress, LiveProgress, open_console, status, watching
+from amnestic.outcomes import environment_facts, show_results
 
 STEP = {
     "step": 4,

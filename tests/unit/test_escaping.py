@@ -14,7 +14,8 @@ import pytest
 from rich.console import Console
 
 from amnestic.cli import main
-from amnestic.console import LineProgress, LiveProgress, open_console, pairs, show_results
+from amnestic.console import LineProgress, LiveProgress, open_console, pairs
+from amnestic.outcomes import show_results
 from amnestic.reports.display import visible
 from amnestic.reports.files import JsonLines, write_json
 from amnestic.reports.render import render_report

@@ -591,7 +591,7 @@ class TestConsent:
 
     @pytest.mark.parametrize(("typed", "status"), [("yes\n", 0), ("YES\n", 0), ("y\n", 2), ("\n", 2), ("", 2)])
     def test_a_yes_can_be_typed(self, run, server, monkeypatch, capsys, typed, status):
-        monkeypatch.setattr("amnestic.cli._at_terminal", lambda: True)
+        monkeypatch.setattr("amnestic.commands.judge._at_terminal", lambda: True)
         monkeypatch.setattr("sys.stdin.readline", lambda: typed, raising=False)
         assert main(self.arguments(run, server, "--quiet")) == status
         shown = capsys.readouterr()
