@@ -25,7 +25,7 @@ LENGTH_DEPENDENT = ("dynamic", "longrope")
 STEPS = 2
 """Passes of one token that are compared with the model's own."""
 LEAST_SHARED = 16
-"""Tokens of a beginning that is read in by itself: a shorter one saves less than the pass takes."""
+"""Tokens of the shortest beginning that is read in by itself: that takes a pass of its own, whatever it saves."""
 
 
 @dataclass(frozen=True)
