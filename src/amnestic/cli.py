@@ -80,8 +80,6 @@ EVAL_EXAMPLES = """Examples:
 FINETUNE_EXAMPLES = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
-  amnestic finetune --model path/or/id --benchmark muse:news \
-    --without_forget --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
 BENCH_EXAMPLES = """Examples:
   amnestic bench --benchmark fiction --methods all --keep 0.98,none --seeds 2
