@@ -76,8 +76,6 @@ class FinetuneCommand(RunCommand):
     examples: ClassVar = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
-  amnestic finetune --model path/or/id --benchmark muse:news \
-    --without_forget --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
 
     def build(self, mapping: Mapping[str, Any], source: str) -> FinetuneConfig:
