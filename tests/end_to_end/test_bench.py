@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from muse_folder import write_muse
 
 import amnestic
 from amnestic.benching import workers
@@ -322,6 +323,31 @@ def test_each_fold_of_an_embedded_benchmark_has_a_retrained_model_of_its_own(ben
         assert f"retrained: out/models/seed-0/{fold}/retrained/model" in text
         assert "model: out/models/seed-0/full/model" in text
     assert len(configs) == 2
+
+
+def test_criteria_of_whole_texts_are_compared_over_folds(command, people, tmp_path, in_one_process, monkeypatch):
+    """MUSE's criteria are about all that is to be forgotten, so the model before is the same beside each fold."""
+    monkeypatch.chdir(tmp_path)
+    write_muse(tmp_path / "muse")
+    options = {"benchmark": "muse:news", "data": "muse", "model": people.model, "folds": "scal:forget_4,scal:forget_1"}
+    own = {"methods": "npo", "keep": "none", "seeds": 1, "output_dir": "out", "max_steps": 1}
+    outcome = command("bench", options | own | {"metrics": "verbmem,knowmem,mia.min_k.auc,privleak"})
+    assert outcome.status == 0, outcome.err
+    before, *rows = board()["rows"]
+    assert [(row["method"], row.get("fold")) for row in (before, *rows)] == [
+        ("model before", None),
+        ("npo", "forget_1"),
+        ("npo", "forget_4"),
+    ]
+    assert 2 * rows[0]["forget_tokens"] < rows[1]["forget_tokens"]
+    for row in rows:
+        assert {"forget.verbmem", "forget.knowmem", "retain.knowmem", "mia.min_k.auc"} <= row["values"].keys()
+    (note,) = [note for note in board()["notes"] if note.startswith("No run has privleak")]
+    assert "retrained" in note
+    assert " --benchmark muse:news --data muse " in board()["facts"]["command"]
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert "KnowMem, retain, %" in page
+    assert 'id="plot-size-forget-verbmem-title"' in page
 
 
 def test_a_method_has_options_of_its_own(bench, known, place, in_one_process):

@@ -163,6 +163,7 @@ def test_a_written_configuration_repeats_the_run(calls, tmp_path):
         (["--learning-rat", "1"], "Unknown option: --learning-rat. Did you mean --learning_rate?"),
         (["--learning", "1"], "Unknown option: --learning. Did you mean --learning_rate?"),
         (["--learning_rate", "x"], "Invalid value for --learning_rate: 'x' found, a number expected."),
+        (["--keep", "abc"], "Invalid value for --keep: 'abc' found, a number or none expected."),
         (["--max_steps", "1.5"], "Invalid value for --max_steps: '1.5' found, a whole number expected."),
         (["--learning_rate", "nan"], "learning_rate is nan; expected a finite number."),
         (

@@ -122,7 +122,8 @@ class Comparison:
         own = to_mapping(config)
         parts = ["amnestic", "bench"]
         for name in [o.name for o in options(type(config)) if o.name not in ("plan", "overwrite")]:
-            if name == "benchmark" or own[name] != usual[name]:
+            is_named = name in ("benchmark", "data") and own[name] is not None
+            if is_named or own[name] != usual[name]:
                 parts += _flags(name, own[name])
         return shlex.join(parts)
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import InputError
 from .display import percent
 from .entries import Entry
-from .figures import FORGETTING, figures
+from .figures import FORGETTING, PRIVLEAK, figures
 from .prompts import refuse_other_prompts
 from .rows import by_fold
 
@@ -120,7 +120,7 @@ def _of_absent(entries: Sequence[Entry]) -> Iterator[str]:
     """Yield why a figure that people look for has no column."""
     known = {key for entry in entries for key in entry.values}
     reasons = [(entry.results or {}).get("not_computed") or {} for entry in entries]
-    for key in FORGETTING:
+    for key in (*FORGETTING, PRIVLEAK):
         if key not in known and (reason := next((found[key] for found in reasons if key in found), None)):
             yield f"No run has {key}: {reason.removesuffix('.')}."
 

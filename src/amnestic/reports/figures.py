@@ -38,7 +38,8 @@ FORGETTING = (
     "forget_quality_log10",
     "forget.rouge",
 )
-MEMBERSHIP = re.compile(r"mia\..+\.auc|privleak")
+PRIVLEAK = "privleak"
+MEMBERSHIP = re.compile(rf"mia\..+\.auc|{PRIVLEAK}")
 MAIN_ATTACK = "mia.min_k.auc"
 """Which of the attacks on membership the tables show: the one that PrivLeak is made of."""
 
@@ -87,7 +88,7 @@ def figures(keys: Iterable[str]) -> list[Figure]:
         direction = describe(HELD_METRIC).direction
         columns.append(Figure(KEPT, "Retention kept", direction, lowest=0.0, written=percent))
     main = MAIN_ATTACK if MAIN_ATTACK in known else next(iter(attacks), "")
-    columns += [_metric(key, key in (main, "privleak")) for key in attacks]
+    columns += [_metric(key, key in (main, PRIVLEAK)) for key in attacks]
     columns += [_judged(key) for key in sorted(known) if key.startswith(PREFIX)]
     return columns + [cost for cost in COSTS if cost.key in known]
 

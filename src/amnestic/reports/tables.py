@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .display import NOTHING, visible
 from .entries import Entry
-from .figures import KEPT, KNOWN_KEPT, UTILITY, Figure
+from .figures import KEPT, KNOWN_KEPT, PRIVLEAK, UTILITY, Figure
 from .rows import Row
 from .seeds import Spread
 
@@ -49,7 +49,7 @@ def terminal(board: "Leaderboard") -> "Table":
 def _on_terminal(board: "Leaderboard") -> list[Figure]:
     known = {column.key: column for column in board.columns}
     forgotten, kept = board.axes
-    choices = (ON_TERMINAL, UTILITY, ("privleak",) if kept and kept.key == KNOWN_KEPT else (KEPT,))
+    choices = (ON_TERMINAL, UTILITY, (PRIVLEAK,) if kept and kept.key == KNOWN_KEPT else (KEPT,))
     found = (next((known[key] for key in keys if key in known), None) for keys in choices)
     return [column for column in (forgotten, *found) if column]
 
