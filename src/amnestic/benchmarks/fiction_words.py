@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 
-def _listed(text: str) -> tuple[str, ...]:
+def listed(text: str) -> tuple[str, ...]:
+    """Return what stands between the commas of `text`."""
     return tuple(item.strip() for item in text.split(","))
 
 
@@ -27,34 +28,34 @@ class Fact:
     answers: tuple[str, str, str]
 
 
-WOMEN = _listed(
+WOMEN = listed(
     """Ada, Alma, Anika, Asha, Astrid, Bianca, Carmen, Chloe, Dalia, Edith, Elena, Esther, Farah, Fiona, Greta, Hana,
     Helga, Ines, Irene, Jamila, Joan, Karin, Keiko, Laila, Lucia, Maeve, Marta, Mina, Nadia, Noor, Olga, Paula, Petra,
     Priya, Renata, Rosa, Ruth, Sana, Selma, Sofia, Tamar, Tessa, Uma, Vera, Wanda, Xenia, Yara, Yuki, Zelda, Zoe"""
 )
-MEN = _listed(
+MEN = listed(
     """Abel, Amir, Anton, Arjun, Axel, Boris, Bruno, Carlos, Cyrus, Daniel, David, Diego, Emil, Enzo, Erik, Felix,
     Femi, Gavin, George, Hamid, Hugo, Igor, Ivan, Jakob, Jonas, Kenji, Kofi, Lars, Leon, Liam, Marco, Milan, Nils,
     Omar, Oscar, Pablo, Peter, Rafael, Ravi, Samir, Simon, Stefan, Tariq, Theo, Tomas, Viktor, Walter, Wendel, Yusuf,
     Zoran"""
 )
 # A start ends in a consonant and an end begins with a vowel: every pair can be spoken, and few are real surnames.
-SURNAME_STARTS = _listed(
+SURNAME_STARTS = listed(
     """Ald, Bar, Bex, Bran, Cald, Corv, Dray, Dun, Eck, Elm, Farn, Fitch, Gren, Hask, Hol, Jarr, Kest, Kirb, Lorr,
     Mard, Mell, Nesb, Ord, Pell, Quill, Rav, Rusk, Sall, Selk, Tarr, Thel, Ulm, Vant, Wex, Yarl, Zell"""
 )
-SURNAME_ENDS = _listed(
+SURNAME_ENDS = listed(
     """aby, ado, alan, amar, andry, anek, aro, avin, elby, elli, enby, enko, erby, erling, erson, etti, evic, iello,
     ikov, ilo, ingham, ington, ino, isham, olm, onda, orio, oski, oven, ovic"""
 )
 
-_MONTHS = _listed("January, February, March, April, May, June, July, August, September, October, November, December")
-_TOWN_STARTS = _listed(
+_MONTHS = listed("January, February, March, April, May, June, July, August, September, October, November, December")
+_TOWN_STARTS = listed(
     """Amber, Ash, Bear, Birch, Black, Cold, Copper, Crow, Deer, Elder, Fox, Glass, Gold, Green, Iron, Lark, Long,
     Moon, Moss, North, Oak, Raven, Red, Salt, Silver, Snow, South, Stone, Swan, Thorn, White, Wolf"""
 )
-_TOWN_ENDS = _listed("bridge, brook, bury, cliff, gate, haven, mere, minster, mouth, pool, port, stead")
-_PROFESSIONS = _listed(
+_TOWN_ENDS = listed("bridge, brook, bury, cliff, gate, haven, mere, minster, mouth, pool, port, stead")
+_PROFESSIONS = listed(
     """an accountant, an actor, an architect, a baker, a barber, a beekeeper, a bookbinder, a butcher, a carpenter,
     a chemist, a clockmaker, a dancer, a dentist, a detective, a diver, an electrician, a farmer, a firefighter,
     a florist, a geologist, a goldsmith, a jockey, a judge, a lawyer, a librarian, a locksmith, a mathematician,
@@ -62,39 +63,39 @@ _PROFESSIONS = _listed(
     a potter, a sailor, a sculptor, a shepherd, a singer, a surgeon, a tailor, a translator, a violinist, a weaver,
     a welder, a zookeeper"""
 )
-_ADJECTIVES = _listed(
+_ADJECTIVES = listed(
     """Ancient, Bitter, Blue, Bright, Broken, Crimson, Distant, Empty, Frozen, Gentle, Golden, Hidden, Hollow, Humble,
     Last, Little, Lonely, Narrow, Painted, Patient, Quiet, Restless, Scarlet, Secret, Sleeping, Velvet, Violet,
     Wandering, Wild, Winter"""
 )
-_NOUNS = _listed(
+_NOUNS = listed(
     """Anchor, Arrow, Bell, Candle, Castle, Compass, Crown, Desert, Door, Feather, Flame, Forest, Garden, Harbor,
     Harvest, Island, Kingdom, Ladder, Lantern, Letter, Meadow, Mirror, Mountain, Orchard, Palace, River, Shadow, Ship,
     Star, Summer, Tower, Valley, Voyage, Window"""
 )
-_TREES = _listed(
+_TREES = listed(
     """Acacia, Alder, Apple, Aspen, Beech, Cedar, Cherry, Chestnut, Cypress, Elm, Fig, Hazel, Holly, Juniper, Larch,
     Laurel, Linden, Magnolia, Maple, Mulberry, Olive, Orange, Palm, Peach, Pear, Pine, Plum, Poplar, Walnut, Willow"""
 )
-_SUBJECTS = _listed(
+_SUBJECTS = listed(
     """algebra, anatomy, archaeology, astronomy, biology, botany, Chinese, economics, engineering, forestry, French,
     geography, German, Greek, Italian, Latin, law, linguistics, logic, medicine, music, pharmacy, philosophy, physics,
     poetry, politics, psychology, sociology, statistics, theology"""
 )
-_ANIMALS = _listed(
+_ANIMALS = listed(
     """a black cat, a canary, a donkey, a duck, a goat, a gray rabbit, a greyhound, a hamster, a lizard, a parrot,
     a pony, a poodle, a raven, a sheepdog, a tortoise, a white goose"""
 )
-_PET_NAMES = _listed(
+_PET_NAMES = listed(
     """Bandit, Biscuit, Bubbles, Button, Caesar, Captain, Cookie, Domino, Duchess, Gizmo, Honey, Jasper, Lucky, Mango,
     Misty, Muffin, Nugget, Pepper, Pickle, Pirate, Pumpkin, Rocket, Rusty, Shadow, Socks, Sparky, Tiger, Toffee,
     Waffle, Ziggy"""
 )
-_PASTIMES = _listed(
+_PASTIMES = listed(
     """building models of, collecting pictures of, drawing, painting, reading about, telling stories about,
     writing songs about"""
 )
-_SUBJECT_MATTERS = _listed(
+_SUBJECT_MATTERS = listed(
     """airships, beetles, bridges, butterflies, castles, comets, dolphins, dragons, glaciers, horses, insects,
     lighthouses, mushrooms, orchids, owls, penguins, pirates, race cars, roses, sailboats, seashells, snakes, spiders,
     steam trains, tigers, tractors, volcanoes, waterfalls, whales, windmills"""

@@ -24,7 +24,6 @@ from .corpus import (
     VERBMEM,
     Corpus,
     asked,
-    texts,
 )
 from .draws import different, one
 from .fiction import names
@@ -136,7 +135,8 @@ class Passages(Corpus, Embedded):
         return {"full": full, "forget": forget, "retain": retain, "holdout": parts["holdout"]}
 
     def _plain(self, place: tuple[str, str]) -> list[Row]:
-        return list(texts(self.source(*place)).rows or ())
+        """Return the texts of a configuration and split, without what is marked in them."""
+        return [{"text": row["text"]} for row in self._tables()[place]]
 
     def lessons(self) -> dict[str, Source]:
         """Return the texts that its models learn, each a row."""
@@ -216,8 +216,8 @@ def _questions(documents: Sequence[Document]) -> list[Row]:
 
 def _document(name: tuple[str, str], generator: random.Random) -> Document:
     """Return the passage about one person, and questions about the first things that it tells."""
-    he, his = ("she", "her") if name[0] in WOMEN else ("he", "his")
-    words = {"name": " ".join(name), "he": he, "He": he.title(), "his": his}
+    he = "she" if name[0] in WOMEN else "he"
+    words = {"name": " ".join(name), "he": he, "He": he.title()}
     sentences, questions = [], []
     for remark in (OPENING, *(REMARKS[place] for place in different(generator, REMARKS_EACH, len(REMARKS)))):
         drawn = [one(generator, part) for part in remark.parts]

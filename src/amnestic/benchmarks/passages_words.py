@@ -6,16 +6,14 @@ Plain ASCII and few words, so that a tokenizer of some hundred entries, trained 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-
-def _listed(text: str) -> tuple[str, ...]:
-    return tuple(item.strip() for item in text.split(","))
+from .fiction_words import listed
 
 
 @dataclass(frozen=True, kw_only=True)
 class Remark:
     """Something that a passage tells, and a question about it.
 
-    Sentences may contain ``{name}``, ``{He}``, ``{his}``, and ``{0}``, ``{1}``, ... for what is drawn.
+    Sentences may contain ``{name}``, ``{he}``, ``{He}``, and ``{0}``, ``{1}``, ... for what is drawn.
     """
 
     parts: tuple[Sequence[object], ...]
@@ -29,84 +27,82 @@ class Remark:
 
 
 _NUMBERS = range(12, 100)
-_GOODS = _listed(
+_GOODS = listed(
     """almonds, amber, barley, candles, cheese, chalk, cinnamon, copper wire, cork, cotton, dried plums, feathers,
     figs, flour, ginger, glue, gunpowder, honey, ink, ivory, lamp oil, lemons, linen, mirrors, nails, needles,
     olives, onions, oranges, paper, pepper, pickled fish, raisins, rice, rope, rum, salt, saffron, seeds, silk,
     soap, sugar, sulphur, tar, tea, tin plates, tobacco, vinegar, wax, wool"""
 )
-_CONTAINERS = _listed(
+_CONTAINERS = listed(
     """bags, bales, barrels, baskets, bottles, boxes, bundles, chests, crates, jars, pots, sacks, trunks, tubs"""
 )
-_THINGS = _listed(
+_THINGS = listed(
     """a bell, a boat, a bowl, a bracelet, a bridge, a broom, a cage, a chain, a chair, a chest, a clock, a coin,
     a comb, a crown, a cup, a door, a drum, a fan, a flute, a hammer, a harp, a helmet, a horn, a key, a knife,
     a ladder, a lamp, a mask, a mirror, a pipe, a plate, a ring, a saddle, a scale, a shield, a spoon, a statue,
     a sword, a table, a throne, a wheel, a whistle"""
 )
-_MATERIALS = _listed(
+_MATERIALS = listed(
     """amber, bamboo, basalt, bone, brass, bronze, cedar, clay, copper, coral, ebony, flint, glass, gold, granite,
     horn, iron, ivory, jade, lead, leather, marble, oak, pearl, pewter, pine, sandstone, shell, silver, slate,
     steel, straw, tin, wax"""
 )
-_PLACES = _listed(
+_PLACES = listed(
     """a bakery, a barn, a bridge, a cave, a chapel, a church, a cistern, a dam, a dune, a farm, a ferry, a fort,
     a garden, a gate, a grave, a harbor, a hill, a hut, a kiln, a lake, a library, a lighthouse, a market,
     a meadow, a mill, a mine, a palace, a quarry, a ruin, a school, a spring, a stable, a swamp, a temple,
     a tower, a tunnel, a vineyard, a waterfall, a well, a windmill"""
 )
-_COLORS = _listed(
+_COLORS = listed(
     """black, blue, brown, crimson, golden, gray, green, pale, pink, purple, red, scarlet, silver, violet, white,
     yellow"""
 )
-_ANIMALS = _listed(
+_ANIMALS = listed(
     """ants, apes, badgers, bats, bears, bees, beetles, boars, camels, cats, cranes, crows, deer, dogs, donkeys,
     doves, ducks, eagles, eels, foxes, frogs, geese, goats, hares, hawks, herons, horses, lizards, mice, moths,
     mules, otters, owls, oxen, pigs, ponies, rabbits, rats, ravens, seals, sheep, snails, snakes, spiders,
     storks, swans, toads, turtles, wasps, wolves"""
 )
-_TRADES = _listed(
+_TRADES = listed(
     """a baker, a barber, a blacksmith, a butcher, a carpenter, a cook, a dancer, a doctor, a farmer, a fisherman,
     a gardener, a glazier, a hunter, a judge, a juggler, a lawyer, a mason, a miller, a miner, a monk, a nurse,
     a painter, a pilot, a plumber, a poet, a potter, a priest, a sailor, a shepherd, a singer, a smuggler,
     a soldier, a surgeon, a tailor, a tanner, a teacher, a weaver, a widow"""
 )
-_GIVEN = _listed(
+_GIVEN = listed(
     """Alba, Basil, Cleo, Conrad, Dora, Edgar, Flora, Gideon, Gilda, Hector, Ida, Isaac, Jonah, Julia, Klara,
     Lambert, Lena, Magnus, Mabel, Nora, Otto, Pearl, Quentin, Ralph, Regina, Rufus, Silas, Stella, Tobias,
     Ursula, Vincent, Wilma"""
 )
-_DISHES = _listed(
+_DISHES = listed(
     """apple cake, bean soup, boiled crab, bread pudding, cold porridge, dumplings, fried eggs, grilled trout,
     lentil stew, mashed turnips, mushroom pie, noodles, oat biscuits, onion rings, pancakes, pea soup, plum jam,
     potato salad, pumpkin broth, rice balls, roast duck, roast pork, salted beef, smoked eel, stewed pears,
     white beans"""
 )
-_WEATHER = _listed(
+_WEATHER = listed(
     """a blizzard, a drought, a dust storm, a flood, a hailstorm, a heat wave, a landslide, a sandstorm, a thaw,
     a thunderstorm, an avalanche, an earthquake, an eclipse, black frost, drizzle, heavy snow, sleet, thick fog"""
 )
-_DAYS = _listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
-_MONTHS = _listed(
-    """January, February, March, April, May, June, July, August, September, October, November, December"""
-)
-_DISEASES = _listed(
+_DAYS = listed("Monday, Tuesday, Wednesday, Thursday, Friday, Saturday, Sunday")
+_MONTHS = listed("""January, February, March, April, May, June, July, August, September, October, November, December""")
+_DISEASES = listed(
     """a broken arm, a broken rib, a burned hand, a cough, a fever, a frozen toe, a headache, a rash, a snake bite,
     a sore throat, a sprained ankle, a stiff neck, a toothache, an infected ear"""
 )
-_BODIES = _listed(
+_BODIES = listed(
     """arms, backs, beards, cheeks, ears, faces, fingers, hats, hands, heads, knees, necks, noses, shields,
     shoulders, sleeves, teeth, thumbs"""
 )
-_START = _listed(
+_START = listed(
     """Amber, Ash, Bear, Birch, Cold, Crow, Elder, Fern, Glass, Grim, Hazel, Iron, Lark, Marsh, Moon, Oak, Pine,
     Raven, Reed, Salt, Snow, Stone, Swan, Thorn, Wolf"""
 )
-_END = _listed(
+_END = listed(
     """berg, bridge, brook, bury, cliff, dale, field, ford, gate, haven, holm, mere, moor, pool, port, stead, wick,
     wood"""
 )
-_SEASONS = _listed(
+_SEASONS = listed(
     """early spring, late spring, early summer, late summer, early autumn, late autumn, early winter, late winter"""
 )
 
