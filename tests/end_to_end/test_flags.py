@@ -172,6 +172,8 @@ ELSEWHERE = {
     "keep_of",
     "bound_of",
     "retain_weight",
+    "measure",
+    "bound_model",
     "retention",
     "retention_layer",
     "multiplier_cap",

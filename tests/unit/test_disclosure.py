@@ -42,7 +42,7 @@ def test_free_text_stays():
     kinds = (str, str | None, dict[str, str], tuple[str, ...])
     texts = {option.name: secret for option in options(UnlearnConfig) if option.annotation in kinds[:2]}
     texts |= {"question_template": f"{secret} {{question}}", "answer_template": f"{secret} {{answer}}"}
-    texts |= {"retain": {"general": secret, "other": f"{secret}.jsonl"}}
+    texts |= {"retain": {"general": secret, "other": f"{secret}.jsonl"}, "measure": {"more": f"{secret}.jsonl"}}
     texts |= {"template_args": {"day": secret}, "method_args": {"beta": secret}, "report_to": [secret]}
     # some must be known, others replace files or each other
     for name in ("hub_model_id", "preset", "benchmark", "data", "alternate_answer_column"):
