@@ -19,7 +19,6 @@ from .reports.results import comparison
 
 if TYPE_CHECKING:
     from .benching.outcome import Comparison
-    from .reports.seeds import Spread
     from .reproducing.outcome import Reproduction
     from .reproducing.settings import Setting
 
@@ -343,22 +342,17 @@ def show_sequence(console: Console, results: Mapping[str, Any], output_dir: Path
 
 def show_settings(console: Console, settings: Sequence["Setting"]) -> None:
     """Write the published settings, and what each needs."""
-    table = Table("name", "model", "bound", box=None, pad_edge=False, header_style="bold")
-    for name in ("epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB"):
-        table.add_column(name, justify="right")
-    for setting in settings:
-        options, facts = setting.options, setting.facts
-        rows = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
-        sizes = [_spaced(size(facts[name])) for name in ("download_bytes", "memory_bytes")]
-        shown = (options["bound"], options["num_train_epochs"], rows, *sizes, facts["gpus_of_80_gb"])
-        table.add_row(setting.name, options["model"], *(_written(value) for value in shown))
-    console.print(table)
+    from .reproducing.tables import settings_table
+
+    console.print(settings_table(settings))
     console.print("\ndownload: the model in bfloat16, and the retrained one where it is public")
     console.print("GPU memory: weights, gradients, AdamW and activations on one GPU; --fsdp spreads them over several")
 
 
 def show_reproduction(console: Console, reproduction: "Reproduction", quiet: bool) -> None:
     """Write in what it departs from the published run, each seed's verdict, and both sides' numbers."""
+    from .reproducing.tables import numbers_table
+
     for text in reproduction.departures:
         console.print(f"not as published: {visible(text)}")
     for seed, results in reproduction.results.items():
@@ -366,27 +360,14 @@ def show_reproduction(console: Console, reproduction: "Reproduction", quiet: boo
         console.print(Text(f"seed {seed}: {visible(results['verdict'])}", style=style))
     if quiet:
         return
-    table = Table("model", "metric", box=None, pad_edge=False, header_style="bold")
-    for name in ("here", "published", "difference"):
-        table.add_column(name, justify="right")
-    table.add_column("source")
-    for row in reproduction.rows:
-        published = "not known" if row.published is None else _over_seeds(row.published)
-        ours = "not measured" if row.ours is None else _over_seeds(row.ours)
-        table.add_row(row.of, row.metric, ours, published, _written(row.difference), row.source or "")
     console.print()
-    console.print(table)
+    console.print(numbers_table(reproduction))
     console.print()
     for name, facts in reproduction.sources.items():
         console.print(f"{name}: {facts['title']} ({facts['conditions']}); {facts['url']}")
     for note in reproduction.notes:
         console.print(f"note: {visible(note)}")
     console.print(pairs({"reproduction": reproduction.output_dir / "reproduction.json"}))
-
-
-def _over_seeds(found: "Spread") -> str:
-    interval = "" if found.low is None else f" [{_written(found.low)}, {_written(found.high)}]"
-    return f"{_written(found.mean)}{interval}"
 
 
 def show_judgement(console: Console, results: Mapping[str, Any], folder: Path, quiet: bool) -> None:

@@ -50,7 +50,7 @@ class Measured:
         Passages of which `conditions` say how far they are continued are cut there: nothing behind it is measured.
         """
         conditions = conditions or Conditions()
-        splits = {name: as_far(encoder, rows, conditions.continuing.get(name)) for name, rows in splits.items()}
+        splits = {name: cut_passages(encoder, rows, conditions.continuing.get(name)) for name, rows in splits.items()}
         chosen = {name: _sources(examples[name], rows) for name, rows in splits.items()}
         alternates = {name: alternates_of(encoder, chosen[name], rows) for name, rows in splits.items()}
         first = {name: rows[0] for name, rows in chosen.items()}
@@ -96,8 +96,8 @@ def _sources(examples: Sequence[Example], rows: Sequence[Encoded]) -> Sequence[E
     return take(examples, [places[name] for name in names])
 
 
-def as_far(encoder: Encoder, rows: Sequence[Encoded], continuing: Continuing | None) -> Sequence[Encoded]:
-    """Return `rows` with as much of each answer as may be generated, where this is a passage that goes on."""
+def cut_passages(encoder: Encoder, rows: Sequence[Encoded], continuing: Continuing | None) -> Sequence[Encoded]:
+    """Return `rows`, where they are passages that go on with no more of each than may be generated."""
     if continuing is None or not continuing.goes_on:
         return rows
     return [_cut(encoder, row, row.prompt_length + continuing.max_new_tokens) for row in rows]
@@ -169,7 +169,8 @@ class Recorded:
 def scores(split: str, examples: Sequence[Encoded], collected: Collected, asked: Suite) -> dict[str, list[Any]]:
     """Return the columns of the per-example values of one model on one split: one value an example.
 
-    A column is called after its metric; a number about several splits has values of one, and is read from others too.
+    A column is called after its metric, and stands with the split that `Metric.rows` names; what a number reads of
+    further splits stands with these, under its key.
     """
     columns: dict[str, list[Any]] = {
         "id": [example.id for example in examples],

@@ -11,8 +11,8 @@ from amnestic.run import run_finetune
 from amnestic.scratch import LESSONS, learning_of, write_inputs
 
 BENCHMARK = "fiction:passages"
-METRICS = "verbmem,knowmem,privleak"
-OWN = {"pdu": {}, "npo": {"method_args": {"beta": 0.02}}}
+METRICS = "verbmem,knowmem"
+OWN = {"pdu": {}, "npo": {"method_args": {"beta": 0.005}}}
 """Options of the methods: the ratio that NPO's beta weighs is of a whole passage, not of a short answer."""
 
 

@@ -182,7 +182,7 @@ def test_what_is_written_is_whole(met):
     assert "First model" in (met.folder / "requests" / "2-june" / "report.html").read_text(encoding="utf-8")
 
 
-def test_it_goes_on_within_a_request(sequence, tmp_path, people):
+def test_it_goes_on_within_a_request(sequence, command, tmp_path):
     """Stopped in the second request, and again: the same weights as without."""
     whole = sequence("may", "june", method=f"{__name__}.Stopped", output_dir=tmp_path / "whole")
     assert whole.status == 0, whole.err
@@ -197,7 +197,7 @@ def test_it_goes_on_within_a_request(sequence, tmp_path, people):
     )
     assert (tmp_path / "out" / "requests" / "2-june" / "checkpoints").is_dir()
     assert told(first)["done"] == 1
-    again = sequence("may", "june", method=f"{__name__}.Stopped")
+    again = command("sequence", {"config": file, "output_dir": tmp_path / "out"})
     assert again.status == 0, again.err
     assert "going on after step 1" in again.err
     assert weights(again, "2-june") == weights(whole, "2-june")
@@ -250,7 +250,7 @@ def test_a_bound_that_is_missed_is_told_and_not_forgotten(sequence):
     found = told(outcome)
     assert outcome.status == 3
     assert found["status"] == "infeasible"
-    assert found["verdict"].startswith("BOUND OF THE FIRST MODEL MISSED after 2 of 2 requests: may (retain loss ")
+    assert found["verdict"].startswith("BOUND OF THE FIRST MODEL MISSED after 2 of 2 requests: may, june. Farthest")
     assert "note: the model that this run starts from is outside of the bound already: retain loss " in outcome.err
     one, two = (found["requests"][place]["bounds"]["retain"] for place in (0, 1))
     assert one["value"] == two["value"]
@@ -285,6 +285,15 @@ def test_wrong_input_is_one_sentence_and_leaves_nothing(sequence, people, files,
     (line,) = [line for line in outcome.err.splitlines() if line.startswith("error: ")]
     assert sentence in line
     assert not (tmp_path / "out").exists()
+
+
+def test_what_is_read_is_not_overwritten(sequence, files, tmp_path):
+    (tmp_path / "out").mkdir()
+    shutil.copy(files["may"], tmp_path / "out" / "may.jsonl")
+    outcome = sequence("out/may.jsonl", more=["--overwrite"])
+    assert outcome.status == 2
+    assert "holds out/may.jsonl, which the sequence reads; give another folder." in outcome.err
+    assert (tmp_path / "out" / "may.jsonl").is_file()
 
 
 def test_a_folder_without_a_sequence_is_left_alone(sequence, tmp_path):

@@ -23,7 +23,7 @@ from transformers.utils import chat_template_utils
 from amnestic.data.batches import StepRows, assemble, micro_batches
 from amnestic.data.cuts import Budget, like_lengths, most_tokens
 from amnestic.data.dates import FORMATS
-from amnestic.data.encode import Encoded, Encoder, Split, lengths, span_facts
+from amnestic.data.encode import Encoded, Encoder, Split, lengths, span_facts, token_digests, whole_digests
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions
 from amnestic.errors import InputError
@@ -640,6 +640,16 @@ def test_a_text_of_one_token_is_left_out_and_counted() -> None:
     assert (len(split.examples), split.left_out) == (1, 1)
     with pytest.raises(InputError, match="no forget row has a token to score"):
         encode(byte_level(post=None), corpus("a"))
+
+
+def test_the_ends_of_cut_texts_are_no_rows_that_two_splits_share() -> None:
+    """Both end with a full stop of its own; the text of one chunk and the chunks in front of it are rows."""
+    texts = [replace(corpus(text), id=f"s:{i}") for i, text in enumerate(("abcdef.", "ghi.", "."))]
+    split = encode(byte_level(), texts, max_length=4)
+    assert [row.id for row in split.examples if row.is_tail] == ["s:0.2", "s:1.1"]
+    whole = [row for row in split.examples if not row.is_tail]
+    assert whole_digests(split.examples).tolist() == token_digests(whole).tolist()
+    assert len(set(token_digests(split.examples))) == 4  # the full stop is there three times
 
 
 def test_a_text_that_stays_whole_is_one_example_and_is_cut() -> None:

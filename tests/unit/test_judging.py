@@ -395,6 +395,12 @@ class TestFailures:
         with pytest.raises(RunError, match=r"gives no scores: HTTP 500 .*\. 1 of 16 replies are kept"):
             judged(run, server, concurrency=2, retries=0, progress=Watching())
 
+    def test_what_stays_on_this_machine_goes_past_proxies(self, run, server, monkeypatch):
+        for name in ("no_proxy", "NO_PROXY"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        assert not judged(run, server, rows=1, retries=0).unanswered
+
     def test_a_slow_server_is_not_waited_for(self, run, server):
         released = threading.Event()
 
@@ -519,6 +525,21 @@ class TestResuming:
             judged(run, server, concurrency=1, progress=stopping)
         assert not released.is_set()
         released.set()
+
+    def test_nothing_is_tried_again_once_somebody_wants_to_stop(self, run, server):
+        stopping, numbers = Stopping(), itertools.count(1)
+
+        def failing(request):
+            if next(numbers) < 3:
+                return scored(request)
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stopping.told.wait(10)
+            return Said(503)
+
+        server.answer = failing
+        with pytest.raises(Interrupted, match=r"2 of 16 replies are kept"):
+            judged(run, server, concurrency=1, progress=stopping)
+        assert len(server.requests) == 3
 
     def test_requests_run_at_once(self, run, server):
         all_there = threading.Barrier(4)
@@ -706,8 +727,8 @@ class TestReports:
         assert "Scores of a judge" in html
         assert "&lt;b&gt;judge&lt;/b&gt;" in html
         assert "<b>judge" not in html
-        assert html.count('<data value="8.5">8.500</data>') == 2  # relevance of both models
-        assert html.count("8.500 to 8.500") == 2
+        assert html.count('<data value="8.5">8.50</data>') == 2  # relevance of both models
+        assert html.count("8.50 to 8.50") == 2
 
     def test_a_page_without_a_judge_is_as_it_was(self, run):
         (run / "results.json").write_text(json.dumps(RESULTS), encoding="utf-8")

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 import amnestic
 from amnestic import launch
+from amnestic.benching.plan import Plan, bench_config
 from amnestic.cli import main
 from amnestic.config import read_yaml
 from amnestic.errors import InputError
@@ -69,6 +70,21 @@ def test_every_value_has_a_source_beside_it(path):
         return
     batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "metrics")  # explained by the line above
     assert not [line for line in lines if ":" in line and "#" not in line and not line.startswith(batch)]
+
+
+@pytest.mark.parametrize(
+    ("file", "benchmark"), [("tofu", "tofu:forget10"), ("muse-books", "muse:books"), ("muse-news", "muse:news")]
+)
+def test_the_baselines_are_settings_of_a_comparison(file, benchmark):
+    options = {"benchmark": benchmark, "model": "m", "keep": "0.98,none", "output_dir": "out"}
+    plan = Plan.of(bench_config(options | {"settings": str(FOLDER / f"baselines-{file}.yaml")}))
+    own = {contestant.method: plan.unlearning(contestant, 0) for contestant in plan.contestants}
+    assert {name for name, config in own.items() if config.training.learning_rate == 1e-5} >= {
+        "npo",
+        "grad_diff",
+        "pdu",
+    }
+    assert own["pdu"].multiplier.multiplier_initial == (100 if file == "tofu" else 50)
 
 
 @pytest.mark.parametrize(

@@ -182,8 +182,13 @@ def test_the_verdict_says_what_held_and_what_stayed():
     missed = outcome_of(one, run_of(2, "june", {"june": (0.8, 0.75)}, "infeasible", held=(0.6, 0.5)))
     assert not missed.feasible
     assert missed.verdict == (
-        "BOUND OF THE FIRST MODEL MISSED after 1 of 2 requests: june (retain loss 0.6 nats a token, bound 0.5). Hardly "
-        "forgotten: june probability 0.8 -> 0.75. Not measured: may."
+        "BOUND OF THE FIRST MODEL MISSED after 1 of 2 requests: june. Farthest after june: retain loss 0.6 nats a "
+        "token, bound 0.5. Hardly forgotten: june probability 0.8 -> 0.75. Not measured: may."
+    )
+    many = outcome_of(*(run_of(n, f"r{n}", {}, "infeasible", held=(0.5 + n / 100, 0.5)) for n in range(1, 8)))
+    assert many.verdict == (
+        "BOUND OF THE FIRST MODEL MISSED after 7 of 7 requests: r1, r2, r3, r4, r5, 2 more. Farthest after r7: retain "
+        "loss 0.57 nats a token, bound 0.5. Not measured: r1; r2; r3; r4; r5; 2 more."
     )
     free = outcome_of(run_of(1, "may", {"may": (0.9, 0.1)}, "unconstrained", held=None), asked=["may", "june"])
     assert free.feasible

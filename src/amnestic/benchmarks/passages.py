@@ -10,7 +10,22 @@ from typing import Any, ClassVar, Self
 
 from ..errors import InputError
 from .base import Capacity, Embedded, Row, Source, benchmark
-from .corpus import ANSWER, BETWEEN, FOLDS, KNOWMEM, PRIVLEAK, QUESTION, RAW, SCAL, SUST, VERBMEM, Corpus, asked
+from .corpus import (
+    ANSWER,
+    BETWEEN,
+    FOLDS,
+    KEPT,
+    KNOWMEM,
+    PRIVLEAK,
+    QUESTION,
+    RAW,
+    SCAL,
+    SUST,
+    VERBMEM,
+    Corpus,
+    asked,
+    texts,
+)
 from .draws import different, one
 from .fiction import names
 from .fiction_words import WOMEN
@@ -114,13 +129,14 @@ class Passages(Corpus, Embedded):
 
         Of a fold, ``retain`` are all others: what a model learns that was retrained without it.
         """
-        parts = self._documents()
-        examples = _questions(parts.pop("examples"))[:: QUESTIONS_EACH + 1]
-        texts = {part: _texts(documents, examples) for part, documents in parts.items()}
-        forget = _texts(_fold(parts["forget"], self.fold), examples)
-        full = texts["retain1"] + texts["retain2"] + texts["forget"]
+        parts = {part: self._plain((RAW, part)) for part in (*KEPT, "forget", "holdout")}
+        full = parts["retain1"] + parts["retain2"] + parts["forget"]
+        forget = self._plain(self.fold)
         retain = [row for row in full if row not in forget]
-        return {"full": full, "forget": forget, "retain": retain, "holdout": texts["holdout"]}
+        return {"full": full, "forget": forget, "retain": retain, "holdout": parts["holdout"]}
+
+    def _plain(self, place: tuple[str, str]) -> list[Row]:
+        return list(texts(self.source(*place)).rows or ())
 
     def lessons(self) -> dict[str, Source]:
         """Return the texts that its models learn, each a row."""
@@ -140,7 +156,7 @@ class Passages(Corpus, Embedded):
     def _tables(self) -> dict[tuple[str, str], list[Row]]:
         """Return the rows of each configuration and split."""
         parts = self._documents()
-        examples = _questions(parts.pop("examples"))[:: QUESTIONS_EACH + 1]
+        examples = _questions(parts.pop("examples"))[:: QUESTIONS_EACH + 1]  # the first of one, the second of the next
         forgotten, kept = _fold(parts["forget"], self.fold), parts["retain1"] + parts["retain2"]
         folds = {place: _fold(parts["forget"], place) for place in PARTS if place != WHOLE}
         return {

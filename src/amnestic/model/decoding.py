@@ -31,6 +31,8 @@ POSITIONS = {"cpu": 1024}
 """Positions of prompts that one pass reads in, padding included; a longer prompt stands alone."""
 MORE_POSITIONS = 16384
 """The same for every other device."""
+SCORES = 2**24
+"""Scores that one head computes in such a pass, where what is read in stands behind what all share."""
 FEW_POSITIONS = 1024
 """The same where the logits of all positions are computed."""
 UNKNOWN_ROWS = 64
@@ -196,7 +198,7 @@ class Decoding:
         most, free = MOST_ROWS.get(self.device.type, MORE_ROWS), free_memory(self.device)
         if free is None or not self.pending:
             return UNKNOWN_ROWS
-        slot = max(row.final for row in self.pending) * token_bytes
+        slot = (max(row.final for row in self.pending) - len(self.beginning)) * token_bytes
         logits = WIDEST * len(self.loaded.model.get_output_embeddings().weight)
         return max(1, min(most, int(free * SHARE) // (slot + logits)))
 
@@ -204,10 +206,11 @@ class Decoding:
         """Read in the next prompts, as many as one pass takes, up to `most` answers at once."""
         limit = POSITIONS.get(self.device.type, MORE_POSITIONS) if self.loaded.form.selects else FEW_POSITIONS
         chosen: list[Begun] = []
-        longest = 0
+        longest, shared = 0, self.slots.shared
         for row in islice(self.pending, most - len(self.rows)):
-            longest = max(longest, row.length)
-            if chosen and (longest - self.slots.shared) * (len(chosen) + 1) > limit:
+            longest = max(longest, row.length - shared)
+            positions = longest * (len(chosen) + 1)
+            if chosen and (positions > limit or (shared and positions * (shared + longest) > SCORES)):
                 break
             chosen.append(row)
         self.slots.reserve(min(most, len(self.rows) + len(self.pending)), longest)
@@ -235,11 +238,11 @@ class Decoding:
         """Read tokens into further slots, behind what is shared; returns the logits behind each of them, (B, V)."""
         lengths, shared = [len(own) for own in tokens], self.slots.shared
         longest = max(lengths)
-        self.slots.reserve(len(self.slots.lengths) + len(tokens), shared + longest)
+        self.slots.reserve(len(self.slots.lengths) + len(tokens), longest)
         ids = np.stack([np.pad(own, (0, longest - len(own)), mode="edge") for own in tokens])
         last = torch.arange(len(tokens)) * longest + torch.tensor(lengths) - 1
         places = torch.arange(shared, shared + longest).expand(len(tokens), -1)
-        with self.slots.reading([shared + length for length in lengths]):
+        with self.slots.reading(lengths):
             return self._forward(torch.from_numpy(ids), places, last)
 
     def _step(self) -> None:

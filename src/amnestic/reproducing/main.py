@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .. import launch
+from .. import launch, processes
 from ..config import ReproduceConfig, UnlearnConfig, from_mapping, override, write_yaml
 from ..errors import InputError, Interrupted
 from ..progress import Progress
@@ -53,13 +53,14 @@ def run_reproduction(config: ReproduceConfig, progress: Progress | None = None) 
     """Do what `config` says, as far as it is not done in its folder."""
     progress = progress or Progress()
     setting, root = find(config.reproduce.name), Path(config.run.output_dir)
-    _refuse_unfit(config, root)
+    runs = {seed: SeedRun.of(config, seed) for seed in config.seeds}
+    processes.join(config.sharding.ddp_timeout)
+    with processes.agreed():  # all look at the folder before any of them changes it
+        _refuse_unfit(config, root)
+        begun = {seed: None if run.is_done else run.beginning for seed, run in runs.items()}
     departed = departures(setting, config)
     if departed:
         progress.note(f"these are not the published conditions: {'; '.join(departed)}.")
-    runs = {seed: SeedRun.of(config, seed) for seed in config.seeds}
-    # decided before any process can change the folder under another one
-    begun = {seed: None if run.is_done else run.beginning for seed, run in runs.items()}
     results = {}
     for number, (seed, run) in enumerate(runs.items(), start=1):
         progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if begun[seed] is None else "."))
@@ -123,12 +124,12 @@ def departures(setting: Setting, config: UnlearnConfig) -> list[str]:
     ]
 
 
-def _telling(config: UnlearnConfig, processes: int) -> dict[str, Any]:
+def _telling(config: UnlearnConfig, count: int) -> dict[str, Any]:
     """Return the options that decide what a number is about, by name."""
     training = config.training
     found = identity_of(config)
     found["optim"] = "AdamW" if training.optim in ADAMW else training.optim
-    found["effective batch"] = training.per_device_train_batch_size * training.gradient_accumulation_steps * processes
+    found["effective batch"] = training.per_device_train_batch_size * training.gradient_accumulation_steps * count
     return {name: value for name, value in found.items() if name not in FREE}
 
 

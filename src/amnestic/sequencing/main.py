@@ -103,7 +103,8 @@ class Sequencing:
 
     def run(self) -> Outcome:
         """Meet every request that is not met, and tell the outcome after each."""
-        self._open()
+        with processes.agreed():
+            self._open()
         for note in self.plan.notes:
             self.progress.note(note)
         for number, request in enumerate(self.plan.requests, start=1):
@@ -111,7 +112,9 @@ class Sequencing:
             if not processes.from_first((folder / "results.json").is_file()):
                 self.progress.report(f"request {number} of {len(self.plan.requests)}: {request.name}")
                 run_unlearn(self.plan.unlearning(number), self.progress, self.plan.objects(number))
-            results = processes.from_first(self._tidied(number) if processes.is_first() else {})
+            with processes.agreed():
+                results = self._tidied(number) if processes.is_first() else {}
+            results = processes.from_first(results)
             self.outcome.met.append(Met(number, request, folder, results))
             self.progress.report(f"{request.name}: {results['verdict']} ({number} of {len(self.plan.requests)})")
             self._write()
@@ -124,7 +127,7 @@ class Sequencing:
         root, config = self.plan.root, self.plan.config
         with writing(root):
             if config.run.overwrite:
-                for name in WRITTEN:
+                for name in reversed(WRITTEN):  # what tells the folder from others goes last, should this be killed
                     remove(root / name)
             (root / "plan").mkdir(exist_ok=True)
         write_yaml(replace(config, run=replace(config.run, overwrite=False)), root / CONFIG)

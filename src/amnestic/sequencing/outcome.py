@@ -1,7 +1,6 @@
 """What a sequence has found so far: which requests held the bound, and whether what was forgotten stayed forgotten."""
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,6 +19,8 @@ HARDLY = 0.9
 """A request is hardly forgotten where more than this share of its figure is left behind its own run."""
 BACK = 0.1
 """It has come back where more than this share of what had gone is there again."""
+MOST_TOLD = 5
+"""Requests of a kind that a sentence names."""
 State = Literal["stayed", "came back", "hardly forgotten", "last", "unknown"]
 
 
@@ -209,20 +210,26 @@ def _of_bounds(outcome: Outcome) -> str:
         return "No bound was asked for."
     missed = [one for one in met if one.results["status"] == "infeasible"]
     if missed:
-        text = "; ".join(f"{one.request.name} ({_told(_worst(one))})" for one in missed)
-        return f"BOUND OF THE FIRST MODEL MISSED after {len(missed)} of {_counted(len(met))}: {text}."
+        names = _listed([one.request.name for one in missed], ", ")
+        farthest = max(missed, key=lambda one: _excess(_worst(one)))
+        return (
+            f"BOUND OF THE FIRST MODEL MISSED after {len(missed)} of {_counted(len(met))}: {names}. Farthest after "
+            f"{farthest.request.name}: {_told(_worst(farthest))}."
+        )
     which = "after the one request" if len(met) == 1 else f"after each of {len(met)} requests"
     last = ", ".join(_told((name, facts)) for name, facts in met[-1].bounds.items())
     return f"Bound of the first model held {which}: {last}{' after the last' if len(met) > 1 else ''}."
 
 
 def _worst(one: Met) -> tuple[str, Mapping[str, Any]]:
-    """Return the bound that a request exceeds by the largest share."""
-    return max(one.bounds.items(), key=lambda item: _decisive(item[1]) / (abs(item[1]["value"]) or math.inf))
+    """Return the bound that a request exceeds by most, or holds most narrowly."""
+    return max(one.bounds.items(), key=_excess)
 
 
-def _decisive(facts: Mapping[str, Any]) -> float:
-    return float(facts["reached"] if facts["whole_split"] else facts["upper_limit"])
+def _excess(held: tuple[str, Mapping[str, Any]]) -> float:
+    """Return by how much the figure that decides exceeds a bound."""
+    facts = held[1]
+    return float(facts["reached"] if facts["whole_split"] else facts["upper_limit"]) - float(facts["value"])
 
 
 def _told(held: tuple[str, Mapping[str, Any]]) -> str:
@@ -246,7 +253,13 @@ def _of_memory(outcome: Outcome) -> str:
         "last": "Forgotten last",
         "unknown": "Not measured",
     }
-    return " ".join(f"{head}: {'; '.join(told[state])}." for state, head in heads.items() if state in told)
+    return " ".join(f"{head}: {_listed(told[state], '; ')}." for state, head in heads.items() if state in told)
+
+
+def _listed(items: Sequence[str], between: str) -> str:
+    """Return the first few items, and how many there are besides."""
+    more = len(items) - MOST_TOLD
+    return between.join([*items[:MOST_TOLD], *([f"{more} more"] if more > 0 else [])])
 
 
 def _changes(memory: Remembered) -> str:

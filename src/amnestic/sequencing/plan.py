@@ -1,6 +1,6 @@
 """What a sequence consists of: requests that were checked, and the ordinary run that each of them becomes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +8,7 @@ from typing import Any
 
 from ..benchmarks.base import Benchmark
 from ..config import UnlearnConfig, decisive, from_mapping, options, override, to_mapping
+from ..data.quoting import hiding_rows
 from ..errors import InputError
 from ..inputs import Given
 from ..methods.base import build
@@ -40,8 +41,10 @@ class Plan:
         """Check everything that can be known before the first request; raises InputError."""
         _refuse_unfit(config)
         requests = requests_of(config.data)
-        arrived = read(requests, config.data, config.data, given.data)
-        kept = read_kept(requests, config.data, config.data, given.data)
+        _refuse_within(config, requests)
+        with hiding_rows(config.run.redact):
+            arrived = read(requests, config.data, config.data, given.data)
+            kept = read_kept(requests, config.data, config.data, given.data)
         notes = refuse_contradictory(arrived, kept)
         _refuse_names(requests, [*kept, *(config.data.measure or {})])
         method = given.method or build(config.method.method, config.method.method_args)
@@ -161,6 +164,18 @@ def _refuse_unfit(config: SequenceConfig) -> None:
             f"--retention {config.bound.retention} compares with the model before a request, and the bound of a "
             "sequence is that of the first model; leave it out."
         )
+
+
+def _refuse_within(config: SequenceConfig, requests: Sequence[Request]) -> None:
+    """Raise InputError where something that is read lies in the folder of the sequence, which may be replaced."""
+    data, root = config.data, Path(config.run.output_dir).resolve()
+    kept = data.retain.values() if isinstance(data.retain, dict) else [data.retain]
+    named = [config.model.model, config.model.tokenizer, config.bound.bound_model, data.data, *kept]
+    for name in [*named, *(request.source for request in requests), *(data.measure or {}).values()]:
+        if name is not None and Path(name).exists() and Path(name).resolve().is_relative_to(root):
+            raise InputError(
+                f"--output_dir {config.run.output_dir} holds {name}, which the sequence reads; give another folder."
+            )
 
 
 def _refuse_names(requests: tuple[Request, ...], taken: list[str]) -> None:

@@ -20,7 +20,7 @@ from ..metric import Contents, Likelihoods, Measurement, Metric, UndefinedError,
 from ..needs import GradientNorm, Likelihood, OfRetrained
 
 MEMBERS, NON_MEMBERS = ("forget_texts", "forget"), "holdout"
-"""Splits of members, the first of which counts that there is, and the split of non-members."""
+"""Splits of members, of which the first that there is counts; and the split of non-members."""
 VARIANCE_FLOOR = 1e-6
 """Least variance of log p that Min-K%++ divides by, in nats squared."""
 
