@@ -57,11 +57,11 @@ class Known(Benchmark):
 class Folded(Known):
     """The same, of whom the first rows to be forgotten are one fold, and all of them another."""
 
-    rows: int = 12
+    rows: int | None = None
 
     @classmethod
     def of(cls, part, data):
-        return cls(data, int(part.removeprefix("scal:first_") or 12))
+        return cls(data, int(part.removeprefix("scal:first_")) if part else None)
 
     def training(self):
         with open(f"{self.data}/forget.jsonl", encoding="utf-8") as file:
