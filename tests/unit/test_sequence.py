@@ -224,3 +224,16 @@ def test_what_a_benchmark_measures_of_every_request_alike_is_drawn():
             run.results["metrics"]["forget.verbmem"] = 0.5
             run.results["measured_on"] = {"forget": {} if content is None else {"content": content}}
         assert ('id="plot-course-forget-verbmem-line"' in page(outcome_of(*runs))) == drawn
+
+
+def test_a_sequence_goes_on_with_its_own_model_tokenizer_and_rows_in_a_step():
+    def identity(**options):
+        config = sequence_config({"model": "owner/name", "requests": ["a.jsonl"], "retain": "r.jsonl"} | options)
+        return Plan(config, Given(), (), (), {}, (), False).identity
+
+    own = identity()
+    assert identity(output_dir="elsewhere", per_device_train_batch_size=2, gradient_accumulation_steps=8) == own
+    for other in ({"model": "owner/other"}, {"model_revision": "v2"}):
+        assert identity(**other)["model"] != own["model"]
+    for other in ({"tokenizer": "t"}, {"per_device_train_batch_size": 2}, {"system_prompt": "Hm."}):
+        assert identity(**other)["options"] != own["options"]

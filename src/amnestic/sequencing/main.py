@@ -182,7 +182,7 @@ def _refuse_changed(root: Path, began: Mapping[str, Any], own: Mapping[str, Any]
     if found := changes(own["options"], began["options"]):
         raise InputError(f"{root} is a sequence with other options: {'; '.join(found)}; {advice}.")
     if began["model"] != own["model"]:
-        raise InputError(f"the files of --model are not those that the sequence in {root} began with; {advice}.")
+        raise InputError(f"--model is not the one that the sequence in {root} began with; {advice}.")
     for name, content in began["kept"].items():
         if own["kept"].get(name) != content:
             raise InputError(f"the rows of {name} are not those that the sequence in {root} began with; {advice}.")

@@ -122,13 +122,15 @@ class Plan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """Return what a sequence that goes on must have in common with what was begun, as JSON holds it."""
-        model = Path(self.config.model.model)
+        named = self.config.model
+        model = Path(named.model)
         hashes = file_hashes([model]) if model.is_dir() else {}
+        files = {str(Path(name).relative_to(model)): found for name, found in hashes.items()}
         return {
-            "options": computed(self.config),
+            "options": computed(self.config) | {"tokenizer": named.tokenizer},
             "requests": [dict(record) for record in self.records],
             "kept": dict(self.kept),
-            "model": {str(Path(name).relative_to(model)): found for name, found in hashes.items()},
+            "model": files or {"name": named.model, "revision": named.model_revision},
         }
 
 
