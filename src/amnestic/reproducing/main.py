@@ -95,9 +95,11 @@ def _recorded(run: SeedRun, config: ReproduceConfig) -> Iterator[None]:
         return
     files = (run.root / CONFIG, run.root / COMMON, run.file)
     before = {path: path.read_text(encoding="utf-8") if path.is_file() else None for path in files}
+    write_yaml(
+        replace(config, run=replace(config.run, overwrite=False)), run.root / CONFIG
+    )  # first: the folder is ours
     run.record()
     write_json(run.root / COMMON, shared(config))
-    write_yaml(replace(config, run=replace(config.run, overwrite=False)), run.root / CONFIG)
     try:
         yield
     except InputError:
