@@ -79,8 +79,8 @@ def test_a_question_keeps_its_braces(folder: Path) -> None:
     assert row.prompt.endswith("Question: What is {x}?\nAnswer: {question}\n\nQuestion: What is {x}?\nAnswer:")
 
 
-def test_a_prompt_tells_nothing_of_the_answer(tiny_model, folder: Path) -> None:
-    """The blank behind ``Answer:`` is one token with ``In``, and one by itself in front of ``1987``: of the answer."""
+def test_the_answer_s_first_token_holds_the_blank_in_front(tiny_model, folder: Path) -> None:
+    """It is one token with ``In``, and one by itself in front of ``1987``: a prompt tells nothing of what follows."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model())
