@@ -24,7 +24,7 @@ from ..errors import InputError, nearest
 from ..methods.base import METHODS, Method, build
 from ..methods.options import MethodOptions
 from ..model.options import AdapterOptions
-from ..retaining import is_bounded
+from ..retaining import will_be_bounded
 from ..training.options import UnlearnTraining
 from .jobs import Job
 
@@ -32,8 +32,6 @@ OWN = (MethodOptions, MultiplierOptions, UnlearnTraining, AdapterOptions)
 """What a method may have of its own; data, probe and metrics are the same for all, or nothing could be compared."""
 MORE = ("retain_weight", "retention", "retention_layer", "refusals", "alternates_file")
 """Options of other classes that it may have as well."""
-DEEP = 10_000
-"""Blocks of a model that has whichever one a method reads: the real one is not loaded yet."""
 SHARED = ("method", "seed")
 """Options of OWN that are the comparison's all the same."""
 
@@ -275,7 +273,7 @@ def _has_free_form(contestant: Contestant, file: str | None) -> bool:
     if "retain_weight" in contestant.options:
         return True
     arguments = {key: str(value) for key, value in (contestant.options.get("method_args") or {}).items()}
-    return not is_bounded(_built(contestant, arguments, file).fitted(DEEP, 0), BoundOptions())
+    return not will_be_bounded(_built(contestant, arguments, file), BoundOptions())
 
 
 def _built(contestant: Contestant, arguments: Mapping[str, str], file: str | None) -> Method:
