@@ -216,11 +216,16 @@ class TestJudgement:
         assert rows[6] == {"id": "forget:2", "model": "after", **FORGET, "knowledge_removal": 7, "unanswered": None}
 
     def test_a_request_holds_what_was_asked_for(self, run, server):
-        judged(run, server, rows=1, splits=["retain"], models=["after"], seed=3, request_args={"top_p": "0.5"})
+        arguments = {"top_p": "0.5", "top_k": "NaN", "stop": "-1e999"}  # the last two are no JSON
+        judged(run, server, rows=1, splits=["retain"], models=["after"], seed=3, request_args=arguments)
         (request,) = server.requests
         text = request.pop("messages")[0]["content"]
         assert '"Question 0 of retain?"' in text
-        assert request == {"model": "a-judge", "temperature": 0, "max_tokens": 256, "seed": 3, "top_p": 0.5}
+        assert request == {"model": "a-judge", "temperature": 0, "max_tokens": 256, "seed": 3} | {
+            "top_p": 0.5,
+            "top_k": "NaN",
+            "stop": "-1e999",
+        }
         assert server.paths == ["/v1/chat/completions"]
 
     def test_fields_can_be_left_out(self, run, server):
@@ -370,10 +375,29 @@ class TestFailures:
         server.answer = lambda request: Said(500)
         with pytest.raises(RunError, match="HTTP 500"):
             judged(run, server, concurrency=2, retries=1)
-        assert len(server.requests) <= 8  # two in a row, and those under way
+        assert len(server.requests) <= 16  # four in a row, and those under way
+
+    @pytest.mark.parametrize("said", [Said(500), completion("no")])
+    def test_a_prompt_without_scores_does_not_stop_one_at_a_time(self, run, server, said):
+        """The server is well, and the first prompt is at fault: alone, and with all of its kind in the next call."""
+        answers = ["before says 0.", "before says 1."]
+        server.answer = lambda request: said if json.dumps(answers[0]) in content(request) else scored(request)
+        assert judged(run, server, concurrency=1, retries=0).unanswered == 2  # of each split
+        assert judged(run, server, concurrency=1, retries=0).unanswered == 2
+
+    def test_replies_out_of_form_stop_no_judge_that_has_given_scores(self, tmp_path, server):
+        """Six prompts of 20 have no scores: the next call is about those alone, and tells the same."""
+        run = write_run(tmp_path / "run", rows=10, models=("after",))
+        out = {json.dumps(f"after says {n}.") for n in range(7, 10)}
+        server.answer = lambda request: completion("no") if any(o in content(request) for o in out) else scored(request)
+        assert judged(run, server, concurrency=1, retries=0).unanswered == 6
+        assert judged(run, server, concurrency=1, retries=0).unanswered == 6
+        server.answer = lambda request: completion("no")
+        with pytest.raises(RunError, match=r"no JSON object in the reply \([45] prompts were given up, 1 try each\)"):
+            judged(run, server, judge_model="another", concurrency=1, retries=0)
 
     def test_a_late_success_does_not_hide_that_the_rest_was_not_asked(self, run, server):
-        """Of two requests at once one hangs until the other's thread has given up two prompts, and then succeeds."""
+        """Of two requests at once one hangs until the other's thread has given up four prompts, and then succeeds."""
         numbers, is_silent = itertools.count(1), threading.Event()
 
         def answer(request):
@@ -389,7 +413,7 @@ class TestFailures:
 
             def advance(self, units: int = 1) -> None:
                 Watching.given_up += 1
-                if Watching.given_up == 2:
+                if Watching.given_up == 4:
                     is_silent.set()
 
         with pytest.raises(RunError, match=r"gives no scores: HTTP 500 .*\. 1 of 16 replies are kept"):

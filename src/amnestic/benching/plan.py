@@ -20,6 +20,7 @@ from ..config import (
     to_mapping,
 )
 from ..constraints.options import BoundOptions, MultiplierOptions
+from ..defaults import configured
 from ..errors import InputError, nearest
 from ..methods.base import METHODS, Method, build
 from ..methods.options import MethodOptions
@@ -189,10 +190,7 @@ def bench_config(mapping: Mapping[str, Any], source: str = "") -> BenchConfig:
     What it leaves open is the benchmark's own choice before it is that of ``amnestic unlearn``.
     """
     _see_working_directory()
-    name, data = mapping.get("benchmark"), mapping.get("data")
-    if not isinstance(name, str) or not isinstance(data, str | None):
-        return from_mapping(BenchConfig, mapping, source)  # raises
-    return from_mapping(BenchConfig, override(Benchmark.open(name, data).unlearning, mapping), source)
+    return configured(BenchConfig, mapping, source, "unlearning")
 
 
 def _see_working_directory() -> None:

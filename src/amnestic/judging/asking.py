@@ -42,6 +42,8 @@ class Unanswered:
     reason: str
     is_heard: bool
     """The server said something, at the last try, or at an earlier one that was out of form."""
+    is_out_of_form: bool = False
+    """The last try brought a reply, without scores."""
     verdict: Verdict = field(default_factory=lambda: Verdict({}, ""))
     """What its replies cost, without scores."""
 
@@ -81,7 +83,7 @@ class Asking:
         Raises RefusedError where no prompt would be answered, StoppedError where asking ends before this one was.
         """
         replies: list[Reply] = []
-        reason, is_heard = "", False
+        reason, is_heard, is_out_of_form = "", False, False
         for attempt in range(self.retries + 1):
             if self._stopping.is_set():
                 raise StoppedError
@@ -92,15 +94,16 @@ class Asking:
                 return _verdict(replies, scores_of(reply.text, question.criteria))
             except UnreadableError as error:
                 reason = f"{error}{', which was cut off at --max_tokens' if replies[-1].is_cut else ''}"
+                is_out_of_form = True
                 continue  # the server is well, so it is asked again at once, with another seed
             except UnavailableError as error:
-                reason, wait, is_heard = str(error), error.wait, error.is_heard
+                reason, wait, is_heard, is_out_of_form = str(error), error.wait, error.is_heard, False
             if attempt < self.retries:
                 if wait is not None and wait > LONGEST_WAIT:
                     reason = f"{reason}, and asked to wait {wait:.0f} s"
                     break
                 self._pause(self._seconds(attempt) if wait is None else wait)
-        return Unanswered(reason, is_heard or bool(replies), _verdict(replies, {}))
+        return Unanswered(reason, is_heard or bool(replies), is_out_of_form, _verdict(replies, {}))
 
     def _seconds(self, attempt: int) -> float:
         """Return a pause: twice the one before, and up to as much less as lets requests fall apart."""

@@ -26,6 +26,8 @@ from .sending import Sending
 
 Agree = Callable[[Sending], bool]
 """Shows what would be sent, and returns whether somebody agrees."""
+FEW = 4
+"""Prompts in a row that a server which answers may dislike by chance, one less: more are asked at once as a rule."""
 
 
 def judge(
@@ -84,8 +86,10 @@ class Judging:
         """Key of a question -> why it was given up."""
         self._lost = 0
         """Questions that were given up since the last one that was answered."""
+        self._has_scored = False
+        """Some question was answered, by this call or an earlier one."""
         self._is_silent = False
-        """As many of them as are asked at once: replies under way change nothing any more."""
+        """Too many of them: replies under way change nothing any more."""
 
     def question(self, answer: Answer, prompt: Prompt) -> Question:
         """Return what the judge is asked about one answer."""
@@ -105,6 +109,7 @@ class Judging:
         """
         left = {q.key: q for q in questions if self.cache.get(q.key) is None}
         known = len({q.key for q in questions}) - len(left)
+        self._has_scored = known > 0
         if not left:
             self.progress.note("every answer was judged before; nothing is sent.")
             return
@@ -151,19 +156,27 @@ class Judging:
     def _keep(self, question: Question, outcome: Outcome) -> None:
         if isinstance(outcome, Unanswered):
             self.unanswered[question.key] = outcome
-            self._lost += 1
-            self._is_silent |= self._lost >= self.config.server.concurrency
+            self._lose(outcome)
         else:
             self.cache.put(question.key, outcome)
-            self._lost = 0
+            self._lost, self._has_scored = 0, True
         self.progress.advance()
 
+    def _lose(self, outcome: Unanswered) -> None:
+        """Count a question that was given up, unless the fault is its own: the next call would begin with it again."""
+        if outcome.is_out_of_form and self._has_scored:
+            return
+        self._lost += 1
+        self._is_silent |= self._lost >= max(self.config.server.concurrency, FEW if outcome.is_heard else 1)
+
     def _refuse_silence(self, questions: Sequence[Question]) -> None:
-        """Raise RunError where as many questions in a row as are asked at once were given up, or none was heard."""
+        """Raise RunError where too many questions in a row were given up, or all of them without a word."""
         given_up = list(self.unanswered.values())
         is_down = len(given_up) == len(questions) and not any(outcome.is_heard for outcome in given_up)
         if is_down or self._is_silent:
-            tries = f"{len(given_up)} prompts were given up, {self.config.server.retries + 1} tries each"
+            count, each = len(given_up), self.config.server.retries + 1
+            what = f"{count} prompt{' was' if count == 1 else 's were'} given up"
+            tries = f"{what}, {each} {'try' if each == 1 else 'tries'}{'' if count == 1 else ' each'}"
             raise RunError(
                 f"{self.endpoint.address} gives no scores: {given_up[-1].reason} ({tries}). {self._kept(questions)}"
             )

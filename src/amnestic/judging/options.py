@@ -140,6 +140,7 @@ def fields_of(server: ServerOptions) -> dict[str, Any]:
             continue
         try:
             found[name] = json.loads(text)
+            json.dumps(found[name], allow_nan=False)  # Python reads NaN and 1e999, which JSON does not have
         except ValueError:
             found[name] = text
     return found

@@ -6,9 +6,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.base import Benchmark
-from ..config import UnlearnConfig, from_mapping, options, override, to_mapping
+from ..config import UnlearnConfig, from_mapping, options, to_mapping
 from ..data.quoting import hiding_rows
+from ..defaults import configured
 from ..errors import InputError
 from ..identity import computed
 from ..inputs import Given
@@ -139,10 +139,7 @@ def sequence_config(mapping: Mapping[str, Any], source: str = "") -> SequenceCon
 
     What it leaves open is the benchmark's own choice before it is that of ``amnestic unlearn``.
     """
-    name, place = mapping.get("benchmark"), mapping.get("data")
-    if not isinstance(name, str) or not isinstance(place, str | None):
-        return from_mapping(SequenceConfig, mapping, source)
-    return from_mapping(SequenceConfig, override(Benchmark.open(name, place).unlearning, mapping), source)
+    return configured(SequenceConfig, mapping, source, "unlearning")
 
 
 def _content(rows: Any) -> str:
