@@ -222,7 +222,9 @@ class TestJudgement:
         text = request.pop("messages")[0]["content"]
         assert '"Question 0 of retain?"' in text
         assert request == {"model": "a-judge", "temperature": 0, "max_tokens": 256, "seed": 3} | {
-            "top_p": 0.5, "top_k": "NaN", "stop": "-1e999"
+            "top_p": 0.5,
+            "top_k": "NaN",
+            "stop": "-1e999",
         }
         assert server.paths == ["/v1/chat/completions"]
 

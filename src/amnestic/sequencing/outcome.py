@@ -19,6 +19,8 @@ HARDLY = 0.9
 """A request is hardly forgotten where more than this share of its figure is left behind its own run."""
 BACK = 0.1
 """It has come back where more than this share of what had gone is there again."""
+NOTHING = 0.01
+"""A figure below is that of a request which is not known, whatever share of an even smaller one it is."""
 MOST_TOLD = 5
 """Requests of a kind that a sentence names."""
 State = Literal["stayed", "came back", "hardly forgotten", "last", "unknown"]
@@ -79,11 +81,12 @@ class Remembered:
     @property
     def state(self) -> State:
         """Return what became of the request."""
-        if self.after > HARDLY * self.before:
+        if self.after >= NOTHING and self.after > HARDLY * self.before:
             return "hardly forgotten"
         if len(self.course) < 3:
             return "last"
-        return "came back" if self.regained is not None and self.regained > BACK else "stayed"
+        gone = max(self.before - self.after, 0.0)
+        return "came back" if self.now >= NOTHING and self.now - self.after > BACK * gone else "stayed"
 
 
 @dataclass
