@@ -34,10 +34,10 @@ def run_of(
     return Met(number, Request(name, f"{name}.jsonl"), Path("out") / "requests" / f"{number}-{name}", results | own)
 
 
-def outcome_of(*met: Met, asked: Sequence[str] | None = None) -> Outcome:
+def outcome_of(*met: Met, asked: Sequence[str] | None = None, **options: Any) -> Outcome:
     """A sequence of these, or of all that are asked for; what belongs to it is one note."""
     names = [one.request.name for one in met] if asked is None else asked
-    config = sequence_config({"model": "m", "requests": names, "retain": "r", "output_dir": "out"})
+    config = sequence_config({"model": "m", "requests": names, "retain": "r", "output_dir": "out"} | options)
     records = tuple({"name": name, "rows": 2} for name in names)
     requests = tuple(Request(name, name) for name in names)
     return Outcome(Plan(config, Given(), requests, records, {}, ("a | note",), True), list(met))

@@ -179,6 +179,17 @@ def test_the_verdict_says_what_held_and_what_stayed():
     )
 
 
+def test_a_bound_of_another_model_is_not_called_that_of_the_first():
+    """The course begins with the loss of the first model (L_start), and not of the one whose bound it is (L_ref)."""
+    one = run_of(1, "may", {"may": (0.9, 0.1)})
+    one.results["bound"] |= {"L_start": 0.15, "bound_model": "other"}
+    found = outcome_of(one, bound_model="other", keep=0.9)
+    assert found.verdict.startswith("Bound held after the one request: retain loss 0.2 nats a token, bound 0.5.")
+    assert found.results["held"]["retain"]["course"][0] == {"done": 0, "value": 0.15}
+    assert "first model" not in markdown(found).replace("- first model: m", "")
+    assert "The bound is the same for every request" in page(found)
+
+
 def test_the_page_and_the_table_say_the_same():
     hostile = run_of(1, "may", {"may": (0.9, 0.1)})
     found = outcome_of(hostile, run_of(2, "june", {"may": (0.1, 0.11), "june": (0.8, 0.2)}, held=(0.3, 0.5, 0.4)))

@@ -141,10 +141,17 @@ class Outcome:
         found: dict[str, tuple[float, list[Point]]] = {}
         for one in self.met:
             for name, facts in one.bounds.items():
-                _, points = found.setdefault(name, (facts["value"], [Point(0, facts["L_ref"])]))
+                first = Point(0, facts.get("L_start", facts["L_ref"]))  # the bound may be that of another model
+                _, points = found.setdefault(name, (facts["value"], [first]))
                 limit = None if facts["whole_split"] else facts["upper_limit"]
                 points.append(Point(one.number, facts["reached"], limit))
         return found
+
+    @property
+    def bound_label(self) -> str:
+        """Return what the bound is called: whose it is, unless the user named another model for it."""
+        is_other = self.plan.config.bound.bound_model is not None or self.plan.given.bound_model is not None
+        return "bound" if is_other else "bound of the first model"
 
     @property
     def utility(self) -> str | None:
@@ -207,8 +214,8 @@ def _point(point: Point) -> dict[str, float]:
 
 
 def _of_bounds(outcome: Outcome) -> str:
-    """Return which requests held the bound of the first model."""
-    met = outcome.met
+    """Return which requests held the bound."""
+    met, label = outcome.met, outcome.bound_label
     if outcome.status == "unconstrained":
         return "No bound was asked for."
     missed = [one for one in met if one.results["status"] == "infeasible"]
@@ -216,12 +223,12 @@ def _of_bounds(outcome: Outcome) -> str:
         names = _listed([one.request.name for one in missed], ", ")
         farthest = max(missed, key=lambda one: _excess(_worst(one)))
         return (
-            f"BOUND OF THE FIRST MODEL MISSED after {len(missed)} of {_counted(len(met))}: {names}. Farthest after "
+            f"{label.upper()} MISSED after {len(missed)} of {_counted(len(met))}: {names}. Farthest after "
             f"{farthest.request.name}: {_told(_worst(farthest))}."
         )
     which = "after the one request" if len(met) == 1 else f"after each of {len(met)} requests"
     last = ", ".join(_told((name, facts)) for name, facts in met[-1].bounds.items())
-    return f"Bound of the first model held {which}: {last}{' after the last' if len(met) > 1 else ''}."
+    return f"{label.capitalize()} held {which}: {last}{' after the last' if len(met) > 1 else ''}."
 
 
 def _worst(one: Met) -> tuple[str, Mapping[str, Any]]:
