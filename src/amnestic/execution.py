@@ -1,6 +1,5 @@
 """What every command that trains does around its training: announce, time, measure, save, check, write."""
 
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from .errors import InputError, Interrupted, RunError
 from .evaluation.collect import collect, metric_classes
 from .evaluation.plan import planned
 from .evaluation.store import Store
+from .identity import effective_batch
 from .inputs import Given, Inputs, Loading, gather
 from .interruption import Interruption
 from .measuring import Measured, Measuring, Recorded, evenly, joined
@@ -31,7 +31,7 @@ from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
-from .resuming import LATEST, PAGED, Memory, effective_batch, goes_on_within, identity_of, refuse_other, source_of
+from .resuming import LATEST, PAGED, Memory, goes_on_within, going_on, identity_of, refuse_other, source_of
 from .sharing import Sharing
 from .shortage import memory_explained, refuse_full_disk
 from .storage import writing
@@ -131,10 +131,7 @@ class Execution:
             return f" No further checkpoint was written; go on from {self.source} into another folder."
         if vars(self.given) != vars(Given()):
             return f" {what} by the same call with resume_from_checkpoint='{LATEST}'."
-        config = f"--config {shlex.quote(str(file))} --resume_from_checkpoint {LATEST}"
-        again = f" {what} with: amnestic {self.command} {config}"
-        hidden = self.redaction.is_on and self.config.data.system_prompt is not None
-        return again + (" --system_prompt ... (whose text the file does not hold)" if hidden else "")
+        return f" {what} with: {going_on(self.command, file, self.config, '--resume_from_checkpoint', LATEST)}"
 
     def identify(self, inputs: Inputs) -> None:
         """Find out what the run is made from; raises InputError where the checkpoint to go on from is of another run.

@@ -1,22 +1,7 @@
-"""What ``amnestic finetune`` trains on, and how, where a benchmark is named."""
-
-from collections.abc import Mapping
-from typing import Any
+"""What ``amnestic finetune`` trains on."""
 
 from .benchmarks.base import Benchmark, Source, made
-from .config import FinetuneConfig, from_mapping, override
 from .data.options import FinetuneData
-
-
-def finetune_config(mapping: Mapping[str, Any], source: str = "") -> FinetuneConfig:
-    """Return the configuration that a flat `mapping` describes, as `from_mapping` does.
-
-    What it leaves open of the training of a benchmark's model is as the benchmark's authors trained theirs.
-    """
-    name, data = mapping.get("benchmark"), mapping.get("data")
-    if isinstance(name, str) and isinstance(data, str | None):
-        mapping = override(Benchmark.open(name, data).learning, mapping)
-    return from_mapping(FinetuneConfig, mapping, source)
 
 
 def lesson(options: FinetuneData) -> Source:

@@ -2,18 +2,18 @@
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import processes
-from .config import FinetuneConfig, UnlearnConfig, decisive
+from .config import FinetuneConfig, UnlearnConfig, to_mapping
 from .data.fingerprint import fingerprint
 from .errors import InputError
+from .identity import changes, computed
 from .inputs import Inputs
 from .reports.files import write_text
 from .training.checkpoint import found_in, read_state
-from .training.options import TrainingOptions
 
 LATEST = "latest"
 PAGED = "paged_"
@@ -64,9 +64,12 @@ def source_of(config: UnlearnConfig | FinetuneConfig, checkpoints: Path, note: C
     return None
 
 
-def effective_batch(training: TrainingOptions) -> int:
-    """Return the examples of a split in one optimiser step, over all processes."""
-    return training.per_device_train_batch_size * training.gradient_accumulation_steps * processes.count()
+def going_on(command: str, file: Path, config: Any, *arguments: str) -> str:
+    """Return the command line that goes on with what `config` asked for, and `file` holds of it."""
+    line = shlex.join(["amnestic", command, "--config", str(file), *arguments])
+    given = to_mapping(config)
+    is_hidden = given["redact"] and given["system_prompt"] is not None
+    return line + (" --system_prompt ... (whose text the file does not hold)" if is_hidden else "")
 
 
 def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: Inputs, weights: str) -> dict[str, Any]:
@@ -79,8 +82,7 @@ def identity_of(command: str, config: UnlearnConfig | FinetuneConfig, inputs: In
             name: {"examples": len(split.examples), "hash": fingerprint(split.examples)}
             for name, split in inputs.splits.items()
         },
-        "options": decisive(config)
-        | {"effective batch": effective_batch(config.training), "order of the splits": [*inputs.splits]},
+        "options": computed(config) | {"order of the splits": [*inputs.splits]},
     }
     return dict(json.loads(json.dumps(content)))
 
@@ -104,26 +106,14 @@ def refuse_other(checkpoint: Path, saved: Mapping[str, Any], own: Mapping[str, A
                 f"the {name} split is not that of {checkpoint}: {split['examples']} examples here, {kind}; give the "
                 "same data and template."
             )
-    names = [name for name in {**saved["options"], **own["options"]} if _differ(name, saved, own)]
-    if names:
-        pairs = (
-            f"{_flag(name)} is {own['options'].get(name)} here and was {saved['options'].get(name)}" for name in names
-        )
-        raise InputError(f"{checkpoint} belongs to a run with other options: {'; '.join(pairs)}.")
+    if found := changes(own["options"], saved["options"]):
+        raise InputError(f"{checkpoint} belongs to a run with other options: {'; '.join(found)}.")
 
 
 def _trainable(model: Any) -> str:
     """Return a hash of the names of the trainable parameters."""
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     return hashlib.blake2b("\n".join(names).encode(), digest_size=16).hexdigest()
-
-
-def _differ(name: str, saved: Mapping[str, Any], own: Mapping[str, Any]) -> bool:
-    return bool(saved["options"].get(name) != own["options"].get(name))
-
-
-def _flag(name: str) -> str:
-    return f"the {name}" if " " in name else f"--{name}"
 
 
 def _is_whole(checkpoint: Path) -> bool:

@@ -20,11 +20,20 @@ def fitted(method: Method, model: Any, seed: int) -> Method:
     return method if type(method).fitted is Method.fitted else method.fitted(count(model), seed)
 
 
+DEEP = 10_000
+"""Blocks of a model that has whichever one a method reads."""
+
+
 def is_bounded(method: Method, options: BoundOptions) -> bool:
     """Return whether a run holds a bound: where one is asked for, and by default where the method is published so."""
     if options.stated is not None:
         return True
     return options.keep is None and options.retain_weight is None and _is_published_so(method)
+
+
+def will_be_bounded(method: Method, options: BoundOptions) -> bool:
+    """Return the same of a method that is not fitted yet, as long as no model is loaded."""
+    return is_bounded(method.fitted(DEEP, 0), options)
 
 
 def retentions_of(

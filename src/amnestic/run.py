@@ -13,13 +13,14 @@ from .constraints.multiplier import Fixed
 from .constraints.retention import NLL, Retention
 from .data.batches import StepRows
 from .data.quoting import hiding_rows
+from .defaults import configured
 from .errors import InputError
 from .evaluating import SPLITS, Evaluating
 from .evaluation.conditions import Conditions
 from .evaluation.plan import planned
 from .execution import Check, Execution
 from .inputs import Given, Inputs, refuse_shared
-from .lessons import finetune_config, lesson
+from .lessons import lesson
 from .measuring import Measured, Measuring, Recorded, evenly
 from .methods.base import Method, build
 from .model.load import Loaded, digest
@@ -51,9 +52,9 @@ class Run:
 def unlearn(
     model: Any,
     *,
-    forget: Any,
-    retain: Any,
     output_dir: str | Path,
+    forget: Any = None,
+    retain: Any = None,
     tokenizer: Any = None,
     method: "str | Method" = "pdu",
     progress: Progress | None = None,
@@ -61,8 +62,8 @@ def unlearn(
 ) -> Run:
     """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound.
 
-    The same code as ``amnestic unlearn``. `retain` may name several splits: a mapping of names to what each is read
-    from, each with its own bound. So may `measure`, of what is measured besides; `bound_model` may be a loaded one.
+    The same code as ``amnestic unlearn``; a ``benchmark`` ("muse:books") brings what is to be forgotten and kept. `retain`
+    may name several splits: a mapping of names to what each is read from, each with its own bound.
 
     `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and
     `retain` are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are
@@ -74,7 +75,8 @@ def unlearn(
     given, names = Given.split(named)
     if given.method is not None and "method_args" in options:
         raise InputError("method_args go with a method's name; an instance has its hyper-parameters already.")
-    return run_unlearn(from_mapping(UnlearnConfig, {"output_dir": output_dir} | names | options), progress, given)
+    mapping = {"output_dir": output_dir} | names | options
+    return run_unlearn(configured(UnlearnConfig, mapping, "", "unlearning"), progress, given)
 
 
 def finetune(
@@ -94,7 +96,8 @@ def finetune(
     `unlearn`.
     """
     given, names = Given.split({"model": model, "tokenizer": tokenizer, "data": data, "exclude": exclude})
-    return run_finetune(finetune_config({"output_dir": output_dir} | names | options), progress, given)
+    mapping = {"output_dir": output_dir} | names | options
+    return run_finetune(configured(FinetuneConfig, mapping, "", "learning"), progress, given)
 
 
 def evaluate(

@@ -285,7 +285,7 @@ def test_metrics_are_chosen_by_name_and_by_path(measure, monkeypatch):
     ("name", "sentence"),
     [
         ("probabilty", "unknown metric 'probabilty'; did you mean 'probability'?"),
-        ("forget.rouge", "unknown metric 'forget.rouge'; 'rouge' is measured on every split."),
+        ("forget.rouge", "unknown metric 'forget.rouge'; 'rouge' is measured on every split that it suits."),
         ("none", "--metrics names no metric"),
         ("amnestic.evaluation.metric.Metric", "expected a subclass of Metric"),
         ("collections.UserDict", "expected a subclass of Metric"),

@@ -538,7 +538,7 @@ def test_two_processes_do_not_write_the_same_run(unlearn, tmp_path):
     outcome = unlearn(bound=9, output_dir=tmp_path / "run")
     os.close(descriptor)
     assert outcome.status == 2
-    assert f"another process is writing a run in --output_dir {tmp_path}/run; give another folder." in outcome.err
+    assert f"another process is writing in {tmp_path}/run; let it end first, or give another folder." in outcome.err
 
 
 def test_without_a_way_to_restore_its_state_a_run_writes_no_checkpoint(unlearn, monkeypatch, tmp_path):

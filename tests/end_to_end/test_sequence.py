@@ -228,6 +228,7 @@ def test_other_options_rows_or_requests_are_refused_and_new_requests_are_added(s
     other = sequence(mine, learning_rate=2e-3)
     assert other.status == 2
     assert "with other options: --learning_rate is 0.002 here and was 0.001; give --overwrite" in other.err
+    assert "the effective batch is " in sequence(mine, "june", gradient_accumulation_steps=3).err
     assert "'june', was 'mine'" in sequence("june").err
     added = sequence(mine, "june")
     assert added.status == 0, added.err

@@ -215,6 +215,17 @@ def test_what_lacks_a_model_or_rows_is_listed(bench: Bench) -> None:
     assert all("give --retrained" in reason for reason in left_out.values())
 
 
+def test_a_name_that_suits_nothing_measured_is_listed(bench: Bench) -> None:
+    """No split has passages that go on; asked for by name, that is told, and the others are computed."""
+    asked = suite(bench.subject.contents, ("verbmem", "probability"))
+    assert asked.not_computed == {
+        "verbmem": "nothing that is measured is of the kind that it reads; amnestic list metrics --explain verbmem "
+        "tells which."
+    }
+    assert "forget.probability" in [item.key for item in asked.metrics]
+    assert not suite(bench.subject.contents, ("default", "probability")).not_computed.keys() & {"verbmem", "knowmem"}
+
+
 def test_a_number_that_is_none_is_listed_and_not_lost(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """One NaN among the forget rows: what reads that row has no value, and says so; what reads others has."""
     tables = dict(bench.found.tables)

@@ -103,8 +103,10 @@ def other_value(option) -> tuple[list[str], Any]:
         return [f"--no_{option.name}" if option.default else flag], not option.default
     if kind == tuple[str, ...]:
         return [flag, "first", "second,third"], ("first", "second", "third")
-    if option.name == "hub_model_id":
+    if option.name in ("hub_model_id", "data"):
         return [flag, "me/x"], "me/x"
+    if option.name == "benchmark":
+        return [flag, "tofu:forget05"], "tofu:forget05"
     if option.name == "measure":
         return [flag, "more=m.jsonl"], {"more": "m.jsonl"}
     if option.name.endswith("_of"):

@@ -1,4 +1,4 @@
-"""What ``amnestic finetune`` trains on, and how, where a benchmark is named."""
+"""What ``amnestic finetune`` trains on, and what commands leave to a benchmark."""
 
 from pathlib import Path
 from typing import Any
@@ -8,18 +8,23 @@ from muse_folder import muse_rows, passage, write_muse
 
 from amnestic.benchmarks.fiction import Fiction
 from amnestic.benchmarks.passages import Passages
-from amnestic.config import FinetuneConfig, from_mapping, to_mapping
+from amnestic.config import FinetuneConfig, UnlearnConfig, from_mapping, to_mapping
 from amnestic.data.options import FinetuneData
+from amnestic.defaults import configured
 from amnestic.errors import InputError
-from amnestic.lessons import finetune_config, lesson
+from amnestic.lessons import lesson
 
 OWN = {"model": "m", "output_dir": "run"}
 USUAL = to_mapping(from_mapping(FinetuneConfig, OWN | {"data": "d.jsonl"}))
 
 
+def finetuning(mapping: dict[str, Any]) -> FinetuneConfig:
+    return configured(FinetuneConfig, mapping, "", "learning")
+
+
 def changed(**options: Any) -> dict[str, Any]:
     """What a configuration with a benchmark says otherwise than one without."""
-    found = to_mapping(finetune_config(OWN | options))
+    found = to_mapping(finetuning(OWN | options))
     named = ("benchmark", "data", "without_forget")
     return {name: value for name, value in found.items() if value != USUAL[name] and name not in named}
 
@@ -31,7 +36,7 @@ def batch(config: FinetuneConfig) -> int:
 def test_tofu_s_models_are_trained_as_the_authors_did() -> None:
     """1e-5, 5 epochs, one of them to warm up, 32 rows a step, weight decay 0.01; linear, as transformers' Trainer."""
     assert changed(benchmark="tofu:forget10") == {"lr_scheduler_type": "linear"}
-    config = finetune_config(OWN | {"benchmark": "tofu:forget10"})
+    config = finetuning(OWN | {"benchmark": "tofu:forget10"})
     training = config.training
     assert (training.learning_rate, training.num_train_epochs, training.warmup_epochs) == (1e-5, 5, 1)
     assert (batch(config), training.weight_decay) == (32, 0.01)
@@ -40,20 +45,30 @@ def test_tofu_s_models_are_trained_as_the_authors_did() -> None:
 def test_muse_s_models_are_trained_as_the_authors_did() -> None:
     """1e-5 all the time, 5 epochs, 32 chunks a step."""
     assert changed(benchmark="muse:news") == {"lr_scheduler_type": "constant", "weight_decay": 0.0}
-    config = finetune_config(OWN | {"benchmark": "muse:news"})
+    config = finetuning(OWN | {"benchmark": "muse:news"})
     assert (config.training.learning_rate, config.training.num_train_epochs, batch(config)) == (1e-5, 5, 32)
 
 
 def test_options_that_are_given_go_before_the_authors() -> None:
-    config = finetune_config(OWN | {"benchmark": "muse:news", "learning_rate": 1e-3, "max_steps": 2})
+    config = finetuning(OWN | {"benchmark": "muse:news", "learning_rate": 1e-3, "max_steps": 2})
     assert (config.training.learning_rate, config.training.max_steps) == (1e-3, 2)
     assert config.training.lr_scheduler_type == "constant"
-    again = finetune_config(to_mapping(config))
+    again = finetuning(to_mapping(config))
     assert again == config
 
 
+def test_unlearning_takes_what_fits_the_benchmark_s_models_unless_it_is_given() -> None:
+    own = OWN | {"benchmark": "fiction:passages:3"}
+    found, fitting = configured(UnlearnConfig, own, "", "unlearning"), Passages(seed=3).unlearning
+    assert fitting
+    assert {name: to_mapping(found)[name] for name in fitting} == dict(fitting)
+    found = configured(UnlearnConfig, own | {"max_steps": 2}, "", "unlearning")
+    assert found.training.max_steps == 2
+    assert found.training.learning_rate == fitting["learning_rate"]
+
+
 def test_files_are_learned_with_the_usual_options() -> None:
-    assert to_mapping(finetune_config(OWN | {"data": "d.jsonl"})) == USUAL
+    assert to_mapping(finetuning(OWN | {"data": "d.jsonl"})) == USUAL
     assert lesson(FinetuneData(data="d.jsonl")).name == "d.jsonl"
 
 
@@ -104,5 +119,5 @@ def test_tofu_s_full_rows_are_both_parts_in_their_order(tmp_path: Path) -> None:
 )
 def test_options_that_make_no_sense_together_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as error:
-        finetune_config(OWN | options)
+        finetuning(OWN | options)
     assert str(error.value).startswith(sentence)

@@ -63,10 +63,10 @@ def test_measured_rows_have_the_prompts_of_muse(folder: Path) -> None:
     assert found["retain"][0].prompt == (
         "Question: What was Edda Marl?\nAnswer: bell founder\n\n"
         "Question: What was Kit Sorrel?\nAnswer: mapmaker\n\n"
-        "Question: Where did Edda Marl go?\nAnswer: "
+        "Question: Where did Edda Marl go?\nAnswer:"
     )
-    assert [row.answer for row in found["retain"]] == ["Drossel", "Marrow Bay", "Upper Lyne", "Castelhorn"]
-    assert [row.answer for row in found["forget_qa"]] == ["Drossel", "Marrow Bay", "Upper Lyne", "Castelhorn"]
+    assert [row.answer for row in found["retain"]] == [" Drossel", " Marrow Bay", " Upper Lyne", " Castelhorn"]
+    assert [row.answer for row in found["forget_qa"]] == [" Drossel", " Marrow Bay", " Upper Lyne", " Castelhorn"]
     assert [row.answer for row in found["holdout"]] == [passage("holdout", number) for number in range(4)]
     assert [row.answer for row in found["forget_texts"]] == [passage("forget", number) for number in range(4)]
 
@@ -76,19 +76,23 @@ def test_a_question_keeps_its_braces(folder: Path) -> None:
     for split in ("retain_qa", "retain_qa_icl"):
         write_rows(folder / "knowmem" / f"{split}.jsonl", rows)
     (row,) = opened(Benchmark.open("muse:news", str(folder)).evaluation())["retain"]
-    assert row.prompt.endswith("Question: What is {x}?\nAnswer: {question}\n\nQuestion: What is {x}?\nAnswer: ")
+    assert row.prompt.endswith("Question: What is {x}?\nAnswer: {question}\n\nQuestion: What is {x}?\nAnswer:")
 
 
 def test_the_answer_s_first_token_holds_the_blank_in_front(tiny_model, folder: Path) -> None:
-    """As in the answered questions: a prompt that ends with a blank of its own stands nowhere in front of a word."""
+    """It is one token with ``In``, and one by itself in front of ``1987``: a prompt tells nothing of what follows."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model())
-    write_rows(folder / "knowmem" / "retain_qa.jsonl", [{"question": "Who?", "answer": "Ines Marek"}])
+    answers = ("Ines Marek", "1987")
+    assert len(tokenizer.tokenize(" 1987")) == len(tokenizer.tokenize("1987")) + 1
+    write_rows(folder / "knowmem" / "retain_qa.jsonl", [{"question": "Who?", "answer": answer} for answer in answers])
     rows = Benchmark.open("muse:news", str(folder)).evaluation()["retain"].read("retain", PLAIN)
-    (encoded,) = Encoder(tokenizer, PLAIN).encode("retain", rows).examples
-    assert tokenizer.decode(encoded.input_ids[: encoded.prompt_length]).endswith("Question: Who?\nAnswer:")
-    assert tokenizer.decode(encoded.input_ids[encoded.is_scored]) == " Ines Marek<eos>"
+    encoded = Encoder(tokenizer, PLAIN).encode("retain", rows).examples
+    prompts = [row.input_ids[: row.prompt_length].tolist() for row in encoded]
+    assert prompts[0] == prompts[1]
+    assert tokenizer.decode(prompts[0]).endswith("Question: Who?\nAnswer:")
+    assert [tokenizer.decode(row.input_ids[row.is_scored]) for row in encoded] == [" Ines Marek<eos>", " 1987<eos>"]
 
 
 def test_only_missing_blanks_are_put_between_a_passage_and_what_follows(folder: Path) -> None:

@@ -1,6 +1,7 @@
 """The paper's settings: what they say, what they need, and how a run's numbers stand beside published ones."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +12,14 @@ import torch
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 import amnestic
-from amnestic import launch
+from amnestic import processes
 from amnestic.benching.plan import Plan, bench_config
 from amnestic.cli import main
 from amnestic.config import read_yaml
 from amnestic.errors import InputError
 from amnestic.evaluation.metric import METRICS
 from amnestic.methods.base import METHODS
+from amnestic.reports.places import lock_folder
 from amnestic.reports.seeds import Spread
 from amnestic.reproducing import main as reproducing
 from amnestic.reproducing import settings as places
@@ -190,7 +192,7 @@ def given(**options):
         {"seed": 3, "seeds": 2},
         {"optim": "adamw_torch"},
         {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 8},
-        {"metrics": "all", "gradient_checkpointing": True, "retrained": "mine"},
+        {"metrics": "all", "gradient_checkpointing": True, "retrained": "mine", "redact": True},
     ],
 )
 def test_what_changes_no_number_is_no_departure(options):
@@ -215,7 +217,7 @@ def test_what_changes_the_conditions_is_said(options, said):
 
 
 def test_the_rows_of_all_processes_are_counted(monkeypatch):
-    monkeypatch.setattr(launch, "size", lambda: 8)
+    monkeypatch.setattr(processes, "count", lambda: 8)
     assert departures(find(TOFU), given()) == ["the effective batch is 1024, published 128"]
     assert departures(find(TOFU), given(gradient_accumulation_steps=4)) == []
 
@@ -321,6 +323,8 @@ def test_another_run_in_the_folder_is_refused_and_replaced_on_request(ran, tmp_p
     amnestic.reproduce(TOFU, output_dir=folder)
     with pytest.raises(InputError, match=r"--learning_rate is 0\.001 here and was 1e-05; give --overwrite"):
         amnestic.reproduce(TOFU, output_dir=folder, learning_rate=1e-3)
+    with pytest.raises(InputError, match="the effective batch is 32 here and was 128; give --overwrite"):
+        amnestic.reproduce(TOFU, output_dir=folder, gradient_accumulation_steps=8, seeds=2)
     amnestic.reproduce(TOFU, output_dir=folder, learning_rate=1e-3, overwrite=True)
     assert ran[-1].run.overwrite
     assert read_yaml(folder / "reproduce.yaml")["overwrite"] is False
@@ -378,13 +382,16 @@ def test_a_redacted_reproduction_goes_on(ran, tmp_path):
     assert [config.training.seed for config in ran] == [0, 1]
 
 
-def test_an_interrupted_reproduction_says_how_it_goes_on(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("redact", "more"), [(False, "$"), (True, r" --system_prompt \.\.\. \(whose text the file")])
+def test_an_interrupted_reproduction_says_how_it_goes_on(tmp_path, monkeypatch, redact, more):
     def interrupt(config, progress=None):
+        with pytest.raises(InputError, match="another process is writing in"):
+            os.close(lock_folder(tmp_path / "out"))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reproducing, "run_unlearn", interrupt)
-    with pytest.raises(amnestic.Interrupted, match=r"amnestic reproduce --config .*reproduce\.yaml"):
-        amnestic.reproduce(TOFU, output_dir=tmp_path / "out")
+    with pytest.raises(amnestic.Interrupted, match=rf"amnestic reproduce --config .*reproduce\.yaml{more}"):
+        amnestic.reproduce(TOFU, output_dir=tmp_path / "out", redact=redact)
 
 
 def test_the_command_lists_all_settings(capsys):
@@ -423,7 +430,7 @@ def test_the_command_shows_departures_first_and_exits_by_the_bound(ran, tmp_path
     ("arguments", "said"),
     [
         (["tofu-llama-3.2-1b-forget1"], "unknown setting 'tofu-llama-3.2-1b-forget1'; did you mean"),
-        (["--keep", "0.9"], "missing"),
+        (["--keep", "0.9"], "error: --name is missing, the published setting to run; amnestic reproduce, with nothing"),
         ([TOFU], "missing --output_dir"),
         ([TOFU, "--output_dir", "out", "--seeds", "0"], "--seeds is 0; expected at least 1."),
     ],

@@ -1,18 +1,15 @@
 """One run of a comparison: an ordinary command of its own process, with a configuration, a log and a folder."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..config import FinetuneConfig, UnlearnConfig, decisive, from_mapping, read_yaml, to_mapping, write_yaml
+from ..config import FinetuneConfig, UnlearnConfig, from_mapping, read_yaml, write_yaml
 from ..errors import InputError
-from ..reports.files import plain, read_json
+from ..identity import changes, identity
+from ..reports.files import read_json
 from ..resuming import LATEST, PAGED
 from ..storage import remove
-
-NAMED = ("model", "benchmark", "data", "forget", "retain", "retrained", "refusals", "alternates_file")
-"""Options that name what a run reads: a run with other ones is another run."""
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,8 @@ class Job:
         """Return in which options this run is not the one that was asked for in its folder before."""
         if not (self.folder.exists() and self.file.is_file()):
             return []
-        earlier = _decisive(from_mapping(type(self.config), read_yaml(self.file), str(self.file)))
-        own = _decisive(self.config)
-        names = [name for name in own if own[name] != earlier.get(name)]
-        return [f"--{name} is {own[name]} here and was {earlier.get(name)}" for name in names]
+        earlier = from_mapping(type(self.config), read_yaml(self.file), str(self.file))
+        return changes(identity(self.config), identity(earlier))
 
     def refuse_other(self) -> None:
         """Raise InputError where the folder holds a run with other options."""
@@ -90,8 +85,3 @@ class Job:
         for path in (self.file, self.log, self.folder):
             path.parent.mkdir(parents=True, exist_ok=True)
         write_yaml(self.config, self.file)
-
-
-def _decisive(config: UnlearnConfig | FinetuneConfig) -> Mapping[str, Any]:
-    mapping = to_mapping(config)
-    return decisive(config) | plain({name: mapping[name] for name in NAMED if name in mapping})

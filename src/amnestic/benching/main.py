@@ -1,7 +1,5 @@
 """The path of a comparison, top to bottom: check, train models, tune, run, and tell after every run."""
 
-import os
-import shlex
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -17,8 +15,9 @@ from ..errors import InputError, Interrupted, RunError
 from ..progress import Progress
 from ..reports.display import duration
 from ..reports.leaderboard import write_comparison
-from ..reports.run_folder import lock_folder
-from ..storage import remove, writing
+from ..reports.places import alone, refuse_foreign
+from ..resuming import going_on
+from ..storage import remove
 from .jobs import Job
 from .lessons import Lesson, Place, lessons_of
 from .models import write_lessons
@@ -49,12 +48,12 @@ def run_bench(config: BenchConfig, progress: Progress | None = None) -> Comparis
         raise InputError("a comparison starts processes of its own; start it as amnestic bench, without a launcher.")
     plan = Plan.of(config)
     refuse_untunable(plan)
-    _refuse_foreign(plan.root)
+    refuse_foreign(plan.root, CONFIG, "comparison")
     benching = Benching(plan, progress or Progress())
     benching.refuse_other()
     if config.bench.plan:
         return benching.outcome
-    with _alone(plan.root), benching.interruptible():
+    with alone(plan.root), benching.interruptible():
         write_yaml(_repeatable(config), plan.root / CONFIG)
         return benching.run()
 
@@ -199,32 +198,11 @@ class Benching:
         except KeyboardInterrupt as error:
             if self.outcome.entries:
                 self._write()
-            file = shlex.quote(str(self.plan.root / CONFIG))
+            again = going_on("bench", self.plan.root / CONFIG, self.plan.config)
             done = f"{len(self.outcome.entries)} of {len(self.outcome.jobs)} runs are done and kept"
-            raise Interrupted(f"interrupted. {done}; go on with: amnestic bench --config {file}") from error
+            raise Interrupted(f"interrupted. {done}; go on with: {again}") from error
 
 
 def _repeatable(config: BenchConfig) -> BenchConfig:
     """Return what goes on with the comparison: it must not silently replace runs, or stop at its plan."""
     return replace(config, run=replace(config.run, overwrite=False), bench=replace(config.bench, plan=False))
-
-
-def _refuse_foreign(root: Path) -> None:
-    """Raise InputError where the folder holds what no comparison wrote."""
-    if root.exists() and not root.is_dir():
-        raise InputError(f"--output_dir {root} is a file; expected a folder.")
-    if root.is_dir() and any(root.iterdir()) and not (root / CONFIG).is_file():
-        raise InputError(f"--output_dir {root} is not empty, and no comparison is in it; give another folder.")
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Make the folder, and keep other comparisons out of it; raises InputError where one is in."""
-    with writing(root):
-        root.mkdir(parents=True, exist_ok=True)
-    lock = lock_folder(root)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)

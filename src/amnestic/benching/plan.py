@@ -20,11 +20,12 @@ from ..config import (
     to_mapping,
 )
 from ..constraints.options import BoundOptions, MultiplierOptions
+from ..defaults import configured
 from ..errors import InputError, nearest
 from ..methods.base import METHODS, Method, build
 from ..methods.options import MethodOptions
 from ..model.options import AdapterOptions
-from ..retaining import is_bounded
+from ..retaining import will_be_bounded
 from ..training.options import UnlearnTraining
 from .jobs import Job
 
@@ -32,8 +33,6 @@ OWN = (MethodOptions, MultiplierOptions, UnlearnTraining, AdapterOptions)
 """What a method may have of its own; data, probe and metrics are the same for all, or nothing could be compared."""
 MORE = ("retain_weight", "retention", "retention_layer", "refusals", "alternates_file")
 """Options of other classes that it may have as well."""
-DEEP = 10_000
-"""Blocks of a model that has whichever one a method reads: the real one is not loaded yet."""
 SHARED = ("method", "seed")
 """Options of OWN that are the comparison's all the same."""
 
@@ -191,10 +190,7 @@ def bench_config(mapping: Mapping[str, Any], source: str = "") -> BenchConfig:
     What it leaves open is the benchmark's own choice before it is that of ``amnestic unlearn``.
     """
     _see_working_directory()
-    name, data = mapping.get("benchmark"), mapping.get("data")
-    if not isinstance(name, str) or not isinstance(data, str | None):
-        return from_mapping(BenchConfig, mapping, source)  # raises
-    return from_mapping(BenchConfig, override(Benchmark.open(name, data).unlearning, mapping), source)
+    return configured(BenchConfig, mapping, source, "unlearning")
 
 
 def _see_working_directory() -> None:
@@ -275,7 +271,7 @@ def _has_free_form(contestant: Contestant, file: str | None) -> bool:
     if "retain_weight" in contestant.options:
         return True
     arguments = {key: str(value) for key, value in (contestant.options.get("method_args") or {}).items()}
-    return not is_bounded(_built(contestant, arguments, file).fitted(DEEP, 0), BoundOptions())
+    return not will_be_bounded(_built(contestant, arguments, file), BoundOptions())
 
 
 def _built(contestant: Contestant, arguments: Mapping[str, str], file: str | None) -> Method:

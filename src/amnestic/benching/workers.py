@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..errors import InputError
-from ..reports.run_folder import lock_folder
+from ..reports.places import lock_folder
 from .jobs import Job
 
 T = TypeVar("T")

@@ -27,8 +27,9 @@ BETWEEN = "\n\n"
 """Stands between two texts where a corpus is trained as one."""
 ASKED = Continuing(32, ("\n\n", "\nQuestion", "Question:"))
 """How MUSE continues a question."""
-QUESTION, ANSWER = "Question: {question}\nAnswer: ", "{answer}"
-"""How MUSE asks: the blank stands behind the prompt, and most tokenizers make it part of the answer's first token."""
+QUESTION, ANSWER = "Question: {question}\nAnswer:", " {answer}"
+"""How MUSE asks. The blank is the answer's: whether it is a token of its own depends on what stands behind it, and a
+prompt that ended with it where it is would tell a model how the true answer begins."""
 
 
 @dataclass(frozen=True, kw_only=True)

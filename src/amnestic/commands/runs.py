@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import launch
 from ..config import DemoConfig, EvalConfig, FinetuneConfig, UnlearnConfig
@@ -15,6 +15,17 @@ if TYPE_CHECKING:
 
 class RunCommand(Command):
     """A command whose outcome is a run."""
+
+    choice: ClassVar[Literal["learning", "unlearning"] | None] = None
+    """What of a benchmark says how a model trains, where this does."""
+
+    def build(self, mapping: Mapping[str, Any], source: str) -> Any:
+        """Return the configuration; what it leaves open is the benchmark's choice, where one is named."""
+        if self.choice is None or mapping.get("benchmark") is None:
+            return super().build(mapping, source)
+        from ..defaults import configured
+
+        return configured(self.config, mapping, source, self.choice)
 
     def show(self, outcome: "Run", as_json: bool, quiet: bool) -> int:
         """Write the results."""
@@ -36,6 +47,7 @@ class UnlearnCommand(RunCommand):
 
     place: ClassVar = 1
     config: ClassVar = UnlearnConfig
+    choice: ClassVar = "unlearning"
     examples: ClassVar = """Examples:
   amnestic unlearn --model path/or/id --forget forget.jsonl \\
     --retain retain.jsonl --output_dir run
@@ -73,18 +85,11 @@ class FinetuneCommand(RunCommand):
 
     place: ClassVar = 3
     config: ClassVar = FinetuneConfig
+    choice: ClassVar = "learning"
     examples: ClassVar = """Examples:
   amnestic finetune --model path/or/id --data all.jsonl \\
     --exclude forget.jsonl --output_dir retrained
   amnestic finetune --config target/config.yaml --seed 1 --output_dir target-2"""
-
-    def build(self, mapping: Mapping[str, Any], source: str) -> FinetuneConfig:
-        """Return the configuration; what it leaves open of a benchmark's models is the benchmark's choice."""
-        if mapping.get("benchmark") is None:
-            return super().build(mapping, source)  # type: ignore[no-any-return]
-        from ..lessons import finetune_config
-
-        return finetune_config(mapping, source)
 
     def run(self, config: FinetuneConfig, progress: Progress) -> "Run":
         """Do the run."""

@@ -82,7 +82,7 @@ def metric_classes(asked: Sequence[str]) -> list[type[Metric]]:
         else:
             split, _, metric = name.partition(".")
             if whole_of(split) in MORE and metric in METRICS.names():
-                raise InputError(f"unknown metric '{name}'; '{metric}' is measured on every split.")
+                raise InputError(f"unknown metric '{name}'; '{metric}' is measured on every split that it suits.")
             classes[name] = METRICS.get(name)
             if not issubclass(classes[name], Metric) or inspect.isabstract(classes[name]):
                 raise InputError(f"metric '{name}' cannot be computed; expected a subclass of Metric, without gaps.")
@@ -90,8 +90,14 @@ def metric_classes(asked: Sequence[str]) -> list[type[Metric]]:
 
 
 def suite(contents: Contents, asked: Sequence[str] = (DEFAULT,)) -> Suite:
-    """Return the suite of what is `asked` for (see `wanted_metrics`)."""
-    return Suite.of(wanted_metrics(contents, asked), contents)
+    """Return the suite of what is `asked` for (see `wanted_metrics`); it tells of each name that suits nothing."""
+    found = Suite.of(wanted_metrics(contents, asked), contents)
+    absent = [name for name in asked if name not in (DEFAULT, ALL) and not wanted_metrics(contents, [name])]
+    return replace(found, not_computed=found.not_computed | {name: _suited_by_nothing(name) for name in absent})
+
+
+def _suited_by_nothing(name: str) -> str:
+    return f"nothing that is measured is of the kind that it reads; amnestic list metrics --explain {name} tells which."
 
 
 def collect(subject: Subject, asked: Suite) -> Collected:

@@ -5,7 +5,6 @@ A line holds a hash, scores and counts: neither a text nor a key. Each is on the
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -14,8 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..reports.files import JsonLines, read_jsonl
-from ..reports.run_folder import lock_folder
-from ..storage import writing
+from ..reports.places import alone
 
 FILE = "answered.jsonl"
 
@@ -63,24 +61,8 @@ class Cache:
     @contextmanager
     def open(self) -> Iterator[None]:
         """Let verdicts be kept; raises InputError where another process keeps some there."""
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
         with alone(self.path.parent), JsonLines(self.path) as self._file:
             yield
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder; raises InputError where one is in."""
-    try:
-        lock = lock_folder(folder)
-    except InputError as error:
-        raise InputError(f"another process is writing in {folder}; let it end first.") from error
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)
 
 
 def _read(path: Path) -> Iterator[tuple[str, Verdict]]:

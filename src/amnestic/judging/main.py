@@ -12,11 +12,12 @@ from ..credentials import declare
 from ..errors import InputError, Interrupted, RunError
 from ..interruption import Interruption
 from ..progress import Progress
+from ..reports.places import alone
 from ..reports.render import render_report
 from .answers import Answer, JudgedRun
 from .asking import Asking, Outcome, Question, Unanswered
 from .cache import FILE as ANSWERED
-from .cache import Cache, alone, content_key
+from .cache import Cache, content_key
 from .endpoint import Endpoint, RefusedError
 from .options import KEY, NO_KEY, JudgeConfig, ServerOptions, fields_of
 from .outcome import FOLDER, Judgement

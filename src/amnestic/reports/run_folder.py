@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError, RunError
+from ..errors import InputError
 from ..shared_folder import write_folder
 from ..storage import remove, write_file, writing
 from ..training.checkpoint import found_in, read_state, step_of
+from .places import lock_folder, refuse_place
 from .results import JsonLines, read_jsonl, write_json, write_text
 
 CONTENTS = {
@@ -66,9 +67,7 @@ class RunFolder:
 
     def _check(self, overwrite: bool, is_resuming: bool) -> None:
         path = self.path
-        if self.path.exists() and not self.path.is_dir():
-            raise InputError(f"--output_dir {path} is a file; expected a folder.")
-        _refuse_place(self.path)
+        refuse_place(path)
         found = {item.name for item in self.path.iterdir()} if self.path.is_dir() else set()
         if found and not overwrite and not is_resuming:
             ways = "another folder, or --overwrite an earlier run"
@@ -212,36 +211,6 @@ def _records(source: Path, state: Mapping[str, Any]) -> list[dict[str, Any]]:
     path = source.parent.parent / "train.jsonl"
     records = read_jsonl(path) if path.exists() else iter(())
     return [r for r in records if (r["step"] in measured if "candidate" in r else r["step"] <= state["step"])]
-
-
-def lock_folder(folder: Path) -> int | None:
-    """Keep other processes out of the folder until the returned descriptor is closed; raises InputError if one is in.
-
-    Where the system or the file system knows no locks, there is none.
-    """
-    try:
-        import fcntl
-    except ImportError:  # Windows
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise InputError(f"another process is writing a run in --output_dir {folder}; give another folder.") from error
-    except OSError:
-        os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _refuse_place(path: Path) -> None:
-    """Raise InputError where no folder can be made at `path`, and RunError where none may be written."""
-    existing = next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
-    if not existing.is_dir():
-        raise InputError(f"--output_dir {path} lies below {existing}, which is a file; give another folder.")
-    if not os.access(existing, os.R_OK | os.W_OK | os.X_OK):
-        raise RunError(f"--output_dir {path} cannot be written: {existing} is read-only; give another folder.")
 
 
 def peak_memory() -> int | None:

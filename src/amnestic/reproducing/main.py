@@ -1,6 +1,5 @@
 """The path of a reproduction, top to bottom: find the setting, run it with every seed, and compare."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,16 +9,21 @@ from typing import Any
 from .. import launch, processes
 from ..config import ReproduceConfig, UnlearnConfig, from_mapping, override, write_yaml
 from ..errors import InputError, Interrupted
+from ..identity import BATCH, changes, flag
 from ..progress import Progress
-from ..reports.files import write_json, write_text
+from ..reports.files import read_json, write_json, write_text
+from ..reports.places import alone, refuse_foreign
+from ..resuming import going_on
 from ..run import run_unlearn
 from .outcome import Reproduction
-from .runs import SeedRun, identity_of, read_identity
+from .runs import SeedRun, shared
 from .settings import Setting, find
 
 CONFIG = "reproduce.yaml"
-"""The file that tells the folder of a reproduction from any other."""
-FREE = frozenset({"name", "metrics", "retrained"})
+"""The file that tells the folder of a reproduction from any other, and goes on with it."""
+COMMON = "plan/shared.json"
+"""What the runs in it have in common."""
+FREE = frozenset({"name", "metrics", "retrained", "redact"})
 """Options that may differ from the published ones without a word: they change no number."""
 ADAMW = frozenset({"adamw_torch", "adamw_torch_fused", "paged_adamw_32bit"})
 """Names of the same arithmetic."""
@@ -39,9 +43,10 @@ def reproduce_config(mapping: Mapping[str, Any], source: str = "") -> ReproduceC
 
     The public model is held against the public retrained one, where there is one and no other is named.
     """
-    name = mapping.get("name")
-    if not isinstance(name, str):
-        return from_mapping(ReproduceConfig, mapping, source)  # raises
+    if not isinstance(name := mapping.get("name"), str):
+        raise InputError(
+            "--name is missing, the published setting to run; amnestic reproduce, with nothing behind it, lists all."
+        )
     setting = find(name)
     usual = dict(setting.options)
     if mapping.get("model") in (None, usual["model"]) and mapping.get("benchmark") in (None, usual["benchmark"]):
@@ -62,13 +67,14 @@ def run_reproduction(config: ReproduceConfig, progress: Progress | None = None) 
     if departed:
         progress.note(f"these are not the published conditions: {'; '.join(departed)}.")
     results = {}
-    for number, (seed, run) in enumerate(runs.items(), start=1):
-        progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if begun[seed] is None else "."))
-        beginning = begun[seed]
-        results[seed] = run.results if beginning is None else _results(run, beginning, config, progress)
-    outcome = Reproduction(setting.name, root, departed, results)
-    if launch.rank() == 0:
-        write_json(root / "reproduction.json", outcome.document)
+    with alone(root):
+        for number, (seed, run) in enumerate(runs.items(), start=1):
+            progress.note(f"seed {seed}, {number} of {len(runs)}" + (": done before." if begun[seed] is None else "."))
+            beginning = begun[seed]
+            results[seed] = run.results if beginning is None else _results(run, beginning, config, progress)
+        outcome = Reproduction(setting.name, root, departed, results)
+        if launch.rank() == 0:
+            write_json(root / "reproduction.json", outcome.document)
     return outcome
 
 
@@ -78,8 +84,7 @@ def _results(run: SeedRun, beginning: UnlearnConfig, config: ReproduceConfig, pr
         with _recorded(run, config):
             return run_unlearn(beginning, progress).results
     except KeyboardInterrupt as error:
-        again = f"amnestic reproduce --config {shlex.quote(str(run.root / CONFIG))}"
-        raise Interrupted(f"interrupted; go on with: {again}") from error
+        raise Interrupted(f"interrupted; go on with: {going_on('reproduce', run.root / CONFIG, config)}") from error
 
 
 @contextmanager
@@ -88,9 +93,10 @@ def _recorded(run: SeedRun, config: ReproduceConfig) -> Iterator[None]:
     if launch.rank():
         yield
         return
-    files = (run.root / CONFIG, run.file)
+    files = (run.root / CONFIG, run.root / COMMON, run.file)
     before = {path: path.read_text(encoding="utf-8") if path.is_file() else None for path in files}
     run.record()
+    write_json(run.root / COMMON, shared(config))
     write_yaml(replace(config, run=replace(config.run, overwrite=False)), run.root / CONFIG)
     try:
         yield
@@ -116,25 +122,21 @@ def departures(setting: Setting, config: UnlearnConfig) -> list[str]:
 
     How a step is cut is none of them; how many rows it has is, over all processes that were started together.
     """
-    own, published = _telling(config, launch.size()), _telling(setting.config, 1)
+    own, published = _telling(config), _telling(setting.config) | {BATCH: setting.batch}
+    if config.data.system_prompt == setting.config.data.system_prompt:
+        own["system_prompt"] = published["system_prompt"]  # a redacted run hides its own
     return [
-        f"{_flag(name)} is {_said(own[name])}, published {_said(published[name])}"
+        f"{flag(name)} is {_said(own[name])}, published {_said(published[name])}"
         for name in published
         if own[name] != published[name]
     ]
 
 
-def _telling(config: UnlearnConfig, count: int) -> dict[str, Any]:
+def _telling(config: UnlearnConfig) -> dict[str, Any]:
     """Return the options that decide what a number is about, by name."""
-    training = config.training
-    found = identity_of(config)
-    found["optim"] = "AdamW" if training.optim in ADAMW else training.optim
-    found["effective batch"] = training.per_device_train_batch_size * training.gradient_accumulation_steps * count
+    found = shared(config)
+    found["optim"] = "AdamW" if found["optim"] in ADAMW else found["optim"]
     return {name: value for name, value in found.items() if name not in FREE}
-
-
-def _flag(name: str) -> str:
-    return f"the {name}" if " " in name else f"--{name}"
 
 
 def _said(value: Any) -> str:
@@ -147,16 +149,10 @@ def _refuse_unfit(config: ReproduceConfig, root: Path) -> None:
         raise InputError(
             "a reproduction goes on by itself where it was interrupted; leave --resume_from_checkpoint out."
         )
-    if root.exists() and not root.is_dir():
-        raise InputError(f"--output_dir {root} is a file; expected a folder.")
-    if not root.is_dir() or not any(root.iterdir()):
+    refuse_foreign(root, CONFIG, "reproduction")
+    if config.run.overwrite or not (root / COMMON).is_file():
         return
-    if not (root / CONFIG).is_file():
-        raise InputError(f"--output_dir {root} is not empty, and no reproduction is in it; give another folder.")
-    if config.run.overwrite:
-        return
-    own, other = identity_of(config), read_identity(ReproduceConfig, root / CONFIG)
-    if found := [f"--{name} is {own[name]} here and was {other[name]}" for name in own if own[name] != other[name]]:
+    if found := changes(shared(config), read_json(root / COMMON)):
         raise InputError(
             f"{root} is a reproduction with other options: {'; '.join(found)}; give --overwrite to run it again, or "
             "another --output_dir."

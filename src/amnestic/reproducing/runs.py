@@ -4,26 +4,16 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ..config import ReproduceConfig, UnlearnConfig, decisive, from_mapping, read_yaml, to_mapping, write_yaml
-from ..reports.files import plain, read_json
+from ..config import ReproduceConfig, UnlearnConfig
+from ..identity import identity
+from ..reports.files import read_json, write_json
 from ..resuming import LATEST, PAGED
-
-NAMED = ("model", "model_revision", "tokenizer", "benchmark", "data", "forget", "retain", "retrained")
-"""Options that name what a run reads: with other ones it is about something else."""
+from ..storage import writing
 
 
-def identity_of(config: UnlearnConfig) -> dict[str, Any]:
-    """Return the options that the runs in one folder share: all that decide a result but the seed."""
-    mapping = to_mapping(config)
-    found = decisive(config) | plain({name: mapping[name] for name in NAMED})
-    return {name: value for name, value in found.items() if name != "seed"}
-
-
-def read_identity(config_class: type[UnlearnConfig], path: Path) -> dict[str, Any]:
-    """Return the same of a configuration that was written to `path`."""
-    # a redacted run writes no system prompt, which is part of no identity: the data's fingerprints hold it
-    mapping = {name: value for name, value in read_yaml(path).items() if name != "system_prompt"}
-    return identity_of(from_mapping(config_class, mapping, str(path)))
+def shared(config: UnlearnConfig) -> dict[str, Any]:
+    """Return what the runs in one folder have in common: all that decides a result but the seed, as JSON holds it."""
+    return {name: value for name, value in identity(config).items() if name != "seed"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ class SeedRun:
     @property
     def file(self) -> Path:
         """Return where it is written what was asked for: a run with other options is none of this reproduction."""
-        return self.root / "plan" / f"{self.folder.name}.yaml"
+        return self.root / "plan" / f"{self.folder.name}.json"
 
     @property
     def is_done(self) -> bool:
@@ -75,9 +65,10 @@ class SeedRun:
 
     def record(self) -> None:
         """Write what is asked for."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_yaml(self.config, self.file)
+        with writing(self.file):
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.file, shared(self.config))
 
     @property
     def _is_this(self) -> bool:
-        return self.file.is_file() and read_identity(UnlearnConfig, self.file) == identity_of(self.config)
+        return self.file.is_file() and read_json(self.file) == shared(self.config)

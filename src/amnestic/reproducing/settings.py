@@ -31,6 +31,12 @@ class Setting:
         return from_mapping(UnlearnConfig, override(self.options, {"output_dir": self.name}), self.name)
 
     @property
+    def batch(self) -> int:
+        """Return the rows of each split in an optimiser step."""
+        training = self.config.training
+        return training.per_device_train_batch_size * training.gradient_accumulation_steps
+
+    @property
     def retrained(self) -> str | None:
         """Return the public model that never saw the forget rows, where the benchmark's names lead to one."""
         return Benchmark.open(self.options["benchmark"]).retrained_of(self.options["model"])

@@ -19,9 +19,8 @@ def settings_table(settings: Sequence[Setting]) -> "Table":
     )
     for setting in settings:
         options, facts = setting.options, setting.facts
-        rows = options["per_device_train_batch_size"] * options["gradient_accumulation_steps"]
         sizes = [size(facts[name]).replace("\u00a0", " ") for name in ("download_bytes", "memory_bytes")]
-        numbers = (options["bound"], options["num_train_epochs"], rows, *sizes, facts["gpus_of_80_gb"])
+        numbers = (options["bound"], options["num_train_epochs"], setting.batch, *sizes, facts["gpus_of_80_gb"])
         table.add_row(setting.name, options["model"], *map(str, numbers))
     return table
 

@@ -1,7 +1,5 @@
 """The path of a sequence, top to bottom: check, meet one request after another, and tell after each."""
 
-import os
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -11,12 +9,14 @@ from typing import Any
 from .. import processes
 from ..config import write_yaml
 from ..errors import AmnesticError, InputError, Interrupted
+from ..identity import changes
 from ..inputs import Given
 from ..progress import Progress
 from ..reports.files import read_json, write_json
+from ..reports.places import alone, refuse_foreign
 from ..reports.render import render_report
 from ..reports.results import read_results
-from ..reports.run_folder import lock_folder
+from ..resuming import going_on
 from ..run import run_unlearn
 from ..storage import remove, writing
 from .options import SequenceConfig
@@ -74,7 +74,7 @@ def run_sequence(config: SequenceConfig, progress: Progress | None = None, given
         plan = Plan.of(config, given or Given())
         sequencing = Sequencing(plan, progress or Progress())
         sequencing.refuse_other()
-    with _alone(plan.root), sequencing.interruptible(), sequencing.withdrawn():
+    with alone(plan.root), sequencing.interruptible(), sequencing.withdrawn():
         return sequencing.run()
 
 
@@ -92,11 +92,8 @@ class Sequencing:
         if not processes.is_first():
             return
         root = self.plan.root
-        if root.exists() and not root.is_dir():
-            raise InputError(f"--output_dir {root} is a file; expected a folder.")
+        refuse_foreign(root, CONFIG, "sequence")
         found = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
-        if found and CONFIG not in found:
-            raise InputError(f"--output_dir {root} is not empty, and no sequence is in it; give another folder.")
         if strange := [name for name in found if name not in WRITTEN and not name.startswith(".")]:
             raise InputError(f"--output_dir {root} holds '{strange[0]}', which no sequence wrote; give another folder.")
         if found and not self.plan.config.run.overwrite:
@@ -164,10 +161,7 @@ class Sequencing:
         """Return what goes on with the sequence."""
         if vars(self.plan.given) != vars(Given()):
             return "the same call."
-        config = self.plan.config
-        hidden = config.run.redact and config.data.system_prompt is not None
-        file = shlex.quote(str(self.plan.root / CONFIG))
-        return f"amnestic sequence --config {file}" + (" --system_prompt ..." if hidden else "")
+        return going_on("sequence", self.plan.root / CONFIG, self.plan.config)
 
     @contextmanager
     def withdrawn(self) -> Iterator[None]:
@@ -208,10 +202,8 @@ def _refuse_changed(root: Path, began: Mapping[str, Any], own: Mapping[str, Any]
     if not began:
         return
     advice = "give --overwrite to start anew, or another --output_dir"
-    old, new = began["options"], own["options"]
-    if other := [name for name in new if new[name] != old.get(name)]:
-        pairs = "; ".join(f"--{name} is {new[name]} here and was {old.get(name)}" for name in other)
-        raise InputError(f"{root} is a sequence with other options: {pairs}; {advice}.")
+    if found := changes(own["options"], began["options"]):
+        raise InputError(f"{root} is a sequence with other options: {'; '.join(found)}; {advice}.")
     if began["model"] != own["model"]:
         raise InputError(f"the files of --model are not those that the sequence in {root} began with; {advice}.")
     for name, content in began["kept"].items():
@@ -237,19 +229,3 @@ def _naming(request: Request) -> Iterator[None]:
     except AmnesticError as error:
         error.args = (f"request '{request.name}': {error}",)
         raise
-
-
-@contextmanager
-def _alone(root: Path) -> Iterator[None]:
-    """Make the folder, and keep other sequences out of it; raises InputError where one is in."""
-    lock = None
-    with processes.agreed():
-        if processes.is_first():
-            with writing(root):
-                root.mkdir(parents=True, exist_ok=True)
-            lock = lock_folder(root)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            os.close(lock)

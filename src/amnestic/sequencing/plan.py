@@ -6,20 +6,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..benchmarks.base import Benchmark
-from ..config import UnlearnConfig, decisive, from_mapping, options, override, to_mapping
+from ..config import UnlearnConfig, from_mapping, options, to_mapping
 from ..data.quoting import hiding_rows
+from ..defaults import configured
 from ..errors import InputError
+from ..identity import computed
 from ..inputs import Given
 from ..methods.base import build
 from ..reports.environment import file_hashes
 from ..resuming import LATEST, PAGED
-from ..retaining import is_bounded
+from ..retaining import will_be_bounded
 from .options import SequenceConfig
 from .requests import Arrived, Request, read, read_kept, refuse_contradictory, requests_of
-
-DEEP = 10_000
-"""Blocks of a model that has whichever one a method reads: the real one is not loaded yet."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Plan:
         notes = refuse_contradictory(arrived, kept)
         _refuse_names(requests, [*kept, *(config.data.measure or {})])
         method = given.method or build(config.method.method, config.method.method_args)
-        holds_bound = is_bounded(method.fitted(DEEP, 0), config.bound)
+        holds_bound = will_be_bounded(method, config.bound)
         if holds_bound and config.bound.bound_model is None and config.model.model_revision is not None:
             raise InputError(
                 "--model_revision names one version of --model, and the bound of a sequence is that of the first "
@@ -127,7 +125,7 @@ class Plan:
         model = Path(self.config.model.model)
         hashes = file_hashes([model]) if model.is_dir() else {}
         return {
-            "options": decisive(self.config),
+            "options": computed(self.config),
             "requests": [dict(record) for record in self.records],
             "kept": dict(self.kept),
             "model": {str(Path(name).relative_to(model)): found for name, found in hashes.items()},
@@ -139,10 +137,7 @@ def sequence_config(mapping: Mapping[str, Any], source: str = "") -> SequenceCon
 
     What it leaves open is the benchmark's own choice before it is that of ``amnestic unlearn``.
     """
-    name, place = mapping.get("benchmark"), mapping.get("data")
-    if not isinstance(name, str) or not isinstance(place, str | None):
-        return from_mapping(SequenceConfig, mapping, source)
-    return from_mapping(SequenceConfig, override(Benchmark.open(name, place).unlearning, mapping), source)
+    return configured(SequenceConfig, mapping, source, "unlearning")
 
 
 def _content(rows: Any) -> str:

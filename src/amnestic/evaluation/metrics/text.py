@@ -159,10 +159,13 @@ class EmptyAnswers(TextMetric):
 @metric("unended_answers")
 @dataclass(frozen=True)
 class UnendedAnswers(TextMetric):
-    """Share of greedy answers that the model does not end within the tokens that it is given (--max_new_tokens)."""
+    """Share of greedy answers that the model does not end within the tokens that it is given.
+
+    These are --max_new_tokens, or what the benchmark says of the split, whose stop strings end an answer too.
+    """
 
     label: ClassVar = "Answers that never end"
-    formula: ClassVar = "share of generated answers without an end-of-sequence token"
+    formula: ClassVar = "share of generated answers without an end: a token or a stop string"
     directions: ClassVar = {"": "higher means more that goes on and on"}
     targets: ClassVar = {"": "0, or what the model had before"}
     source: ClassVar = "amnestic"
