@@ -62,8 +62,8 @@ def unlearn(
 ) -> Run:
     """Make `model` forget the answers of `forget` while its loss on `retain` stays within a bound.
 
-    The same code as ``amnestic unlearn``; a ``benchmark`` ("muse:books") brings what is to be forgotten and kept. `retain`
-    may name several splits: a mapping of names to what each is read from, each with its own bound.
+    The same code as ``amnestic unlearn``; a ``benchmark`` ("muse:books") brings what is to be forgotten and kept.
+    `retain` may name several splits: a mapping of names to what each is read from, each with its own bound.
 
     `model` is a folder, a Hub id, or a loaded model with its `tokenizer` (it is trained in place); `forget` and
     `retain` are files, folders, Hub data sets, lists of rows or of `Example`, or a ``datasets.Dataset``; `options` are
