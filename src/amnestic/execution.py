@@ -425,6 +425,7 @@ class Execution:
             **({"redacted": True} if self.redaction.is_on else {}),
         }
         with self.sharing.guarded():
+            self.sharing.write_card(results)
             self.folder.write("results.json", results)
             if self.command == "unlearn":
                 render_report(self.folder.path)

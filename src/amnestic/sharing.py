@@ -85,14 +85,17 @@ class Sharing:
         note = f"the bound is not held: the model was not uploaded to {self.publication.repo_id}; --push_infeasible "
         return [f"{note}uploads such a model too, and by hand: {by_hand}"]
 
+    def write_card(self, results: Mapping[str, Any]) -> None:
+        """Write the model card: before results.json, by which the run has ended and nobody comes back to it."""
+        packages = read_json(self._folder.path / "environment.json")["packages"]
+        write_text(self._folder.path / "model" / "README.md", model_card(results, self._origin, packages))
+
     def finish(self, config: Config, results: dict[str, Any]) -> dict[str, Any]:
-        """Write the model card, end the trackers, upload the model, and return the results, with where it is now.
+        """End the trackers, upload the model, and return the results, with where it is now.
 
         Raises RunError where the upload fails.
         """
         model = self._folder.path / "model"
-        packages = read_json(self._folder.path / "environment.json")["packages"]
-        write_text(model / "README.md", model_card(results, self._origin, packages))
         infeasible = results["status"] == "infeasible"
         self.tracking.close(results, exit_status=3 if infeasible else 0)
         for note in self.notes(config, results["status"]):

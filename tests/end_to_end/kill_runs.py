@@ -60,7 +60,8 @@ def ending(folder: Path) -> dict:
     lines = [json.loads(line) for line in (folder / "train.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [(line["step"], "candidate" in line) for line in lines]
     kept = {name: results[name] for name in ("metrics", "reference_metrics", "candidates", "kept_step", "verdict")}
-    return {"weights": weights, "results": kept, "steps": steps, "names": sorted(os.listdir(folder))}
+    names = sorted(str(path.relative_to(folder)) for place in (".", "model") for path in (folder / place).iterdir())
+    return {"weights": weights, "results": kept, "steps": steps, "names": names}
 
 
 def trial(options: dict, folder: Path, seconds: float, flush: int) -> dict:

@@ -245,6 +245,33 @@ def test_other_options_rows_or_requests_are_refused_and_new_requests_are_added(s
     assert sorted(path.name for path in (tmp_path / "out" / "requests").iterdir()) == ["1-mine"]
 
 
+def test_a_request_that_is_wrong_input_in_its_turn_can_be_corrected(sequence, files, tmp_path, as_file):
+    """Its run never began; the one before it is neither lost nor done again."""
+    rows = [json.loads(line) for line in files["june"].read_text(encoding="utf-8").splitlines()]
+    mine = as_file(tmp_path / "mine.jsonl", [rows[0] | {"answer": "long " * 100}, *rows[1:]])
+    options = {"too_long": "error", "max_length": 64}
+    wrong = sequence("may", mine, more=["--quiet"], **options)
+    assert wrong.status == 2
+    assert wrong.err.startswith("error: request 'mine': 1 of 3 forget rows are longer than 64 tokens")
+    assert json.loads((wrong.folder / "sequence.json").read_text(encoding="utf-8"))["done"] == 1
+    as_file(mine, rows)
+    again = sequence("may", mine, **options)
+    assert again.status == 0, again.err
+    assert re.findall(r"request \d of 2: \w+", again.err) == ["request 2 of 2: mine"]
+    as_file(mine, rows[1:])
+    assert "'mine', has other rows now" in sequence("may", mine, **options).err
+
+
+def test_a_sequence_of_which_nobody_knows_what_it_began_with_is_refused(sequence, tmp_path):
+    """Its requests could be other ones, and its results would be told of them."""
+    assert sequence("may").status == 0
+    for damage in (lambda file: file.write_text("{}", encoding="utf-8"), Path.unlink):
+        damage(tmp_path / "out" / "plan" / "identity.json")
+        outcome = sequence("may")
+        assert outcome.status == 2
+        assert "out is damaged: no sound plan/identity.json tells what its requests were;" in outcome.err
+
+
 def test_a_bound_that_is_missed_is_told_and_not_forgotten(sequence):
     """The first request misses the bound by far; the second starts outside of it, and is held to the same one."""
     outcome = sequence("may", "june", method="grad_ascent", learning_rate=2e-2, keep=0.98, max_steps=3)

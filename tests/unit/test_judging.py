@@ -727,6 +727,8 @@ class TestWrongInput:
             judged(tmp_path / "nowhere", server)
         with pytest.raises(InputError, match="no run that ended"):
             judged(tmp_path, server)
+        with pytest.raises(InputError, match=r"name one of the runs in it, such as .*out/requests/1-may\."):
+            judged(write_run(tmp_path / "out" / "requests" / "1-may").parents[1], server)
         (run / "scores" / "forget.parquet").write_bytes(b"PAR1")
         with pytest.raises(InputError, match="cannot read"):
             judged(run, server)

@@ -41,7 +41,9 @@ class JudgedRun:
         if not folder.is_dir():
             raise InputError(f"there is no folder {folder}; expected the folder of a run of unlearn or eval.")
         if not (folder / "results.json").is_file():
-            raise InputError(f"{folder} holds no run that ended: it has no results.json; let the run end first.")
+            runs = sorted(folder.glob("*/*/results.json"))  # of a sequence, or of a comparison
+            advice = f"name one of the runs in it, such as {runs[0].parent}" if runs else "let the run end first"
+            raise InputError(f"{folder} holds no run that ended: it has no results.json; {advice}.")
         results = read_json(folder / "results.json")
         if (command := results.get("command")) not in COMMANDS:
             raise InputError(f"{folder} is a run of {command!r}; expected one of unlearn or eval.")

@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import processes
 from ..config import write_yaml
-from ..errors import InputError, Interrupted
+from ..errors import AmnesticError, InputError, Interrupted
 from ..identity import changes
 from ..inputs import Given
 from ..progress import Progress
@@ -23,6 +23,7 @@ from .options import SequenceConfig
 from .outcome import Met, Outcome
 from .page import write_outcome
 from .plan import Plan, sequence_config
+from .requests import Request
 
 CONFIG = "sequence.yaml"
 """The file that tells the folder of a sequence from any other, and goes on with it."""
@@ -95,8 +96,8 @@ class Sequencing:
         found = sorted(path.name for path in root.iterdir()) if root.is_dir() else []
         if strange := [name for name in found if name not in WRITTEN and not name.startswith(".")]:
             raise InputError(f"--output_dir {root} holds '{strange[0]}', which no sequence wrote; give another folder.")
-        if found and not self.plan.config.run.overwrite and (root / IDENTITY).is_file():
-            _refuse_changed(root, read_json(root / IDENTITY), self.plan.identity)
+        if found and not self.plan.config.run.overwrite:
+            _refuse_changed(root, _begun(root), self.plan.identity)
 
     def run(self) -> Outcome:
         """Meet every request that is not met, and tell the outcome after each."""
@@ -108,7 +109,8 @@ class Sequencing:
             folder = self.plan.folder(number)
             if not processes.from_first((folder / "results.json").is_file()):
                 self.progress.report(f"request {number} of {len(self.plan.requests)}: {request.name}")
-                run_unlearn(self.plan.unlearning(number), self.progress, self.plan.objects(number))
+                with _naming(request):
+                    run_unlearn(self.plan.unlearning(number), self.progress, self.plan.objects(number))
             with processes.agreed():
                 results = self._tidied(number) if processes.is_first() else {}
             results = processes.from_first(results)
@@ -176,8 +178,29 @@ class Sequencing:
             raise
 
 
+def _begun(root: Path) -> dict[str, Any]:
+    """Return what the sequence in a folder began with, and those of its requests alone whose runs have begun.
+
+    One that was wrong input when its turn came can so be given anew, or left out. Raises InputError for a folder that
+    lacks what tells; it is empty where the sequence was killed before it wrote anything else.
+    """
+    runs = [path.parent.name for path in (root / "requests").glob("*/config.yaml")]
+    if not runs and not (root / IDENTITY).is_file():
+        return {}
+    found = read_json(root / IDENTITY) if (root / IDENTITY).is_file() else {}
+    if found.keys() != {"options", "requests", "kept", "model"}:
+        raise InputError(
+            f"{root} is damaged: no sound {IDENTITY} tells what its requests were; give --overwrite to start anew, or "
+            "another --output_dir."
+        )
+    records = enumerate(found["requests"], start=1)
+    return found | {"requests": [record for number, record in records if f"{number}-{record['name']}" in runs]}
+
+
 def _refuse_changed(root: Path, began: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise InputError, naming the first difference, where a sequence began with something else."""
+    if not began:
+        return
     advice = "give --overwrite to start anew, or another --output_dir"
     if found := changes(own["options"], began["options"]):
         raise InputError(f"{root} is a sequence with other options: {'; '.join(found)}; {advice}.")
@@ -196,3 +219,13 @@ def _refuse_changed(root: Path, began: Mapping[str, Any], own: Mapping[str, Any]
                 f"request {number} of the sequence in {root}, '{now['name']}', {what}; add requests behind those that "
                 f"were given, or {advice}."
             )
+
+
+@contextmanager
+def _naming(request: Request) -> Iterator[None]:
+    """Let an error of a run say whose it is: where nothing else is written, nobody knows how far the sequence came."""
+    try:
+        yield
+    except AmnesticError as error:
+        error.args = (f"request '{request.name}': {error}",)
+        raise

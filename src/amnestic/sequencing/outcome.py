@@ -19,6 +19,8 @@ HARDLY = 0.9
 """A request is hardly forgotten where more than this share of its figure is left behind its own run."""
 BACK = 0.1
 """It has come back where more than this share of what had gone is there again."""
+NOTHING = 0.01
+"""A figure below is that of a request which is not known, whatever share of an even smaller one it is."""
 MOST_TOLD = 5
 """Requests of a kind that a sentence names."""
 State = Literal["stayed", "came back", "hardly forgotten", "last", "unknown"]
@@ -79,11 +81,12 @@ class Remembered:
     @property
     def state(self) -> State:
         """Return what became of the request."""
-        if self.after > HARDLY * self.before:
+        if self.after >= NOTHING and self.after > HARDLY * self.before:
             return "hardly forgotten"
         if len(self.course) < 3:
             return "last"
-        return "came back" if self.regained is not None and self.regained > BACK else "stayed"
+        gone = max(self.before - self.after, 0.0)
+        return "came back" if self.now >= NOTHING and self.now - self.after > BACK * gone else "stayed"
 
 
 @dataclass
@@ -138,10 +141,17 @@ class Outcome:
         found: dict[str, tuple[float, list[Point]]] = {}
         for one in self.met:
             for name, facts in one.bounds.items():
-                _, points = found.setdefault(name, (facts["value"], [Point(0, facts["L_ref"])]))
+                first = Point(0, facts.get("L_start", facts["L_ref"]))  # the bound may be that of another model
+                _, points = found.setdefault(name, (facts["value"], [first]))
                 limit = None if facts["whole_split"] else facts["upper_limit"]
                 points.append(Point(one.number, facts["reached"], limit))
         return found
+
+    @property
+    def bound_label(self) -> str:
+        """Return what the bound is called: whose it is, unless the user named another model for it."""
+        is_other = self.plan.config.bound.bound_model is not None or self.plan.given.bound_model is not None
+        return "bound" if is_other else "bound of the first model"
 
     @property
     def utility(self) -> str | None:
@@ -204,8 +214,8 @@ def _point(point: Point) -> dict[str, float]:
 
 
 def _of_bounds(outcome: Outcome) -> str:
-    """Return which requests held the bound of the first model."""
-    met = outcome.met
+    """Return which requests held the bound."""
+    met, label = outcome.met, outcome.bound_label
     if outcome.status == "unconstrained":
         return "No bound was asked for."
     missed = [one for one in met if one.results["status"] == "infeasible"]
@@ -213,12 +223,12 @@ def _of_bounds(outcome: Outcome) -> str:
         names = _listed([one.request.name for one in missed], ", ")
         farthest = max(missed, key=lambda one: _excess(_worst(one)))
         return (
-            f"BOUND OF THE FIRST MODEL MISSED after {len(missed)} of {_counted(len(met))}: {names}. Farthest after "
+            f"{label.upper()} MISSED after {len(missed)} of {_counted(len(met))}: {names}. Farthest after "
             f"{farthest.request.name}: {_told(_worst(farthest))}."
         )
     which = "after the one request" if len(met) == 1 else f"after each of {len(met)} requests"
     last = ", ".join(_told((name, facts)) for name, facts in met[-1].bounds.items())
-    return f"Bound of the first model held {which}: {last}{' after the last' if len(met) > 1 else ''}."
+    return f"{label.capitalize()} held {which}: {last}{' after the last' if len(met) > 1 else ''}."
 
 
 def _worst(one: Met) -> tuple[str, Mapping[str, Any]]:

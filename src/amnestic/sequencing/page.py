@@ -84,7 +84,7 @@ def facts_of(outcome: Outcome) -> dict[str, str]:
         "first model": config.model.model,
         **({"benchmark": config.data.benchmark} if config.data.benchmark is not None else {}),
         "requests met": f"{len(outcome.met)} of {len(plan.requests)}",
-        "bound of the first model": "; ".join(bounds) or "none",
+        outcome.bound_label: "; ".join(bounds) or "none",
         "method": outcome.met[-1].results["method"]["name"] if outcome.met else config.method.method,
         "time of the runs": duration(seconds),
         "command": command(outcome),
