@@ -16,7 +16,7 @@ from amnestic.probing import outside
 from amnestic.sequencing.options import SequenceData
 from amnestic.sequencing.outcome import Point, Remembered
 from amnestic.sequencing.page import lines, markdown, page
-from amnestic.sequencing.plan import sequence_config
+from amnestic.sequencing.plan import Plan, sequence_config
 from amnestic.sequencing.requests import Arrived, Request, name_of, read, refuse_contradictory, requests_of
 
 
