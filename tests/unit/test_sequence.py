@@ -11,7 +11,7 @@ from amnestic.constraints.options import BoundOptions
 from amnestic.data.example import Example
 from amnestic.data.options import DataOptions, measured_sources
 from amnestic.errors import InputError
-from amnestic.inputs import to_forget
+from amnestic.inputs import Given, to_forget
 from amnestic.probing import outside
 from amnestic.sequencing.options import SequenceData
 from amnestic.sequencing.outcome import Point, Remembered
