@@ -14,6 +14,7 @@ from typing import Any, get_args
 import pytest
 
 from amnestic.cli import main
+from amnestic.commands.base import COMMANDS as REGISTRY
 from amnestic.commands.disturbance import undisturbed
 from amnestic.config import (
     DemoConfig,
@@ -277,15 +278,14 @@ def test_json_is_the_results_and_nothing_else(calls, capsys):
     assert json.loads(capsys.readouterr().out) == RESULTS | {"steps": 3}
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", REGISTRY.names())
 def test_help_holds_every_option_with_its_default(capsys, monkeypatch, command):
     monkeypatch.setenv("COLUMNS", "400")
     assert main([command, "--help"]) == 0
     text = capsys.readouterr().out
-    rows = {match[1]: match[0] for match in re.finditer(r"^│ --(\w+).*", text, re.MULTILINE)}
-    for option in options(COMMANDS[command][0]):
-        is_list = isinstance(option.default, tuple)
-        shown = ",".join(option.default) if is_list else str(option.default).replace("\n", "\\n")
+    rows = {match[1]: match[0] for match in re.finditer(r"^│ (?:[A-Z_]+ )?--(\w+).*", text, re.MULTILINE)}
+    for option in options(REGISTRY.get(command).config):
+        shown = str(option.default).replace("\n", "\\n")
         shown = shown.lower() if isinstance(option.default, bool) else shown
         shown = ",".join(option.default) if isinstance(option.default, tuple) else shown
         assert ("[required]" in rows[option.name]) == option.required
@@ -296,9 +296,9 @@ def test_help_holds_every_option_with_its_default(capsys, monkeypatch, command):
         else:
             assert re.search(rf'\[default: "?{re.escape(shown)}"?\]', rows[option.name])
         assert option.help.splitlines()[0] in rows[option.name]
-        assert text.index(f"─ {option.group} ─") < text.index(f"--{option.name}")
+        assert text.index(f"─ {option.group} ─") < text.index(rows[option.name])
     assert "[default: None]" not in text
-    assert text.count(f"\n  amnestic {command}") == 2
+    assert text.count(f"\n  amnestic {command}") >= 2
 
 
 def test_help_imports_nothing_heavy():

@@ -60,7 +60,7 @@ class ServerOptions:
     """Seed that the server is sent; one more at each try after a reply out of form."""
     request_args: dict[str, str] = field(default_factory=dict)
     """Further fields of a request, or others in the place of temperature, max_tokens and seed; none leaves a field out,
-    as models need that take max_completion_tokens alone."""
+    as models need that take max_completion_tokens alone [default: none are added]."""
 
     def __post_init__(self) -> None:
         """Raise InputError for values that no server could be asked with."""
