@@ -90,9 +90,9 @@ class SendingOptions:
     yes: bool = False
     """Agree that the prompts leave for the endpoint; without it, that is asked at the terminal."""
     price_input: float | None = None
-    """Price of a million tokens that are sent, in any currency."""
+    """Price of a million tokens that are sent, in any currency [default: no cost is told]."""
     price_output: float | None = None
-    """Price of a million tokens of replies."""
+    """Price of a million tokens of replies, in the same currency [default: no cost is told]."""
     cache_dir: str | None = None
     """Folder that keeps what was answered, for several runs [default: the folder judge in the run]."""
 
