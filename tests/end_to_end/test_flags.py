@@ -136,6 +136,7 @@ CASES = {"unlearn": UNLEARN, "finetune": FINETUNE, "eval": EVAL}
 TRAINING = ("unlearn", "finetune")
 ELSEWHERE = {
     "benchmark",
+    "without_forget",
     "cache_dir",
     "plan",
     "output_dir",
