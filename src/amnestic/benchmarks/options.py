@@ -21,7 +21,7 @@ class BenchOptions:
     indifferent: ClassVar[frozenset[str]] = frozenset({"jobs", "plan"})
 
     benchmark: str
-    """fiction, whose models are trained here, or one whose model is given, such as tofu:forget10."""
+    """fiction or fiction:passages, whose models are trained here, or one whose model is given, as tofu:forget10."""
     data: str | None = None
     """Folder of the benchmark's files, or another Hub data set of them [default: the usual one on the Hub]."""
     methods: tuple[str, ...] = (ALL,)
@@ -82,8 +82,8 @@ class BenchModel(ModelOptions):
     """Which model forgets."""
 
     model: str | None = None  # type: ignore[assignment]
-    """Hub id or local folder of the model that knows the benchmark; for fiction one whose shape and tokenizer the
-    models have that are trained from scratch [default: a small Llama for fiction]."""
+    """Hub id or local folder of the model that knows the benchmark; for one whose models are trained from scratch,
+    that whose shape and tokenizer they have [default: a small Llama for these]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class BenchTraining(UnlearnTraining):
     """How every method trains, unless --settings or --trials say otherwise for one of them."""
 
     seed: int = 0
-    """First of the --seeds: of the data order, and of fiction's people and models."""
+    """First of the --seeds: of the data order, and of an embedded benchmark's rows and models."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class BenchEvaluation(UnlearnEvaluation):
 
     retrained: str | None = None
     """Hub id or folder of a model that never saw the forget split [default: the folder beside --model that the
-    benchmark's names suggest, where there is one; fiction trains its own]."""
+    benchmark's names suggest, where there is one; embedded benchmarks train their own]."""
     cache_dir: str | None = None
     """Folder that keeps what models gave of each row, so that a model which several runs measure is measured once
     [default: the folder cache in --output_dir]."""

@@ -171,7 +171,7 @@ class BenchmarkOptions:
     """A benchmark in the place of files of one's own."""
 
     benchmark: str | None = None
-    """A benchmark and its forget split, such as tofu:forget10, which brings all data [default: none]."""
+    """A benchmark and its forget split, such as tofu:forget10 or muse:books, which brings all data [default: none]."""
     data: str | None = None
     """Folder of the benchmark's files, or another Hub data set of them [default: the usual one on the Hub]."""
 
