@@ -84,6 +84,22 @@ def test_a_fold_is_forgotten_and_the_criteria_stay(muse, folder, evaluated):
     assert any("what is measured as forgotten is not" in note for note in outcome.results["notes"])
 
 
+def test_its_requests_arrive_one_after_another(muse):
+    """Each run starts from the one before, measures all criteria, and again every request so far."""
+    quick = QUICK | {"max_steps": 1}
+    outcome = muse("sequence", method="grad_ascent", keep=0.5, metrics="verbmem,knowmem,probability", **quick)
+    told = json.loads((outcome.folder / "sequence.json").read_text(encoding="utf-8"))
+    names = [f"forget_{number}" for number in range(1, 5)]
+    assert [request["name"] for request in told["requests"]] == names
+    assert [len(request["memory"]["probability"]) for request in told["requests"]] == [5, 4, 3, 2]  # before, and after
+    first = {request["bounds"]["retain"]["L_ref"] for request in told["requests"]}
+    assert len(first) == 1
+    last = json.loads((outcome.folder / "requests" / "4-forget_4" / "results.json").read_text(encoding="utf-8"))
+    measured = {f"{name}.probability" for name in names} | {"forget.verbmem", "forget.knowmem", "retain.knowmem"}
+    assert measured <= last["metrics"].keys()
+    assert (outcome.status, told["status"]) == (0, "feasible")
+
+
 def test_the_models_of_a_benchmark_are_trained_on_its_texts(muse, folder, command, tiny_model, tmp_path):
     """The retrained one equals a model that was trained on a file of the same texts with the same options."""
     outcome = muse("finetune", without_forget=True, **QUICK)
