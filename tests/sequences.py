@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from amnestic.config import from_mapping
 from amnestic.inputs import Given
+from amnestic.sequencing.options import SequenceConfig
 from amnestic.sequencing.outcome import Met, Outcome
-from amnestic.sequencing.plan import Plan, sequence_config
+from amnestic.sequencing.plan import Plan
 from amnestic.sequencing.requests import Request
 
 
@@ -37,7 +39,9 @@ def run_of(
 def outcome_of(*met: Met, asked: Sequence[str] | None = None, **options: Any) -> Outcome:
     """A sequence of these, or of all that are asked for; what belongs to it is one note."""
     names = [one.request.name for one in met] if asked is None else asked
-    config = sequence_config({"model": "m", "requests": names, "retain": "r", "output_dir": "out"} | options)
+    config = from_mapping(
+        SequenceConfig, {"model": "m", "requests": names, "retain": "r", "output_dir": "out"} | options
+    )
     records = tuple({"name": name, "rows": 2} for name in names)
     requests = tuple(Request(name, name) for name in names)
     return Outcome(Plan(config, Given(), requests, records, {}, ("a | note",), True), list(met))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sequences import outcome_of, run_of
 
+from amnestic.config import from_mapping
 from amnestic.constraints.bound import Bound, Probe, Sums
 from amnestic.constraints.options import BoundOptions
 from amnestic.data.example import Example
@@ -13,10 +14,10 @@ from amnestic.data.options import DataOptions, measured_sources
 from amnestic.errors import InputError
 from amnestic.inputs import Given, to_forget
 from amnestic.probing import outside
-from amnestic.sequencing.options import SequenceData
+from amnestic.sequencing.options import SequenceConfig, SequenceData
 from amnestic.sequencing.outcome import Point, Remembered
 from amnestic.sequencing.page import lines, markdown, page
-from amnestic.sequencing.plan import Plan, sequence_config
+from amnestic.sequencing.plan import Plan
 from amnestic.sequencing.requests import Arrived, Request, name_of, read, refuse_contradictory, requests_of
 
 
@@ -222,7 +223,9 @@ def test_what_a_benchmark_measures_of_every_request_alike_is_drawn():
 
 def test_a_sequence_goes_on_with_its_own_model_tokenizer_and_rows_in_a_step():
     def identity(**options):
-        config = sequence_config({"model": "owner/name", "requests": ["a.jsonl"], "retain": "r.jsonl"} | options)
+        config = from_mapping(
+            SequenceConfig, {"model": "owner/name", "requests": ["a.jsonl"], "retain": "r.jsonl"} | options
+        )
         return Plan(config, Given(), (), (), {}, (), False).identity
 
     own = identity()

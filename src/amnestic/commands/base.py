@@ -4,7 +4,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from .. import launch
 from ..config import from_mapping, override, read_yaml
@@ -14,6 +14,9 @@ from ..progress import Progress
 from ..registry import Registry
 from ..reports.files import plain
 from .disturbance import discreet, undisturbed
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 INFEASIBLE = 3
 FAILURE = 1
@@ -31,18 +34,35 @@ class Command(ABC):
     """What stands below its help."""
     leading: ClassVar[str | None] = None
     """The option that may also be given without its flag, as the first argument."""
+    choice: ClassVar[Literal["learning", "unlearning"] | None] = None
+    """What of a benchmark says how a model trains, where this does."""
 
     def build(self, mapping: Mapping[str, Any], source: str) -> Any:
-        """Return the configuration that options by name describe; `source` is the file that they are from."""
-        return from_mapping(self.config, mapping, source)
+        """Return the configuration that options by name describe; `source` is the file that they are from.
+
+        What they leave open is the choice of the benchmark, where one is named.
+        """
+        if self.choice is None or mapping.get("benchmark") is None:
+            return from_mapping(self.config, mapping, source)
+        from ..defaults import configured
+
+        return configured(self.config, mapping, source, self.choice)
 
     @abstractmethod
     def run(self, config: Any, progress: Progress) -> Any:
         """Do what `config` says, and return the outcome."""
 
     @abstractmethod
-    def show(self, outcome: Any, as_json: bool, quiet: bool) -> int:
-        """Write the outcome to stdout, as JSON or quietly where that is asked for, and return the exit status."""
+    def document(self, outcome: Any) -> Mapping[str, Any]:
+        """Return what ``--json`` writes of the outcome."""
+
+    @abstractmethod
+    def draw(self, console: "Console", outcome: Any, quiet: bool) -> None:
+        """Write the outcome for people; `quiet` asks for the verdict alone."""
+
+    def status(self, outcome: Any) -> int:
+        """Return the exit status: whether every bound was held."""
+        return 0 if outcome.feasible else INFEASIBLE
 
     def show_nothing(self, as_json: bool) -> int | None:
         """Write what the command shows where it is given nothing, and return the exit status; None: it runs."""
@@ -75,7 +95,13 @@ class Command(ABC):
             discreet(is_redacted),
         ):
             outcome = self.run(config, progress)
-        return self.show(outcome, as_json, quiet)
+        if launch.rank():
+            pass  # the first process shows it
+        elif as_json:
+            print_json(self.document(outcome))
+        else:
+            self.draw(open_console(sys.stdout), outcome, quiet)
+        return self.status(outcome)
 
 
 COMMANDS: Registry[Command] = Registry("command", "amnestic.commands")

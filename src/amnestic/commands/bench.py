@@ -1,14 +1,15 @@
 """The command ``amnestic bench``."""
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..config import BenchConfig
 from ..progress import Progress
-from .base import FAILURE, Command, command, print_json
+from .base import FAILURE, Command, command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..benching.outcome import Comparison
 
 
@@ -35,15 +36,16 @@ class BenchCommand(Command):
 
         return run_bench(config, progress)
 
-    def show(self, outcome: "Comparison", as_json: bool, quiet: bool) -> int:
-        """Write the outcome."""
-        from ..console import open_console
+    def document(self, outcome: "Comparison") -> Mapping[str, Any]:
+        """Return the rows, or the plan where nothing was run."""
+        return {"plan": outcome.planned} if outcome.leaderboard is None else {"rows": outcome.leaderboard.records}
+
+    def draw(self, console: "Console", outcome: "Comparison", quiet: bool) -> None:
+        """Write the leaderboard, or the plan."""
         from ..outcomes import show_comparison
 
-        if as_json:
-            print_json(
-                {"plan": outcome.planned} if outcome.leaderboard is None else {"rows": outcome.leaderboard.records}
-            )
-        else:
-            show_comparison(open_console(sys.stdout), outcome, quiet)
+        show_comparison(console, outcome, quiet)
+
+    def status(self, outcome: "Comparison") -> int:
+        """Return whether every run could be made: a bound that one missed is a result."""
         return FAILURE if outcome.failed else 0

@@ -1,14 +1,17 @@
 """The command ``amnestic judge``."""
 
 import sys
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..judging.options import JudgeConfig
 from ..progress import Progress
-from .base import Command, command, print_json
+from .base import Command, command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..judging.outcome import Judgement
     from ..judging.sending import Sending
 
@@ -31,15 +34,18 @@ class JudgeCommand(Command):
 
         return run_judge(config, progress, partial(_agreed, progress))
 
-    def show(self, outcome: "Judgement", as_json: bool, quiet: bool) -> int:
-        """Write the outcome."""
-        from ..console import open_console
+    def document(self, outcome: "Judgement") -> Mapping[str, Any]:
+        """Return the content of judge.json."""
+        return outcome.results
+
+    def draw(self, console: "Console", outcome: "Judgement", quiet: bool) -> None:
+        """Write the scores."""
         from ..outcomes import show_judgement
 
-        if as_json:
-            print_json(outcome.results)
-        else:
-            show_judgement(open_console(sys.stdout), outcome.results, outcome.folder, quiet)
+        show_judgement(console, outcome.results, outcome.folder, quiet)
+
+    def status(self, outcome: "Judgement") -> int:
+        """Return 0: scores are no bound."""
         return 0
 
 

@@ -4,12 +4,13 @@ import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import launch
 from ..config import ReproduceConfig
 from ..progress import Progress
-from .base import INFEASIBLE, Command, command, print_json
+from .base import Command, command, print_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..reproducing.outcome import Reproduction
 
 
@@ -38,18 +39,15 @@ class ReproduceCommand(Command):
 
         return run_reproduction(config, progress)
 
-    def show(self, outcome: "Reproduction", as_json: bool, quiet: bool) -> int:
-        """Write the outcome."""
-        from ..console import open_console
+    def document(self, outcome: "Reproduction") -> Mapping[str, Any]:
+        """Return the content of reproduction.json."""
+        return outcome.document
+
+    def draw(self, console: "Console", outcome: "Reproduction", quiet: bool) -> None:
+        """Write both sides of each number."""
         from ..outcomes import show_reproduction
 
-        if launch.rank():
-            pass  # the first process shows it
-        elif as_json:
-            print_json(outcome.document)
-        else:
-            show_reproduction(open_console(sys.stdout), outcome, quiet)
-        return 0 if outcome.feasible else INFEASIBLE
+        show_reproduction(console, outcome, quiet)
 
     def show_nothing(self, as_json: bool) -> int:
         """List the published settings."""

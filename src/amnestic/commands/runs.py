@@ -1,44 +1,30 @@
 """Commands whose outcome is one run: unlearn, eval, finetune and demo."""
 
-import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import launch
 from ..config import DemoConfig, EvalConfig, FinetuneConfig, UnlearnConfig
 from ..progress import Progress
-from .base import INFEASIBLE, Command, command, print_json
+from .base import Command, command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..run import Run
 
 
 class RunCommand(Command):
     """A command whose outcome is a run."""
 
-    choice: ClassVar[Literal["learning", "unlearning"] | None] = None
-    """What of a benchmark says how a model trains, where this does."""
+    def document(self, outcome: "Run") -> Mapping[str, Any]:
+        """Return the results."""
+        return outcome.results
 
-    def build(self, mapping: Mapping[str, Any], source: str) -> Any:
-        """Return the configuration; what it leaves open is the benchmark's choice, where one is named."""
-        if self.choice is None or mapping.get("benchmark") is None:
-            return super().build(mapping, source)
-        from ..defaults import configured
-
-        return configured(self.config, mapping, source, self.choice)
-
-    def show(self, outcome: "Run", as_json: bool, quiet: bool) -> int:
-        """Write the results."""
-        from ..console import open_console
+    def draw(self, console: "Console", outcome: "Run", quiet: bool) -> None:
+        """Write the verdict and the numbers."""
         from ..outcomes import show_results
 
-        if launch.rank():
-            pass  # the first process shows them
-        elif as_json:
-            print_json(outcome.results)
-        else:
-            show_results(open_console(sys.stdout), outcome.results, outcome.output_dir, quiet)
-        return 0 if outcome.feasible else INFEASIBLE
+        show_results(console, outcome.results, outcome.output_dir, quiet)
 
 
 @command("unlearn")

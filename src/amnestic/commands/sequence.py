@@ -1,15 +1,15 @@
 """The command ``amnestic sequence``."""
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from .. import launch
 from ..progress import Progress
 from ..sequencing.options import SequenceConfig
-from .base import INFEASIBLE, Command, command, print_json
+from .base import Command, command
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..sequencing.outcome import Outcome
 
 
@@ -19,16 +19,11 @@ class SequenceCommand(Command):
 
     place: ClassVar = 6
     config: ClassVar = SequenceConfig
+    choice: ClassVar = "unlearning"
     examples: ClassVar = """Examples:
   amnestic sequence --model path/or/id --requests may.jsonl,june.jsonl \\
     --retain retain.jsonl --keep 0.98 --output_dir requests
   amnestic sequence --model path/or/id --benchmark muse:books --keep_models last"""
-
-    def build(self, mapping: Mapping[str, Any], source: str) -> SequenceConfig:
-        """Return the configuration; what it leaves open is the choice of the benchmark."""
-        from ..sequencing.plan import sequence_config
-
-        return sequence_config(mapping, source)
 
     def run(self, config: SequenceConfig, progress: Progress) -> "Outcome":
         """Do what `config` says."""
@@ -36,15 +31,12 @@ class SequenceCommand(Command):
 
         return run_sequence(config, progress)
 
-    def show(self, outcome: "Outcome", as_json: bool, quiet: bool) -> int:
-        """Write the outcome."""
-        from ..console import open_console
+    def document(self, outcome: "Outcome") -> Mapping[str, Any]:
+        """Return the content of sequence.json."""
+        return outcome.results
+
+    def draw(self, console: "Console", outcome: "Outcome", quiet: bool) -> None:
+        """Write the verdict and the requests."""
         from ..outcomes import show_sequence
 
-        if launch.rank():
-            pass  # the first process shows it
-        elif as_json:
-            print_json(outcome.results)
-        else:
-            show_sequence(open_console(sys.stdout), outcome.results, outcome.output_dir, quiet)
-        return 0 if outcome.feasible else INFEASIBLE
+        show_sequence(console, outcome.results, outcome.output_dir, quiet)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import processes
 from ..config import write_yaml
+from ..defaults import configured
 from ..errors import AmnesticError, InputError, Interrupted
 from ..identity import changes
 from ..inputs import Given
@@ -22,7 +23,7 @@ from ..storage import remove, writing
 from .options import SequenceConfig
 from .outcome import Met, Outcome
 from .page import write_outcome
-from .plan import Plan, sequence_config
+from .plan import Plan
 from .requests import Request
 
 CONFIG = "sequence.yaml"
@@ -64,7 +65,7 @@ def sequence(
     objects.data |= rows
     named = [] if requests is None else [requests] if isinstance(requests, str | Path) else requests
     mapping = {"output_dir": str(output_dir), "requests": [*map(str, named)]} | names
-    return run_sequence(sequence_config(mapping | options), progress, objects)
+    return run_sequence(configured(SequenceConfig, mapping | options, "", "unlearning"), progress, objects)
 
 
 def run_sequence(config: SequenceConfig, progress: Progress | None = None, given: Given | None = None) -> Outcome:

@@ -8,7 +8,6 @@ from typing import Any
 
 from ..config import UnlearnConfig, from_mapping, options, to_mapping
 from ..data.quoting import hiding_rows
-from ..defaults import configured
 from ..errors import InputError
 from ..identity import computed
 from ..inputs import Given
@@ -132,14 +131,6 @@ class Plan:
             "kept": dict(self.kept),
             "model": files or {"name": named.model, "revision": named.model_revision},
         }
-
-
-def sequence_config(mapping: Mapping[str, Any], source: str = "") -> SequenceConfig:
-    """Return the configuration that a flat `mapping` describes, as `from_mapping` does.
-
-    What it leaves open is the benchmark's own choice before it is that of ``amnestic unlearn``.
-    """
-    return configured(SequenceConfig, mapping, source, "unlearning")
 
 
 def _content(rows: Any) -> str:
