@@ -31,7 +31,7 @@ from .reports.redaction import Redaction
 from .reports.render import render_report
 from .reports.results import SCHEMA, read_json
 from .reports.run_folder import RunFolder, peak_memory
-from .resuming import LATEST, PAGED, Memory, goes_on_within, going_on, identity_of, refuse_other, source_of
+from .resuming import LATEST, Memory, goes_on_within, going_on, identity_of, refuse_other, source_of
 from .sharing import Sharing
 from .shortage import memory_explained, refuse_full_disk
 from .storage import writing
@@ -121,7 +121,7 @@ class Execution:
             return " Nothing was written." if self.source is None else f" It can still go on from {self.source}."
         if not file.exists():
             return " There is nothing yet to go on from: start anew."
-        if self.config.training.optim.startswith(PAGED):
+        if not self.config.training.is_resumable:
             return f" The state of --optim {self.config.training.optim} cannot be kept: start anew with --overwrite."
         found = found_in(self.folder.checkpoints)
         what = "No checkpoint was written; start again"
@@ -176,7 +176,7 @@ class Execution:
             self._identity,
             self.interruption,
             self.source,
-            is_resumable=not self.config.training.optim.startswith(PAGED),
+            is_resumable=self.config.training.is_resumable,
         )
 
     @property

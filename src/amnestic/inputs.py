@@ -52,11 +52,12 @@ class Given:
             names |= _described(objects["method"])
         own = {key: objects.pop(key) for key in ("model", "tokenizer", "method", "bound_model") if key in objects}
         for key, several in (("retain", kept), ("measure", further)):
+            sources: Any = several
             if isinstance(several, Mapping):
                 objects |= {name: value for name, value in several.items() if not isinstance(value, str | Path)}
-                several = {name: _name(value) for name, value in several.items()}  # noqa: PLW2901
-            if several:
-                names[key] = several
+                sources = {name: _name(value) for name, value in several.items()}
+            if sources:
+                names[key] = sources
         return cls(**own, data=objects), names
 
 
@@ -193,7 +194,7 @@ def to_forget(name: str, place: str | None) -> Source:
 
     `place` is that of the benchmark's files.
     """
-    kind = name.partition(":")[0]
+    kind, _ = Benchmark.parted(name)
     is_benchmark = kind in BENCHMARKS.names() or (":" in name and "." in kind)  # a dotted path of one's own
     if not is_benchmark or Path(name).exists() or HUB_ID.fullmatch(name):
         return Source(name)

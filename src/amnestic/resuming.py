@@ -16,8 +16,6 @@ from .reports.files import write_text
 from .training.checkpoint import found_in, read_state
 
 LATEST = "latest"
-PAGED = "paged_"
-"""What the names of optimisers begin with whose state cannot be restored."""
 
 
 def goes_on_within(config: UnlearnConfig | FinetuneConfig) -> bool:
@@ -37,7 +35,7 @@ def source_of(config: UnlearnConfig | FinetuneConfig, checkpoints: Path, note: C
     asked = config.checkpoints.resume_from_checkpoint
     if asked is None:
         return None
-    if config.training.optim.startswith(PAGED):
+    if not config.training.is_resumable:
         raise InputError(
             f"--optim {config.training.optim} cannot be resumed: bitsandbytes does not restore its paged state; start "
             "anew without --resume_from_checkpoint, or train with --optim adamw_torch."

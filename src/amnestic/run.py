@@ -133,9 +133,7 @@ def run_unlearn(config: UnlearnConfig, progress: Progress | None = None, given: 
 def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
     method = execution.given.method or build(config.method.method, config.method.method_args)
     with execution.timed("load"):
-        benchmark = None
-        if config.data.benchmark is not None:
-            benchmark = Benchmark.open(config.data.benchmark, config.data.data)
+        benchmark, named = _benchmark(config)
         sources = {name: Source(source) for name, source in config.data.sources.items()}
         inputs = execution.gather(sources, benchmark=benchmark)
         refuse_shared(inputs)
@@ -162,7 +160,7 @@ def _unlearn(execution: Execution, config: UnlearnConfig) -> Run:
             differences = execution.save(inputs.loaded, task.check)
         with execution.timed("measure"):
             recorded["after"] = execution.measure("measure the model after", inputs.loaded, measuring)
-        results = _unlearn_results(execution, task, probes, trained, recorded) | differences
+        results = _unlearn_results(execution, task, probes, trained, recorded, named) | differences
         results |= execution.measured_facts(measured)
         results = execution.finish(results, inputs, recorded)
     return Run(inputs.loaded.model, inputs.loaded.tokenizer, results, execution.folder.path)
@@ -186,13 +184,18 @@ def _measured_before(
 
 
 def _unlearn_results(
-    execution: Execution, task: Unlearning, probes: Probes, trained: Trained, recorded: Mapping[str, Recorded]
+    execution: Execution,
+    task: Unlearning,
+    probes: Probes,
+    trained: Trained,
+    recorded: Mapping[str, Recorded],
+    named: Mapping[str, str],
 ) -> dict[str, Any]:
     config = task.config
     facts = {
         "retentions": task.retention_facts,
         **task.bound_facts(probes, trained.kept.reached),
-        **_benchmark_facts(config),
+        **named,
         **recorded["after"].facts,
         "reference_metrics": recorded["before"].values,
         **({"retrained_metrics": recorded["retrained"].values} if "retrained" in recorded else {}),
@@ -209,13 +212,17 @@ def _unlearn_results(
     return {"command": "unlearn", "status": status, "verdict": sentence} | facts
 
 
-def _benchmark_facts(config: UnlearnConfig) -> dict[str, str]:
-    """Return the name of the benchmark, and which of its forget sets that stands for; nothing without one."""
+def _benchmark(config: UnlearnConfig) -> tuple[Benchmark | None, dict[str, str]]:
+    """Return the benchmark, and what results.json says of it: its name, and which of its forget sets that stands for.
+
+    Its files are looked at before anything is computed, and never when the run has ended.
+    """
     name = config.data.benchmark
     if name is None:
-        return {}
-    fold = fold_named(Benchmark.open(name, config.data.data), name)
-    return {"benchmark": name} if fold is None else {"benchmark": name, "fold": fold}
+        return None, {}
+    benchmark = Benchmark.open(name, config.data.data)
+    fold = fold_named(benchmark, name)
+    return benchmark, {"benchmark": name} | ({} if fold is None else {"fold": fold})
 
 
 def run_eval(config: EvalConfig, progress: Progress | None = None, given: Given | None = None) -> Run:

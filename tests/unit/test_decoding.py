@@ -228,11 +228,9 @@ def test_a_short_beginning_is_not_read_in_by_itself(llama: Loaded) -> None:
         assert settings.counts.shared == shared
 
 
-def test_what_is_shared_is_read_in_again_where_memory_was_too_little(
-    llama: Loaded, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Slots are given up with all that is in them; from then on there are three at once."""
-    own, sizes = llama.model.forward, []
+def holding_three(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the model fail for want of memory on more than three rows; the sizes of its passes are told in the list."""
+    own, sizes = loaded.model.forward, []
 
     def forward(**inputs: Any) -> Any:
         sizes.append(len(inputs["input_ids"]))
@@ -240,9 +238,17 @@ def test_what_is_shared_is_read_in_again_where_memory_was_too_little(
             raise torch.OutOfMemoryError("out of memory")
         return own(**inputs)
 
+    monkeypatch.setattr(loaded.model, "forward", forward)
+    return sizes
+
+
+def test_what_is_shared_is_read_in_again_where_memory_was_too_little(
+    llama: Loaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slots are given up with all that is in them; from then on there are three at once."""
     examples, settings = behind_a_block(LENGTHS), Settings(NEW, 4)
     answers = [naive(llama, example) for example in examples]
-    monkeypatch.setattr(llama.model, "forward", forward)
+    sizes = holding_three(llama, monkeypatch)
     monkeypatch.setattr(decoding, "MOST_ROWS", {"cpu": 6})
     monkeypatch.setattr(decoding, "POSITIONS", {"cpu": 24})
     assert [tokens for tokens, _ in ended(generate(llama, NUMBERS, examples, settings))] == answers
@@ -357,15 +363,7 @@ def test_too_little_memory_means_fewer_at_once(
     llama: Loaded, expected: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A device that holds three rows: what was found stays found, and the rest goes on, none of it twice."""
-    own, sizes = llama.model.forward, []
-
-    def forward(**inputs: Any) -> Any:
-        sizes.append(len(inputs["input_ids"]))
-        if sizes[-1] > 3:
-            raise torch.OutOfMemoryError("out of memory")
-        return own(**inputs)
-
-    monkeypatch.setattr(llama.model, "forward", forward)
+    sizes = holding_three(llama, monkeypatch)
     monkeypatch.setattr(llama.model.generation_config, "eos_token_id", [*range(0, VOCABULARY, 9)])
     monkeypatch.setattr(decoding, "POSITIONS", {"cpu": 24})
     kept: list[int] = []

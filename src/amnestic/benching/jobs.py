@@ -8,7 +8,7 @@ from ..config import FinetuneConfig, UnlearnConfig, from_mapping, read_yaml, wri
 from ..errors import InputError
 from ..identity import changes, identity
 from ..reports.files import read_json
-from ..resuming import LATEST, PAGED
+from ..resuming import LATEST
 from ..storage import remove
 
 
@@ -44,8 +44,7 @@ class Job:
     @property
     def arguments(self) -> list[str]:
         """Return the arguments of ``amnestic``: the run goes on where it was interrupted, and starts anew elsewhere."""
-        is_resumable = not self.config.training.optim.startswith(PAGED)
-        begin = ["--resume_from_checkpoint", LATEST] if is_resumable else ["--overwrite"]
+        begin = ["--resume_from_checkpoint", LATEST] if self.config.training.is_resumable else ["--overwrite"]
         return [self.command, "--config", str(self.file), *begin, "--quiet"]
 
     @property

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 from ..data.example import Example, rows_with
 from ..data.options import DataOptions
 from ..data.records import Rows
+from ..data.rows import Row as Placed
 from ..data.sources import HubError, read_examples, rows_of, source_files
 from ..errors import InputError
 from ..evaluation.conditions import Conditions, Continuing
@@ -44,10 +45,14 @@ class Source:
         with reaching_hub():
             return read_examples(self.name if self.rows is None else self.rows, split, options, alternates)
 
-    def values(self) -> list[Any]:
-        """Return the rows as they were read, of any form; raises InputError for whatever cannot be read."""
+    def placed(self) -> list[Placed]:
+        """Return the rows as they were read, of any form, each with its place; raises InputError where that fails."""
         with reaching_hub():
-            return [row.value for row in rows_of(self.name if self.rows is None else self.rows, self.name)]
+            return list(rows_of(self.name if self.rows is None else self.rows, self.name))
+
+    def values(self) -> list[Any]:
+        """Return what `placed` returns, without the places."""
+        return [row.value for row in self.placed()]
 
 
 def made(what: str, rows: Sequence[Row] | Sequence[Example], *sources: Source) -> Source:

@@ -4,18 +4,17 @@ MUSE (Shi et al., 2024, arXiv:2407.06460). A configuration has splits of rows, b
 """
 
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..data.example import Example
 from ..data.quoting import quoted
 from ..data.rows import Row as Placed
 from ..data.rows import listing, reach
-from ..data.sources import rows_of
 from ..errors import InputError
 from ..evaluation.conditions import Continuing
-from .base import Benchmark, Row, Source, made, reaching_hub
+from .base import Benchmark, Row, Source, made
 
 RAW, VERBMEM, KNOWMEM, PRIVLEAK, SCAL, SUST, TRAIN = "raw", "verbmem", "knowmem", "privleak", "scal", "sust", "train"
 """Configurations."""
@@ -127,9 +126,7 @@ def _pairs(source: Source) -> list[Row]:
 
 def read(source: Source) -> Sequence[Placed]:
     """Return the rows of `source` with their places; raises InputError where there are none."""
-    found: Iterable[Any] | str = source.name if source.rows is None else source.rows
-    with reaching_hub():
-        rows = list(rows_of(found, source.name))
+    rows = source.placed()
     if not rows:
         raise InputError(f"{source.name} is empty; expected at least one row.")
     return rows

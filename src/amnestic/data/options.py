@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -184,6 +184,12 @@ class BenchmarkOptions:
             raise InputError("--data is the folder of a benchmark's files, and --benchmark was not given; give both.")
         return bool(given)
 
+    @staticmethod
+    def refuse_lacking(flags: Sequence[str]) -> None:
+        """Raise InputError where files are missing that a benchmark would bring."""
+        if flags:
+            raise InputError(f"{' and '.join(flags)} are to be given, or a --benchmark, which brings both.")
+
 
 @dataclass(frozen=True, kw_only=True)
 class SpansOptions:
@@ -225,8 +231,7 @@ class UnlearnData(BenchmarkOptions, MeasureOptions, SpansOptions, SecondAnswersO
         self.refuse_rival_answers()
         if both := sorted(self.sources.keys() & (self.measure or {}).keys()):
             raise InputError(f"--retain and --measure both name '{both[0]}'; give one of them another name.")
-        if lacking := self.lacking(vars(self)):
-            raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
+        self.refuse_lacking(self.lacking(vars(self)))
 
     @staticmethod
     def lacking(given: Mapping[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 from ..config import ReproduceConfig, UnlearnConfig
 from ..identity import identity
 from ..reports.files import read_json, write_json
-from ..resuming import LATEST, PAGED
+from ..resuming import LATEST
 from ..storage import writing
 
 
@@ -59,7 +59,7 @@ class SeedRun:
         config = self.config
         if config.run.overwrite or not self.folder.exists():
             return config
-        if not self._is_this or config.training.optim.startswith(PAGED):  # whose state cannot be read
+        if not (self._is_this and config.training.is_resumable):
             return replace(config, run=replace(config.run, overwrite=True))
         return replace(config, checkpoints=replace(config.checkpoints, resume_from_checkpoint=LATEST))
 

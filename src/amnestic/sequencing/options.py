@@ -60,8 +60,7 @@ class SequenceData(
                 "--alternates_file names the rows of one request; give second answers in a column of each file "
                 "(--alternate_answer_column)."
             )
-        if lacking := self.lacking(vars(self)):
-            raise InputError(f"{' and '.join(lacking)} are to be given, or a --benchmark, which brings both.")
+        self.refuse_lacking(self.lacking(vars(self)))
 
     @staticmethod
     def lacking(given: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from ..identity import computed
 from ..inputs import Given
 from ..methods.base import build
 from ..reports.environment import file_hashes
-from ..resuming import LATEST, PAGED
+from ..resuming import LATEST
 from ..retaining import will_be_bounded
 from .options import SequenceConfig
 from .requests import Arrived, Request, read, read_kept, refuse_contradictory, requests_of
@@ -80,6 +80,7 @@ class Plan:
         own = to_mapping(self.config)
         common = {option.name: own[option.name] for option in options(UnlearnConfig) if option.name in own}
         tracking, first, was_begun = self.config.tracking, number == 1, self.folder(number).exists()
+        is_resumable = self.config.training.is_resumable
         name = tracking.run_name and f"{tracking.run_name}-{number}-{self.requests[number - 1].name}"
         decided = {
             "output_dir": str(self.folder(number)),
@@ -88,15 +89,10 @@ class Plan:
             "measure": {**(self.config.data.measure or {}), **self._sources(number)} or None,
             "cache_dir": str(self.cache),
             "run_name": name,
-            "overwrite": was_begun and not self.is_resumable,
-            "resume_from_checkpoint": LATEST if was_begun and self.is_resumable else None,
+            "overwrite": was_begun and not is_resumable,
+            "resume_from_checkpoint": LATEST if was_begun and is_resumable else None,
         }
         return from_mapping(UnlearnConfig, common | decided | self._forgotten(self.requests[number - 1]))
-
-    @property
-    def is_resumable(self) -> bool:
-        """Return whether a request that was interrupted goes on from its checkpoints."""
-        return not self.config.training.optim.startswith(PAGED)
 
     @property
     def _first_model(self) -> str | None:

@@ -6,6 +6,9 @@ from typing import ClassVar, Literal
 
 from ..errors import InputError
 
+PAGED = "paged_"
+"""What the names of optimisers begin with whose state cannot be restored."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingOptions:
@@ -85,6 +88,11 @@ class TrainingOptions:
             raise InputError(f"--max_tokens_per_batch is {self.max_tokens_per_batch}; expected at least 1 token.")
         if self.max_steps is not None and self.max_steps < 1:
             raise InputError(f"--max_steps is {self.max_steps}; expected at least 1 step.")
+
+    @property
+    def is_resumable(self) -> bool:
+        """Return whether a run can go on from a checkpoint: bitsandbytes does not restore its paged state."""
+        return not self.optim.startswith(PAGED)
 
 
 @dataclass(frozen=True, kw_only=True)
