@@ -1,14 +1,13 @@
 """What a comparison has found so far: its runs, how they ended, and what stands on top of its leaderboard."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ..benchmarks.base import Embedded
 from ..benchmarks.folds import Fold
-from ..config import options, to_mapping
+from ..command_line import command_line
+from ..config import to_mapping
 from ..reports.display import duration
 from ..reports.files import write_json
 from ..reports.leaderboard import Entry, Leaderboard
@@ -119,13 +118,7 @@ class Comparison:
         """Return the command that makes the comparison."""
         config = self.plan.config
         usual = to_mapping(bench_config({"benchmark": config.bench.benchmark, "data": config.bench.data}))
-        own = to_mapping(config)
-        parts = ["amnestic", "bench"]
-        for name in [o.name for o in options(type(config)) if o.name not in ("plan", "overwrite")]:
-            is_named = name in ("benchmark", "data") and own[name] is not None
-            if is_named or own[name] != usual[name]:
-                parts += _flags(name, own[name])
-        return shlex.join(parts)
+        return command_line("bench", config, usual, ("plan", "overwrite"))
 
     def write_trials(self) -> None:
         """Write all trials beside the leaderboard."""
@@ -140,12 +133,3 @@ class Comparison:
 def _told(trials: Sequence[Trial]) -> str:
     chosen = best(trials)
     return "every trial failed: run as it was given" if chosen is None else chosen.description
-
-
-def _flags(name: str, value: Any) -> list[str]:
-    """Return an option as arguments of the command line."""
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no_{name}"]
-    if isinstance(value, Mapping):
-        return [part for key, item in value.items() for part in (f"--{name}.{key}", str(item))]
-    return [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]

@@ -69,18 +69,18 @@ def _plainly(column: Figure, spread: Spread | None) -> str:
 def markdown(board: "Leaderboard") -> str:
     """Return the leaderboard as a GitHub table, with the facts above and what to know below it."""
     columns = board.shown()
-    lines = ["# Leaderboard", "", _escaped(board.verdict), ""]
-    lines += [f"- {_escaped(label)}: {_escaped(fact)}" for label, fact in board.facts.items()]
+    lines = ["# Leaderboard", "", escaped(board.verdict), ""]
+    lines += [f"- {escaped(label)}: {escaped(fact)}" for label, fact in board.facts.items()]
     named = ["Method", "Setting", *(["Fold"] if board.folds else []), "Seeds", "Bound"]
-    lines += ["", _line([*named, *(_escaped(column.label) for column in columns)])]
+    lines += ["", _line([*named, *(escaped(column.label) for column in columns)])]
     lines.append(_line(["---"] * len(named) + ["---:"] * len(columns)))
     for row in board.rows:
-        folds = [_escaped(fold) for fold in _fold(board, row, NOTHING)]
-        named = [_escaped(row.method), _escaped(row.setting) or NOTHING, *folds, _seeds(row), row.held or NOTHING]
+        folds = [escaped(fold) for fold in _fold(board, row, NOTHING)]
+        named = [escaped(row.method), escaped(row.setting) or NOTHING, *folds, _seeds(row), row.held or NOTHING]
         lines.append(_line(named + [_with_interval(column, row.values.get(column.key)) for column in columns]))
-    lines += ["", *(f"- {_escaped(sentence)}" for sentence in (*readings(board), *board.notes))]
+    lines += ["", *(f"- {escaped(sentence)}" for sentence in (*readings(board), *board.notes))]
     if failed := [entry for entry in board.entries if entry.results is None]:
-        lines += ["", "## Failed runs", "", *(f"- {_escaped(failure(entry))}" for entry in failed)]
+        lines += ["", "## Failed runs", "", *(f"- {escaped(failure(entry))}" for entry in failed)]
     return "\n".join(lines) + "\n"
 
 
@@ -111,7 +111,7 @@ def _line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
     """Return a text in one line that is no markup."""
     return MARKUP.sub(r"\\\g<0>", " ".join(visible(text).split()))
 

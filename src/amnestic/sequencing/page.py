@@ -1,15 +1,16 @@
 """What a sequence writes: sequence.json, sequence.md, and sequence.html, a page that needs nothing but itself."""
 
-import shlex
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..config import options, to_mapping
+from ..command_line import command_line
+from ..config import options
 from ..evaluation.explanation import describe
 from ..reports.display import duration, measured
 from ..reports.files import write_json, write_text
 from ..reports.panel import FORGET, INK, PAGE, RETAIN, Panel, Plot, Series, panel
 from ..reports.render import template_environment
+from ..reports.tables import escaped
 from .options import SequenceConfig
 from .outcome import Met, Outcome, Point, Remembered
 
@@ -93,24 +94,8 @@ def facts_of(outcome: Outcome) -> dict[str, str]:
 
 def command(outcome: Outcome) -> str:
     """Return the command that makes the sequence; options as they are by default are left out."""
-    own = to_mapping(outcome.plan.config)
-    parts = ["amnestic", "sequence"]
-    for option in options(SequenceConfig):
-        value = own[option.name]
-        if option.name in ("overwrite", "system_prompt") or value == option.default:
-            continue
-        parts += _flags(option.name, value)
-    return shlex.join(parts)
-
-
-def _flags(name: str, value: Any) -> list[str]:
-    if isinstance(value, bool):
-        return [f"--{name}" if value else f"--no_{name}"]
-    if isinstance(value, dict):
-        if name in ("retain", "measure"):
-            return [part for key, item in value.items() for part in (f"--{name}", f"{key}={item}")]
-        return [part for key, item in value.items() for part in (f"--{name}.{key}", str(item))]
-    return [f"--{name}", ",".join(value) if isinstance(value, tuple) else str(value)]
+    usual = {option.name: option.default for option in options(SequenceConfig)}
+    return command_line("sequence", outcome.plan.config, usual, ("overwrite", "system_prompt"))
 
 
 def markdown(outcome: Outcome) -> str:
@@ -122,16 +107,11 @@ def markdown(outcome: Outcome) -> str:
     for line in lines(outcome):
         own = [str(line.met.number), line.met.request.name, str(line.rows), line.held, line.retained, line.limit]
         table.append([*own, *line.figures, line.state, line.utility])
-    facts = [f"- {name}: {_plain(fact)}" for name, fact in facts_of(outcome).items()]
-    notes = [f"- {_plain(note)}" for note in outcome.plan.notes]
-    rows = ["| " + " | ".join(_plain(cell) for cell in row) + " |" for row in table]
-    parts = [["# Requests in sequence"], [_plain(outcome.verdict)], facts, rows, *([notes] if notes else [])]
+    facts = [f"- {name}: {escaped(fact)}" for name, fact in facts_of(outcome).items()]
+    notes = [f"- {escaped(note)}" for note in outcome.plan.notes]
+    rows = ["| " + " | ".join(escaped(cell) for cell in row) + " |" for row in table]
+    parts = [["# Requests in sequence"], [escaped(outcome.verdict)], facts, rows, *([notes] if notes else [])]
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
-
-
-def _plain(text: str) -> str:
-    """Return a text on one line that is no mark-up of a table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def page(outcome: Outcome) -> str:
