@@ -3,8 +3,10 @@
 Starting one takes seconds, which is why they stay, and take one function after the other.
 """
 
+import faulthandler
 import importlib.util
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -44,7 +46,7 @@ class Pool:
                 raise AssertionError(f"processes {sorted(pending.values())} did not answer within {limit} seconds")
             for pipe in ready:
                 number = pending.pop(pipe)
-                is_done, value = _received(pipe)
+                is_done, value = _received(self._workers[number])
                 if not is_done:
                     self.stop()
                     raise AssertionError(f"process {number}:\n{value}")
@@ -68,14 +70,22 @@ class Pool:
             self._workers.append((process, pipe))
 
 
-def _received(pipe: Connection) -> tuple[bool, Any]:
+def _received(worker: tuple[Any, Connection]) -> tuple[bool, Any]:
+    process, pipe = worker
     try:
         return pipe.recv()
     except EOFError:
-        return False, "died without a word"
+        process.join(timeout=10)
+        return False, f"died of {_cause(process.exitcode)}; its errors show where"
+
+
+def _cause(code: int | None) -> str:
+    """What ended a process, from its exit status."""
+    return signal.Signals(-code).name if code is not None and code < 0 else f"exit status {code}"
 
 
 def _work(rank: int, count: int, meeting: str, pipe: Connection) -> None:
+    faulthandler.enable()
     os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1")
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(count))
     import torch
