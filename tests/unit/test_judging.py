@@ -370,6 +370,16 @@ class TestFailures:
         server.answer = lambda request: Said(500)
         assert judged(run, server, retries=0).unanswered == 4  # one that speaks may only dislike these
 
+    @pytest.mark.parametrize("said", [Said(500), completion("no")])
+    def test_no_scores_at_all_are_no_judgement(self, run, server, said):
+        """Fewer prompts than run at once, all given up: what another judge gave before stays."""
+        judged(run, server)
+        before = (run / "judge.json").read_bytes()
+        server.answer = lambda request: said
+        with pytest.raises(RunError, match=r"gives no scores: .* 0 of 3 replies are kept"):
+            judged(run, server, judge_model="another", splits=["forget"], models=["after"], rows=3, retries=0)
+        assert (run / "judge.json").read_bytes() == before
+
     def test_a_server_that_fails_all_prompts_is_left_early(self, tmp_path, server):
         run = write_run(tmp_path / "run", rows=50)
         server.answer = lambda request: Said(500)

@@ -170,10 +170,14 @@ class Judging:
         self._is_silent |= self._lost >= max(self.config.server.concurrency, FEW if outcome.is_heard else 1)
 
     def _refuse_silence(self, questions: Sequence[Question]) -> None:
-        """Raise RunError where too many questions in a row were given up, or all of them without a word."""
+        """Raise RunError where too many questions in a row were given up, or all of them.
+
+        All of them is a fault of the server where it answered no other question either, or was not heard at all.
+        """
         given_up = list(self.unanswered.values())
-        is_down = len(given_up) == len(questions) and not any(outcome.is_heard for outcome in given_up)
-        if is_down or self._is_silent:
+        is_heard = any(outcome.is_heard for outcome in given_up)
+        has_nothing = len(given_up) == len(questions) and not (is_heard and self._has_scored)
+        if has_nothing or self._is_silent:
             count, each = len(given_up), self.config.server.retries + 1
             what = f"{count} prompt{' was' if count == 1 else 's were'} given up"
             tries = f"{what}, {each} {'try' if each == 1 else 'tries'}{'' if count == 1 else ' each'}"
