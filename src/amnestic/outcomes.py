@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 LIBRARIES = ("transformers", "tokenizers", "safetensors", "datasets", "huggingface-hub", "accelerate", "bitsandbytes")
 """Packages that a bug report names, besides torch."""
+
+ANY_WIDTH = 10_000
+"""Columns of a terminal in which every table has room."""
 
 
 def environment_facts(environment: Mapping[str, Any]) -> dict[str, str]:
@@ -114,7 +118,9 @@ def show_settings(console: Console, settings: Sequence["Setting"]) -> None:
     """Write the published settings, and what each needs."""
     from .reproducing.tables import settings_table
 
-    console.print(settings_table(settings))
+    table = settings_table(settings)
+    fits = Measurement.get(console, console.options.update(max_width=ANY_WIDTH), table).maximum <= console.width
+    console.print(table if fits else settings_table(settings, with_models=False))
     console.print("\ndownload: the model in bfloat16, and the retrained one where it is public")
     console.print("GPU memory: weights, gradients, AdamW and activations on one GPU; --fsdp spreads them over several")
 

@@ -1,5 +1,6 @@
 """The paper's settings: what they say, what they need, and how a run's numbers stand beside published ones."""
 
+import io
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, GemmaConfig, LlamaConfig
 
 import amnestic
@@ -19,6 +21,7 @@ from amnestic.config import read_yaml
 from amnestic.errors import InputError
 from amnestic.evaluation.metric import METRICS
 from amnestic.methods.base import METHODS
+from amnestic.outcomes import show_settings
 from amnestic.reports.places import lock_folder
 from amnestic.reports.seeds import Spread
 from amnestic.reproducing import main as reproducing
@@ -407,6 +410,15 @@ def test_the_command_lists_all_settings(capsys):
     assert facts["options"]["bound"] == 0.3
     assert main(["reproduce"]) == 0
     assert "muse-news-llama-2-13b" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("width", "has_models"), [(60, False), (80, False), (200, True)])
+def test_the_list_cuts_no_name_in_a_narrow_terminal(width, has_models):
+    console = Console(file=io.StringIO(), width=width)
+    show_settings(console, settings())
+    shown = console.file.getvalue()
+    assert all(name in shown for name in PUBLISHED)
+    assert ("muse-bench/MUSE-News_target" in shown) is has_models
 
 
 def test_the_command_shows_departures_first_and_exits_by_the_bound(ran, tmp_path, capsys):

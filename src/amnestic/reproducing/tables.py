@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-def settings_table(settings: Sequence[Setting]) -> "Table":
-    """Return what each setting is about, and what it needs."""
-    table = _table(
-        "name", "model", numbers=("bound", "epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB")
-    )
+def settings_table(settings: Sequence[Setting], with_models: bool = True) -> "Table":
+    """Return what each setting is about, and what it needs; models are named with their owners, and so are wide."""
+    texts = ("name", "model") if with_models else ("name",)
+    table = _table(*texts, numbers=("bound", "epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB"))
     for setting in settings:
         options, facts = setting.options, setting.facts
         sizes = [size(facts[name]).replace("\u00a0", " ") for name in ("download_bytes", "memory_bytes")]
         numbers = (options["bound"], options["num_train_epochs"], setting.batch, *sizes, facts["gpus_of_80_gb"])
-        table.add_row(setting.name, options["model"], *map(str, numbers))
+        about = (setting.name, options["model"])[: len(texts)]
+        table.add_row(*about, *map(str, numbers))
     return table
 
 
@@ -40,7 +40,9 @@ def numbers_table(reproduction: Reproduction) -> "Table":
 def _table(*texts: str, numbers: Sequence[str]) -> "Table":
     from rich.table import Table
 
-    table = Table(*texts, box=None, pad_edge=False, header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(texts):  # the first gives way last; none is cut, for names are typed again
+        table.add_column(name, overflow="fold", no_wrap=number == 0)
     for name in numbers:
         table.add_column(name, justify="right")
     return table
