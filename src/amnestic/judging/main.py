@@ -42,7 +42,7 @@ def judge(
     """Let a language model score the answers of a run; the same code as ``amnestic judge``.
 
     `agree` decides whether the prompts may be sent, unless ``yes=True`` is among the `options`, which are those of the
-    command line. Raises InputError before anything is sent, RunError where the server refuses or is down.
+    command line. Raises InputError before anything is sent, RunError where the server refuses or gives no scores.
     """
     given = {"run": run, "endpoint": endpoint, "judge_model": judge_model}
     return run_judge(from_mapping(JudgeConfig, given | options), progress, agree)

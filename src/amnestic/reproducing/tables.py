@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 def settings_table(settings: Sequence[Setting], with_models: bool = True) -> "Table":
     """Return what each setting is about, and what it needs; models are named with their owners, and so are wide."""
-    texts = ("name", "model") if with_models else ("name",)
-    table = _table(*texts, numbers=("bound", "epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB"))
+    numbers = ("bound", "epochs", "rows a step", "download", "GPU memory", "GPUs of 80 GB")
+    table = _table("name", *(["model"] if with_models else []), numbers=numbers)
     for setting in settings:
         options, facts = setting.options, setting.facts
         sizes = [size(facts[name]).replace("\u00a0", " ") for name in ("download_bytes", "memory_bytes")]
-        numbers = (options["bound"], options["num_train_epochs"], setting.batch, *sizes, facts["gpus_of_80_gb"])
-        about = (setting.name, options["model"])[: len(texts)]
-        table.add_row(*about, *map(str, numbers))
+        model = [options["model"]] if with_models else []
+        needs = (options["bound"], options["num_train_epochs"], setting.batch, *sizes, facts["gpus_of_80_gb"])
+        table.add_row(setting.name, *model, *map(str, needs))
     return table
 
 
